@@ -1,0 +1,5549 @@
+/* cnn.h - convolutional neural networks in one C header                                   version 0.1.0
+
+   Tensors, convolution, pooling, activations, linear layers and losses, each with a hand-written backward
+   pass; networks as tables of layers; an SGD trainer. float32, NCHW, PyTorch's semantics wherever PyTorch
+   has the operator. Needs libc and libm; uses OpenMP where the compiler has it on. C99 or C++11 and later.
+
+   In ONE source file                        everywhere else
+       #define CNN_IMPLEMENTATION                #include "cnn.h"
+       #include "cnn.h"
+
+   A network and its training:
+
+       static const cnn_layer layers[] = {
+           {.kind = CNN_CONV2D, .out = 6, .kernel = 5, .padding = 2}, {.kind = CNN_SIGMOID},
+           {.kind = CNN_AVGPOOL2D, .kernel = 2}, {.kind = CNN_FLATTEN}, {.kind = CNN_LINEAR, .out = 10}};
+       cnn_net *net;
+       cnn_fit_options how = {.epochs = 10, .batch = 256, .sgd = {.lr = 0.9f}};
+       if (cnn_net_create(&net, layers, 5, 1, 28, 28) || cnn_net_init(net, CNN_XAVIER_UNIFORM, seed) ||
+           cnn_fit(net, &train, &test, &how, NULL))
+           puts(cnn_last_error());
+
+   CONTENTS (search for the tag)
+     public          >>status >>tensor-api >>operator-api >>network-api >>training-api >>data-api
+     implementation  >>config >>platform >>error >>memory >>random >>kernels >>dispatch >>tensor >>geometry
+                     >>conv >>pool >>activation >>linear >>loss >>layers >>workspace >>network >>train >>data
+     end of file     licence (MIT)
+
+   OPTIONS, defined before the include that has CNN_IMPLEMENTATION (CNN_STATIC: before every include)
+     CNN_STATIC              every function is static: a private copy in one source file
+     CNN_MALLOC(bytes),      the allocator, both or neither; default malloc and free. The library aligns by
+     CNN_FREE(pointer)       itself and never calls CNN_FREE(NULL)
+     CNN_NO_STDIO            no stdio.h: no function that takes a file name
+     CNN_NO_SIMD             no intrinsics and no vector types: plain C loops
+     CNN_NO_OPENMP           one thread, even where the compiler has OpenMP on
+
+   PROMISES
+     errors        Everything that can fail returns a cnn_status. On an error outputs are untouched and
+                   cnn_last_error() is a sentence with the place, the value and the shape. Nothing is ever
+                   printed; nothing exits or aborts.
+     memory        A network's and a workspace's memory is planned and taken when they are created, or is
+                   handed in by the caller; nothing allocates within a step. Operators called on their own
+                   take scratch memory for the call and give it back.
+     threads       No state is shared: calls on different objects may run at the same time, and one const
+                   cnn_net serves any number of threads, each with a workspace of its own.
+     determinism   The same seed gives the same bits on every run and for every number of threads (of one
+                   build on one instruction set).
+     arithmetic    float32 throughout, sums of losses in double. Subnormals are flushed to zero inside the
+                   library; the caller's floating-point mode is restored.
+
+   CHANGES
+     0.1.0  first version
+*/
+#ifndef CNN_H
+#define CNN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define CNN_VERSION_MAJOR 0
+#define CNN_VERSION_MINOR 1
+#define CNN_VERSION_PATCH 0
+#define CNN_VERSION       "0.1.0"
+
+#ifdef CNN_STATIC
+#if defined(__GNUC__)
+#define CNN_API static __attribute__((unused))
+#else
+#define CNN_API static
+#endif
+#else
+#define CNN_API extern
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- >>status -------------------------------------------------------------------------------------- */
+
+typedef enum cnn_status {
+    CNN_OK = 0,
+    CNN_ERR_ARGUMENT, /* a value out of range, a NULL where data is needed, buffers that overlap */
+    CNN_ERR_SHAPE,    /* shapes that do not fit one another, or whose size overflows */
+    CNN_ERR_NOMEM,    /* the allocator returned NULL, or the memory handed in is too small */
+    CNN_ERR_IO,       /* a file that cannot be opened or read */
+    CNN_ERR_FORMAT,   /* a file whose content is not what it should be; a label outside the classes */
+    CNN_ERR_DIVERGED  /* a loss that is infinite or not a number */
+} cnn_status;
+
+/* The sentence of the last error on the calling thread; "" before the first. Valid until the next error. */
+CNN_API const char *cnn_last_error(void);
+
+/* "ok", "argument", "shape", "out of memory", "input/output", "format", "diverged"; "unknown" for others. */
+CNN_API const char *cnn_status_name(cnn_status status);
+
+/* CNN_VERSION of the implementation, to compare with the header's. */
+CNN_API const char *cnn_version(void);
+
+/* The instruction set in use: "avx512", "avx2", "sse2", "neon", "vector" or "scalar". */
+CNN_API const char *cnn_instruction_set(void);
+
+/* Threads that a call or a workspace uses unless told otherwise: OpenMP's maximum, 1 without OpenMP. */
+CNN_API int cnn_max_threads(void);
+
+/* ---- >>tensor-api ---------------------------------------------------------------------------------- */
+
+/* A dense float32 tensor, row by row: element (i, j, y, x) is data[((i*c + j)*h + y)*w + x]. Anyone may fill
+   the struct in around memory of their own; a matrix of r rows and k columns is {r, k, 1, 1, data}, an image
+   plane {1, 1, h, w, data}. Sizes are at least 1. */
+typedef struct cnn_tensor {
+    int n, c, h, w;
+    float *data;
+} cnn_tensor;
+
+/* Gives *t the shape and zeroed memory of its own, aligned to 64 bytes. Whatever *t held is overwritten, not
+   freed. CNN_ERR_SHAPE, CNN_ERR_NOMEM: *t untouched. */
+CNN_API cnn_status cnn_tensor_alloc(cnn_tensor *t, int n, int c, int h, int w);
+
+/* Frees what cnn_tensor_alloc gave and sets *t to zeros; a tensor with data NULL, or t NULL, is fine. */
+CNN_API void cnn_tensor_free(cnn_tensor *t);
+
+/* Elements: n*c*h*w, checked. CNN_ERR_SHAPE: a size below 1, or a product whose bytes overflow size_t. */
+CNN_API cnn_status cnn_tensor_count(const cnn_tensor *t, size_t *count);
+
+CNN_API cnn_status cnn_tensor_fill(cnn_tensor *t, float value);
+
+/* dst = src, element by element; equal shapes; the two must not overlap unless they are the same memory. */
+CNN_API cnn_status cnn_tensor_copy(cnn_tensor *dst, const cnn_tensor *src);
+
+/* Changes the shape, not the data; the number of elements must stay. */
+CNN_API cnn_status cnn_tensor_reshape(cnn_tensor *t, int n, int c, int h, int w);
+
+/* ---- >>operator-api ----------------------------------------------------------------------------------
+
+   Every operator is a function on tensors that the caller provides, shapes included. Rules for all:
+     - y, dx and other results are overwritten; parameter gradients (dw, db, dkernel) are accumulated into:
+       set them to zero before the first.
+     - In a backward pass dx, dw and db may each be NULL: it is then not computed. dy has y's shape, dx x's,
+       dw the weight's, db the bias's.
+     - Results must not overlap inputs or each other, except where it says "in place".
+     - A bias, and db, is {1, out, 1, 1}. An options pointer may be NULL: the defaults. Zero in an option
+       means its default too, so {0} is always a start.
+   Errors: CNN_ERR_ARGUMENT, CNN_ERR_SHAPE, and CNN_ERR_NOMEM where scratch memory is needed. */
+
+/* Cross-correlation of two image planes, no padding, stride 1:
+   y[i][j] = sum over a, b of x[i+a][j+b] * kernel[a][b]. x {1,1,H,W}, kernel {1,1,KH,KW}, y
+   {1,1,H-KH+1,W-KW+1}. */
+CNN_API cnn_status cnn_corr2d_forward(const cnn_tensor *x, const cnn_tensor *kernel, cnn_tensor *y);
+CNN_API cnn_status cnn_corr2d_backward(const cnn_tensor *x, const cnn_tensor *kernel, const cnn_tensor *dy,
+                                       cnn_tensor *dx, cnn_tensor *dkernel);
+
+/* The convolution of mathematics: cross-correlation with the kernel flipped in both axes, valid part only. */
+CNN_API cnn_status cnn_convolve2d_forward(const cnn_tensor *x, const cnn_tensor *kernel, cnn_tensor *y);
+CNN_API cnn_status cnn_convolve2d_backward(const cnn_tensor *x, const cnn_tensor *kernel,
+                                           const cnn_tensor *dy, cnn_tensor *dx, cnn_tensor *dkernel);
+
+/* What lies outside the image (torch.nn.Conv2d's padding_mode). */
+typedef enum cnn_padding_mode {
+    CNN_PAD_ZEROS = 0,
+    CNN_PAD_REFLECT,   /* mirrored without the edge: padding < size */
+    CNN_PAD_REPLICATE, /* the edge repeated */
+    CNN_PAD_CIRCULAR   /* the opposite side: padding <= size */
+} cnn_padding_mode;
+
+typedef struct cnn_conv2d_options {
+    int stride_h, stride_w;                       /* 0: 1 */
+    int pad_top, pad_bottom, pad_left, pad_right; /* at least 0 */
+    int dilation_h, dilation_w;                   /* 0: 1 */
+    int groups;                                   /* 0: 1; divides the input and the output channels */
+    cnn_padding_mode padding_mode;
+} cnn_conv2d_options;
+
+/* Convolution as networks mean it (cross-correlation over channels, torch.nn.functional.conv2d):
+     y[n][o][i][j] = bias[o] + sum over c, a, b of
+                     weight[o][c][a][b] * x[n][g*C/groups + c][i*stride_h + a*dilation_h - pad_top][...]
+   x {N, C, H, W}, weight {O, C/groups, KH, KW}, bias {1, O, 1, 1} or NULL, y {N, O, OH, OW} with
+     OH = (H + pad_top + pad_bottom - dilation_h*(KH-1) - 1) / stride_h + 1, rounded down; OW alike.
+   groups = C is the depthwise convolution. */
+CNN_API cnn_status cnn_conv2d_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
+                                      const cnn_conv2d_options *options, cnn_tensor *y);
+CNN_API cnn_status cnn_conv2d_backward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *dy,
+                                       const cnn_conv2d_options *options, cnn_tensor *dx, cnn_tensor *dw,
+                                       cnn_tensor *db);
+
+/* Sets the sizes of *y, not its data, to those of the result. */
+CNN_API cnn_status cnn_conv2d_shape(const cnn_tensor *x, const cnn_tensor *weight,
+                                    const cnn_conv2d_options *options, cnn_tensor *y);
+
+typedef struct cnn_pool2d_options {
+    int kernel_h, kernel_w;     /* the window, at least 1; must be given */
+    int stride_h, stride_w;     /* 0: the window */
+    int pad_h, pad_w;           /* on both sides, at most half the window */
+    int dilation_h, dilation_w; /* 0: 1; max pooling only */
+    int ceil_mode;              /* not 0: sizes rounded up, as long as the last window starts on the image
+                                   or its left or top padding */
+    int exclude_padding;        /* not 0: padding is not counted in the average; average pooling only */
+} cnn_pool2d_options;
+
+/* Max pooling (torch.nn.functional.max_pool2d): padding counts as minus infinity. x {N, C, H, W},
+   y {N, C, OH, OW}. indices, unless NULL, gets N*C*OH*OW positions: of the maximum (the first in a tie; the
+   last NaN where there is one) within its plane, row*W + column, or -1 where a window has no element of the
+   image. */
+CNN_API cnn_status cnn_maxpool2d_forward(const cnn_tensor *x, const cnn_pool2d_options *options,
+                                         cnn_tensor *y, int *indices);
+/* dx[index] gets the sum of the dy that came from there. indices as the forward pass left them. */
+CNN_API cnn_status cnn_maxpool2d_backward(const cnn_tensor *dy, const int *indices, cnn_tensor *dx);
+
+/* Average pooling (torch.nn.functional.avg_pool2d): the padding is zeros and, unless excluded, counted. */
+CNN_API cnn_status cnn_avgpool2d_forward(const cnn_tensor *x, const cnn_pool2d_options *options,
+                                         cnn_tensor *y);
+CNN_API cnn_status cnn_avgpool2d_backward(const cnn_tensor *dy, const cnn_pool2d_options *options,
+                                          cnn_tensor *dx);
+
+/* Sets the sizes of *y to those of the pooled x; max pooling if max is not 0 (only it has dilation). */
+CNN_API cnn_status cnn_pool2d_shape(const cnn_tensor *x, const cnn_pool2d_options *options, int max,
+                                    cnn_tensor *y);
+
+/* Global average pooling: x {N, C, H, W}, y {N, C, 1, 1}, the mean of each plane. */
+CNN_API cnn_status cnn_globalavgpool2d_forward(const cnn_tensor *x, cnn_tensor *y);
+CNN_API cnn_status cnn_globalavgpool2d_backward(const cnn_tensor *dy, cnn_tensor *dx);
+
+/* y = x weight^T + bias. x is N samples of c*h*w = IN values, weight {OUT, IN, 1, 1}, bias {1, OUT, 1, 1} or
+   NULL, y {N, OUT, 1, 1}. */
+CNN_API cnn_status cnn_linear_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
+                                      cnn_tensor *y);
+CNN_API cnn_status cnn_linear_backward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *dy,
+                                       cnn_tensor *dx, cnn_tensor *dw, cnn_tensor *db);
+
+/* Activations, element by element; x and y of equal shape, y may be x itself (in place). The backward passes
+   take the result y, not x, and work in place too (dx may be dy).
+   sigmoid 1/(1 + exp(-x)); tanh; relu max(x, 0), whose gradient at 0 is 0. Of NaN: NaN. */
+CNN_API cnn_status cnn_sigmoid_forward(const cnn_tensor *x, cnn_tensor *y);
+CNN_API cnn_status cnn_sigmoid_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx);
+CNN_API cnn_status cnn_tanh_forward(const cnn_tensor *x, cnn_tensor *y);
+CNN_API cnn_status cnn_tanh_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx);
+CNN_API cnn_status cnn_relu_forward(const cnn_tensor *x, cnn_tensor *y);
+CNN_API cnn_status cnn_relu_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx);
+
+/* Softmax over the channels of every sample and position, stable for any finite x. Forward and backward work
+   in place. */
+CNN_API cnn_status cnn_softmax_forward(const cnn_tensor *x, cnn_tensor *y);
+CNN_API cnn_status cnn_softmax_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx);
+
+/* Dropout (torch.nn.functional.dropout): with training not 0, each element is zeroed with probability p,
+   0 <= p < 1, and the others are multiplied by 1/(1-p); with training 0 it is the identity. Element i is kept
+   or not by seed and i alone, so the backward pass given the same p, training and seed repeats the choice.
+   Both work in place. */
+CNN_API cnn_status cnn_dropout_forward(const cnn_tensor *x, float p, int training, uint64_t seed,
+                                       cnn_tensor *y);
+CNN_API cnn_status cnn_dropout_backward(const cnn_tensor *dy, float p, int training, uint64_t seed,
+                                        cnn_tensor *dx);
+
+/* x {N, C, H, W} to y {N, C*H*W, 1, 1} and back; in place nothing is moved. */
+CNN_API cnn_status cnn_flatten_forward(const cnn_tensor *x, cnn_tensor *y);
+CNN_API cnn_status cnn_flatten_backward(const cnn_tensor *dy, cnn_tensor *dx);
+
+/* Mean over the N samples of -log softmax(logits)[label]: logits {N, K, 1, 1}, labels N values in 0..K-1
+   (CNN_ERR_FORMAT otherwise, naming index and label). Stable for any finite logits. The backward pass gives
+   dlogits = (softmax(logits) - onehot(label)) / N, in place allowed. */
+CNN_API cnn_status cnn_cross_entropy_forward(const cnn_tensor *logits, const int *labels, double *loss);
+CNN_API cnn_status cnn_cross_entropy_backward(const cnn_tensor *logits, const int *labels,
+                                              cnn_tensor *dlogits);
+
+typedef enum cnn_reduction { CNN_MEAN = 0, CNN_SUM } cnn_reduction;
+
+/* Sum or mean over all elements of (y - target)^2; the gradient is 2 (y - target), over the count if mean; dy
+   may be y or target (in place). */
+CNN_API cnn_status cnn_squared_error_forward(const cnn_tensor *y, const cnn_tensor *target,
+                                             cnn_reduction reduction, double *loss);
+CNN_API cnn_status cnn_squared_error_backward(const cnn_tensor *y, const cnn_tensor *target,
+                                              cnn_reduction reduction, cnn_tensor *dy);
+
+/* ---- >>network-api --------------------------------------------------------------------------------- */
+
+typedef enum cnn_layer_kind {
+    CNN_CONV2D = 1,
+    CNN_MAXPOOL2D,
+    CNN_AVGPOOL2D,
+    CNN_GLOBALAVGPOOL2D,
+    CNN_LINEAR, /* takes every feature of a sample, flattened or not */
+    CNN_SIGMOID,
+    CNN_TANH,
+    CNN_RELU,
+    CNN_SOFTMAX,
+    CNN_DROPOUT,
+    CNN_FLATTEN
+} cnn_layer_kind;
+
+/* One layer of a network. Fields that a kind does not have must be 0; 0 is the usual default. A direction's
+   own value, where not 0, goes before the common one: kernel = 3, kernel_w = 5 is a 3x5 window. */
+typedef struct cnn_layer {
+    cnn_layer_kind kind;
+    int out;                                      /* conv2d: output channels; linear: output features */
+    int kernel, kernel_h, kernel_w;               /* conv2d, pools */
+    int stride, stride_h, stride_w;               /* conv2d: 0 is 1; pools: 0 is the window */
+    int padding;                                  /* conv2d, pools: on every side */
+    int pad_top, pad_bottom, pad_left, pad_right; /* conv2d; pools: top = bottom, left = right */
+    int dilation, dilation_h, dilation_w;         /* conv2d, max pooling: 0 is 1 */
+    int groups;                                   /* conv2d: 0 is 1 */
+    cnn_padding_mode padding_mode;                /* conv2d */
+    int no_bias;                                  /* conv2d, linear */
+    int ceil_mode;                                /* pools */
+    int exclude_padding;                          /* average pooling */
+    float p;                                      /* dropout: 0 is 0.5 */
+} cnn_layer;
+
+/* The same as functions, for C++ and for tables made at run time; other fields can be set on the result. */
+CNN_API cnn_layer cnn_conv2d(int out, int kernel, int stride, int padding);
+CNN_API cnn_layer cnn_maxpool2d(int kernel, int stride, int padding);
+CNN_API cnn_layer cnn_avgpool2d(int kernel, int stride, int padding);
+CNN_API cnn_layer cnn_globalavgpool2d(void);
+CNN_API cnn_layer cnn_linear(int out);
+CNN_API cnn_layer cnn_sigmoid(void);
+CNN_API cnn_layer cnn_tanh(void);
+CNN_API cnn_layer cnn_relu(void);
+CNN_API cnn_layer cnn_softmax(void);
+CNN_API cnn_layer cnn_dropout(float p);
+CNN_API cnn_layer cnn_flatten(void);
+
+/* What a layer makes of its input; for one example. */
+typedef struct cnn_layer_info {
+    const char *name;                  /* "conv2d", "maxpool2d", ... */
+    int in_c, in_h, in_w;              /* input shape */
+    int c, h, w;                       /* output shape */
+    size_t weights, biases;            /* parameters */
+    uint64_t macs;                     /* multiply-accumulates of conv2d and linear, a forward pass */
+    uint64_t receptive_h, receptive_w; /* the input region, padding included, that one output sees */
+    uint64_t bytes;                    /* of the output and the parameters */
+} cnn_layer_info;
+
+/* Infers the shapes of a table of count layers for an input of c*h*w and fills in info[count]; allocates
+   nothing. An error names the layer: "layer 3 (conv2d): kernel 5x5 does not fit its 4x4 input". Layers are
+   counted from 0. */
+CNN_API cnn_status cnn_layers_infer(const cnn_layer *layers, int count, int c, int h, int w,
+                                    cnn_layer_info *info);
+
+typedef struct cnn_net cnn_net; /* a table of layers, checked, and its parameters */
+
+/* Creates a network with parameters of zero. The table is copied. On an error *net is NULL. */
+CNN_API cnn_status cnn_net_create(cnn_net **net, const cnn_layer *layers, int count, int c, int h, int w);
+CNN_API void cnn_net_free(cnn_net *net);
+
+/* The same in memory of the caller's, any alignment, of at least the bytes that cnn_net_bytes says; it must
+   outlive the network, which cnn_net_free then leaves to the caller. */
+CNN_API cnn_status cnn_net_bytes(const cnn_layer *layers, int count, int c, int h, int w, size_t *bytes);
+CNN_API cnn_status cnn_net_create_in(cnn_net **net, const cnn_layer *layers, int count, int c, int h, int w,
+                                     void *memory, size_t bytes);
+
+/* Distributions of initial weights. fan_in = in_channels/groups*KH*KW or IN; fan_out = out_channels*KH*KW or
+   OUT (torch.nn.init). Biases are uniform in +-1/sqrt(fan_in), PyTorch's default, with all of them. */
+typedef enum cnn_init {
+    CNN_XAVIER_UNIFORM,  /* uniform in +-sqrt(6/(fan_in + fan_out)); Glorot and Bengio 2010 */
+    CNN_XAVIER_NORMAL,   /* normal, deviation sqrt(2/(fan_in + fan_out)) */
+    CNN_KAIMING_UNIFORM, /* uniform in +-sqrt(6/fan_in); He et al. 2015, for ReLU */
+    CNN_KAIMING_NORMAL,  /* normal, deviation sqrt(2/fan_in) */
+    CNN_PYTORCH_DEFAULT  /* uniform in +-1/sqrt(fan_in) */
+} cnn_init;
+
+CNN_API cnn_status cnn_net_init(cnn_net *net, cnn_init init, uint64_t seed);
+CNN_API cnn_status cnn_net_init_constant(cnn_net *net, float weight, float bias);
+
+/* All parameters, one block: for each layer in turn its weight, then its bias. */
+CNN_API float *cnn_net_parameters(cnn_net *net);
+CNN_API size_t cnn_net_parameter_count(const cnn_net *net);
+
+CNN_API int cnn_net_layer_count(const cnn_net *net);
+CNN_API const cnn_layer *cnn_net_layer(const cnn_net *net, int layer);           /* NULL: no such layer */
+CNN_API const cnn_layer_info *cnn_net_layer_info(const cnn_net *net, int layer); /* NULL: no such layer */
+
+/* Views of a layer's parameters within the block; data NULL where it has none. weight, bias may be NULL. */
+CNN_API cnn_status cnn_net_layer_parameters(const cnn_net *net, int layer, cnn_tensor *weight,
+                                            cnn_tensor *bias);
+
+typedef enum cnn_mode {
+    CNN_INFERENCE = 0, /* cnn_forward; dropout is the identity */
+    CNN_TRAINING, /* cnn_forward, cnn_backward and cnn_train_step: keeps the activations of a whole batch */
+    CNN_TRAINING_STEP /* cnn_train_step alone: keeps the activations of one block of examples a thread */
+} cnn_mode;
+
+/* Activations, and in training gradients, for networks of one shape. */
+typedef struct cnn_workspace cnn_workspace;
+
+/* A workspace for up to batch examples at a time. threads: how many it uses, 0 for cnn_max_threads(). The
+   net's shape must not change; its parameters may. On an error *ws is NULL. */
+CNN_API cnn_status cnn_workspace_create(cnn_workspace **ws, const cnn_net *net, cnn_mode mode, int batch,
+                                        int threads);
+CNN_API void cnn_workspace_free(cnn_workspace *ws);
+CNN_API cnn_status cnn_workspace_bytes(const cnn_net *net, cnn_mode mode, int batch, int threads,
+                                       size_t *bytes);
+CNN_API cnn_status cnn_workspace_create_in(cnn_workspace **ws, const cnn_net *net, cnn_mode mode, int batch,
+                                           int threads, void *memory, size_t bytes);
+
+/* Gradients, one block in the order of the parameters; NULL in a workspace for inference. */
+CNN_API float *cnn_workspace_gradients(cnn_workspace *ws);
+
+/* Seeds dropout; each training pass then draws new masks. A new workspace has seed 0. */
+CNN_API void cnn_workspace_seed(cnn_workspace *ws, uint64_t seed);
+
+/* y = net(x) for x {N, c, h, w}, N at most the workspace's batch; y has N samples of the last layer's shape
+   (any split of c, h, w with as many elements). */
+CNN_API cnn_status cnn_forward(const cnn_net *net, cnn_workspace *ws, const cnn_tensor *x, cnn_tensor *y);
+
+/* After cnn_forward in a workspace of CNN_TRAINING, with the parameters and x unchanged: accumulates the
+   parameter gradients for dy, and overwrites dx unless it is NULL. */
+CNN_API cnn_status cnn_backward(const cnn_net *net, cnn_workspace *ws, const cnn_tensor *dy, cnn_tensor *dx);
+
+/* The class of the greatest output, the first in a tie, for each sample of x; classes has x->n elements. */
+CNN_API cnn_status cnn_predict(const cnn_net *net, cnn_workspace *ws, const cnn_tensor *x, int *classes);
+
+/* ---- >>data-api ------------------------------------------------------------------------------------ */
+
+/* Labelled examples of c*h*w values. Plain data: anyone may fill it in. Exactly one of bytes (value =
+   byte/255) and floats is not NULL. To use a part of a data set, lower count. */
+typedef struct cnn_dataset {
+    int count, c, h, w;
+    int classes; /* labels are 0..classes-1 */
+    const unsigned char *bytes;
+    const float *floats;
+    const unsigned char *labels;
+    void *memory; /* what cnn_dataset_free frees; NULL where the caller owns the memory */
+} cnn_dataset;
+
+/* Views IDX images (unsigned bytes, 3 dimensions) and labels (1 dimension) held in memory; copies nothing.
+   Every header field is checked against the size, every label against classes (at most 256). */
+CNN_API cnn_status cnn_dataset_from_idx(cnn_dataset *data, const void *images, size_t image_bytes,
+                                        const void *labels, size_t label_bytes, int classes);
+#ifndef CNN_NO_STDIO
+/* Reads an IDX image file and label file. CNN_ERR_IO, CNN_ERR_FORMAT (naming file and field), CNN_ERR_NOMEM:
+   *data untouched. */
+CNN_API cnn_status cnn_dataset_load_idx(cnn_dataset *data, const char *image_file, const char *label_file,
+                                        int classes);
+#endif
+CNN_API void cnn_dataset_free(cnn_dataset *data);
+
+/* Gathers examples index[0..x->n-1] into x {N, c, h, w} as floats, and their labels into labels unless NULL.
+   index NULL: the examples from 0. CNN_ERR_ARGUMENT: an index outside the data set. */
+CNN_API cnn_status cnn_dataset_batch(const cnn_dataset *data, const int *index, cnn_tensor *x, int *labels);
+
+/* index[0..count-1] = a random permutation of 0..count-1, by seed and epoch alone. */
+CNN_API void cnn_shuffle(int *index, int count, uint64_t seed, uint64_t epoch);
+
+/* ---- >>training-api -------------------------------------------------------------------------------- */
+
+/* torch.optim.SGD, in this order: g += weight_decay*p; v = momentum*v + g; g = nesterov ? g + momentum*v : v
+   (without momentum g stays); p -= lr*g. */
+typedef struct cnn_sgd_options {
+    float lr;           /* learning rate, greater than 0; must be given */
+    float momentum;     /* at least 0 */
+    float weight_decay; /* at least 0 */
+    int nesterov;       /* needs momentum */
+} cnn_sgd_options;
+
+/* One step on count parameters. velocity: count floats, zero before the first step; may be NULL without
+   momentum. parameters and velocity are overwritten, gradients are not. */
+CNN_API cnn_status cnn_sgd_step(const cnn_sgd_options *options, float *parameters, const float *gradients,
+                                float *velocity, size_t count);
+
+/* Forward pass, softmax cross-entropy and backward pass of examples index[0..n-1], n at most the workspace's
+   batch: gradients of the mean loss REPLACE those in the workspace. Adds the sum of the losses to *loss and
+   the number of right predictions to *correct (either may be NULL). A batch in ten lines:
+
+       cnn_workspace_create(&ws, net, CNN_TRAINING_STEP, batch, 0);
+       for (int epoch = 0; epoch < epochs; epoch++) {
+           double loss = 0;
+           cnn_shuffle(index, data.count, seed, (uint64_t)epoch);
+           for (int i = 0; i + batch <= data.count; i += batch) {
+               cnn_train_step(net, ws, &data, index + i, batch, &loss, NULL);
+               cnn_sgd_step(&sgd, cnn_net_parameters(net), cnn_workspace_gradients(ws), velocity,
+                            cnn_net_parameter_count(net));
+           }
+       }
+
+   CNN_ERR_DIVERGED: a loss that is not finite. */
+CNN_API cnn_status cnn_train_step(const cnn_net *net, cnn_workspace *ws, const cnn_dataset *data,
+                                  const int *index, int n, double *loss, int *correct);
+
+/* Where training stands. */
+typedef struct cnn_progress {
+    int epoch, epochs;               /* the current epoch, from 1 */
+    int step, steps;                 /* batches done in this epoch, of how many */
+    double loss, accuracy;           /* means over this epoch's examples so far, as they were trained on */
+    double test_loss, test_accuracy; /* on_epoch and the result, with a test set; -1 otherwise */
+    double examples_per_second;      /* training steps only, since the start of cnn_fit */
+    int stopped;                     /* the result: a callback stopped the training */
+} cnn_progress;
+
+/* Called on the thread that called cnn_fit; not 0 stops the training (cnn_fit then returns CNN_OK). */
+typedef int (*cnn_callback)(const cnn_progress *progress, void *user);
+
+typedef struct cnn_fit_options {
+    int epochs; /* at least 1; must be given */
+    int batch;  /* at least 1, at most the data set's count; must be given. The last batch of an epoch is
+                   the rest */
+    cnn_sgd_options sgd; /* sgd.lr must be given */
+    float lr_end; /* 0: sgd.lr throughout; else the learning rate falls evenly, step by step, to lr_end at the
+                     last */
+    uint64_t seed; /* of the shuffling and of dropout */
+    int threads;   /* 0: cnn_max_threads() */
+    int reports;   /* calls of on_progress an epoch, evenly spread, the last at its end; 0: 5 */
+    cnn_callback on_progress;
+    cnn_callback on_epoch; /* after each epoch and its evaluation on the test set */
+    void *user;            /* handed to both */
+} cnn_fit_options;
+
+/* Trains net on train, shuffled anew each epoch; evaluates on test after each epoch unless test is NULL.
+   result, unless NULL, gets the last progress. A loss that is not finite stops it: CNN_ERR_DIVERGED, with a
+   sentence on the learning rate; the parameters are then of no use. */
+CNN_API cnn_status cnn_fit(cnn_net *net, const cnn_dataset *train, const cnn_dataset *test,
+                           const cnn_fit_options *options, cnn_progress *result);
+
+typedef struct cnn_evaluation {
+    double loss, accuracy; /* mean cross-entropy, and share of right predictions */
+    int *confusion; /* unless NULL on the call: classes*classes counts, row = label, column = prediction */
+} cnn_evaluation;
+
+/* Runs the network over a data set. The network's outputs are logits, one a class. */
+CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int threads,
+                                cnn_evaluation *evaluation);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* CNN_H */
+
+#if defined(CNN_IMPLEMENTATION) && !defined(CNN__IMPLEMENTATION_BEGUN)
+#define CNN__IMPLEMENTATION_BEGUN
+
+/* ==== implementation ==================================================================================
+
+   Two layouts. Tensors of the public interface are NCHW ("planar"). Within a network a BLOCK of CNN__LANES
+   examples is kept with the examples innermost, [c][h][w][CNN__LANES]: every operator is then whole vectors
+   without edges, and one thread takes a block from the input to the last gradient while it is in cache. A
+   CELL is the memory of one pixel: 1 float in a plane, CNN__LANES floats in a block.
+
+   Two kernels do nearly all the arithmetic. A convolution is a matrix product whose row k is the padded
+   image shifted by a fixed offset, so `product` serves convolutions, linear layers and their input gradients
+   without a copy of the image per kernel element; `dot` serves the weight gradients. */
+
+/* ---- >>config -------------------------------------------------------------------------------------- */
+
+#if defined(CNN_MALLOC) != defined(CNN_FREE)
+#error "cnn.h: define both CNN_MALLOC(bytes) and CNN_FREE(pointer), or neither"
+#endif
+#ifndef CNN_MALLOC
+#include <stdlib.h>
+#define CNN_MALLOC(bytes) malloc(bytes)
+#define CNN_FREE(pointer) free(pointer)
+#endif
+
+#define CNN__LANES      16   /* examples in a block: one AVX-512 vector, two AVX2 vectors, ... */
+#define CNN__ALIGN      64   /* bytes; a cache line, an AVX-512 vector */
+#define CNN__SMALL_WORK 2e5  /* multiply-accumulates below which starting threads costs more than it gives */
+#define CNN__SLOT_BYTES 64e6 /* what a workspace spends on partial gradients beyond its first four slots */
+
+/* ---- >>platform ------------------------------------------------------------------------------------ */
+
+#include <float.h>
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <string.h>
+#include <time.h>
+#ifndef CNN_NO_STDIO
+#include <stdio.h>
+#endif
+#if defined(_OPENMP) && !defined(CNN_NO_OPENMP)
+#include <omp.h>
+#define CNN__OPENMP 1
+#else
+#define CNN__OPENMP 0
+#endif
+
+#if defined(__cplusplus)
+#define CNN__RESTRICT __restrict
+#else
+#define CNN__RESTRICT restrict
+#endif
+
+/* GNU: vector types, function attributes, inline assembly as GCC and Clang have them. */
+#if defined(__GNUC__) && !defined(__TINYC__)
+#define CNN__GNU          1
+#define CNN__INLINE       static inline __attribute__((always_inline, unused))
+#define CNN__MAYBE        __attribute__((unused))
+#define CNN__THREAD       __thread
+#define CNN__PRINTF(a, b) __attribute__((format(printf, a, b)))
+#else
+#define CNN__GNU    0
+#define CNN__INLINE static
+#define CNN__MAYBE
+#define CNN__PRINTF(a, b)
+#if defined(_MSC_VER)
+#define CNN__THREAD __declspec(thread)
+#elif defined(__cplusplus)
+#define CNN__THREAD thread_local
+#elif defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L && !defined(__STDC_NO_THREADS__)
+#define CNN__THREAD _Thread_local
+#else
+#define CNN__THREAD
+#endif
+#endif
+
+#if CNN__GNU && !defined(CNN_NO_SIMD)
+#define CNN__VECTORS 1
+#else
+#define CNN__VECTORS 0
+#endif
+#if CNN__VECTORS && defined(__x86_64__)
+#define CNN__X86 1
+#include <immintrin.h>
+#else
+#define CNN__X86 0
+#endif
+#if CNN__VECTORS && defined(__aarch64__) && defined(__ARM_NEON)
+#define CNN__NEON 1
+#include <arm_neon.h>
+#else
+#define CNN__NEON 0
+#endif
+
+/* Loops over accumulators must be unrolled wholly, or they live in memory: 3 times slower. */
+#if defined(__clang__)
+#define CNN__UNROLL _Pragma("clang loop unroll(full)")
+#elif CNN__GNU
+#define CNN__UNROLL _Pragma("GCC unroll 16")
+#else
+#define CNN__UNROLL
+#endif
+
+/* A subnormal operand makes an instruction tens of times slower, and saturated sigmoids make many: inside the
+   library they count as zero. Returns the caller's mode, for cnn__float_mode_restore. */
+CNN__INLINE uint64_t cnn__float_mode_set(void) {
+#if CNN__GNU && defined(__x86_64__)
+    unsigned mode = 0;
+    __asm__ volatile("stmxcsr %0" : "=m"(mode));
+    const unsigned flushing = mode | 0x8040u; /* flush to zero, denormals are zero */
+    __asm__ volatile("ldmxcsr %0" : : "m"(flushing));
+    return mode;
+#elif CNN__GNU && defined(__aarch64__)
+    uint64_t mode = 0;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode | (1u << 24)));
+    return mode;
+#else
+    return 0;
+#endif
+}
+
+CNN__INLINE void cnn__float_mode_restore(uint64_t mode) {
+#if CNN__GNU && defined(__x86_64__)
+    const unsigned saved = (unsigned)mode;
+    __asm__ volatile("ldmxcsr %0" : : "m"(saved));
+#elif CNN__GNU && defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode));
+#else
+    (void)mode;
+#endif
+}
+
+/* Calls body(context, i, thread) for i in 0..tasks-1, thread in 0..threads-1. Each thread takes one
+   contiguous range, so the split is static; what a task computes must not depend on it. */
+typedef void (*cnn__task)(void *context, int task, int thread);
+
+static void cnn__parallel(int threads, int tasks, cnn__task body, void *context) {
+#if CNN__OPENMP
+    if (threads > 1 && tasks > 1) {
+        if (threads > tasks)
+            threads = tasks;
+#pragma omp parallel num_threads(threads)
+        {
+            const uint64_t mode = cnn__float_mode_set();
+            const int thread = omp_get_thread_num(), team = omp_get_num_threads();
+            const int end = (int)((int64_t)tasks * (thread + 1) / team);
+            for (int i = (int)((int64_t)tasks * thread / team); i < end; i++)
+                body(context, i, thread);
+            cnn__float_mode_restore(mode);
+        }
+        return;
+    }
+#endif
+    (void)threads;
+    const uint64_t mode = cnn__float_mode_set();
+    for (int i = 0; i < tasks; i++)
+        body(context, i, 0);
+    cnn__float_mode_restore(mode);
+}
+
+CNN_API int cnn_max_threads(void) {
+#if CNN__OPENMP
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+/* Threads worth starting for an operator of so many multiply-accumulates (or elements). */
+static int cnn__threads_for(double work) {
+    return work < CNN__SMALL_WORK ? 1 : cnn_max_threads();
+}
+
+/* Seconds from some point in the past. Without OpenMP and C11 it is processor time, which for one busy thread
+   is the same. */
+static double cnn__seconds(void) {
+#if CNN__OPENMP
+    return omp_get_wtime();
+#elif defined(TIME_UTC)
+    struct timespec t;
+    timespec_get(&t, TIME_UTC);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+#else
+    return (double)clock() / (double)CLOCKS_PER_SEC;
+#endif
+}
+
+/* ---- >>error --------------------------------------------------------------------------------------- */
+
+#define CNN__MESSAGE 320
+
+static CNN__THREAD char cnn__message[CNN__MESSAGE];
+
+typedef struct cnn__writer {
+    char *text;
+    size_t length, size;
+} cnn__writer;
+
+static void cnn__put(cnn__writer *out, char c) {
+    if (out->length + 1 < out->size)
+        out->text[out->length++] = c;
+}
+
+static void cnn__put_text(cnn__writer *out, const char *s) {
+    while (*s)
+        cnn__put(out, *s++);
+}
+
+static void cnn__put_integer(cnn__writer *out, uint64_t value, int digits) {
+    char reversed[24];
+    int n = 0;
+    do {
+        reversed[n++] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value || n < digits);
+    while (n)
+        cnn__put(out, reversed[--n]);
+}
+
+/* As printf's %g: six significant digits, no zeros at the end. */
+static void cnn__put_real(cnn__writer *out, double value) {
+    if (value != value) {
+        cnn__put_text(out, "nan");
+        return;
+    }
+    if (value < 0) {
+        cnn__put(out, '-');
+        value = -value;
+    }
+    if (value > DBL_MAX) {
+        cnn__put_text(out, "inf");
+        return;
+    }
+    int power = value > 0 ? (int)floor(log10(value)) : 0;
+    uint64_t digits = (uint64_t)(value / pow(10, power) * 1e5 + 0.5); /* d.ddddd */
+    if (digits >= 1000000u) {
+        digits /= 10;
+        power++;
+    }
+    const int scientific = power < -4 || power >= 6;
+    int decimals = scientific ? 5 : 5 - power; /* behind the point */
+    while (decimals > 0 && digits % 10 == 0) {
+        digits /= 10;
+        decimals--;
+    }
+    uint64_t unit = 1;
+    for (int i = 0; i < decimals; i++)
+        unit *= 10;
+    cnn__put_integer(out, digits / unit, 1);
+    if (decimals) {
+        cnn__put(out, '.');
+        cnn__put_integer(out, digits % unit, decimals);
+    }
+    if (scientific) {
+        cnn__put_text(out, power < 0 ? "e-" : "e+");
+        cnn__put_integer(out, (uint64_t)(power < 0 ? -power : power), 2);
+    }
+}
+
+/* Writes the sentence and returns the status. The directives are %s %d %zu %g alone, so that no stdio is
+   needed and no locale matters. */
+CNN__PRINTF(2, 3) static cnn_status cnn__fail(cnn_status status, const char *format, ...) {
+    char text[CNN__MESSAGE]; /* an argument may be the last message itself */
+    cnn__writer out = {text, 0, sizeof text};
+    va_list args;
+    va_start(args, format);
+    for (const char *f = format; *f; f++) {
+        if (*f != '%') {
+            cnn__put(&out, *f);
+            continue;
+        }
+        f++;
+        if (*f == 's') {
+            cnn__put_text(&out, va_arg(args, const char *));
+        } else if (*f == 'd') {
+            const int value = va_arg(args, int);
+            if (value < 0)
+                cnn__put(&out, '-');
+            cnn__put_integer(&out, (uint64_t)(value < 0 ? -(int64_t)value : (int64_t)value), 1);
+        } else if (*f == 'z') {
+            f++;
+            cnn__put_integer(&out, (uint64_t)va_arg(args, size_t), 1);
+        } else {
+            cnn__put_real(&out, va_arg(args, double));
+        }
+    }
+    va_end(args);
+    text[out.length] = 0;
+    memcpy(cnn__message, text, out.length + 1);
+    return status;
+}
+
+CNN_API const char *cnn_last_error(void) {
+    return cnn__message;
+}
+
+CNN_API const char *cnn_status_name(cnn_status status) {
+    static const char *const names[] = {"ok",           "argument", "shape",   "out of memory",
+                                        "input/output", "format",   "diverged"};
+    return (int)status >= 0 && (int)status <= (int)CNN_ERR_DIVERGED ? names[(int)status] : "unknown";
+}
+
+CNN_API const char *cnn_version(void) {
+    return CNN_VERSION;
+}
+
+/* ---- >>memory -------------------------------------------------------------------------------------- */
+
+/* a*b, or SIZE_MAX where it overflows; SIZE_MAX stays SIZE_MAX unless the other factor is 0. */
+static size_t cnn__mul(size_t a, size_t b) {
+    return b && a > SIZE_MAX / b ? SIZE_MAX : a * b;
+}
+
+static size_t cnn__add(size_t a, size_t b) {
+    return a > SIZE_MAX - b ? SIZE_MAX : a + b;
+}
+
+static size_t cnn__round_up(size_t a, size_t unit) { /* SIZE_MAX where it overflows */
+    return a > SIZE_MAX - (unit - 1) ? SIZE_MAX : (a + unit - 1) / unit * unit;
+}
+
+/* Zeroed, aligned memory; its true start lies just before it. NULL on failure. */
+static void *cnn__alloc(size_t bytes) {
+    const size_t total = cnn__add(bytes, CNN__ALIGN + sizeof(void *));
+    char *start = total == SIZE_MAX ? NULL : (char *)CNN_MALLOC(total);
+    if (!start)
+        return NULL;
+    char *p = start + sizeof(void *);
+    p += (CNN__ALIGN - (uintptr_t)p % CNN__ALIGN) % CNN__ALIGN;
+    memcpy(p - sizeof(void *), &start, sizeof(void *));
+    memset(p, 0, bytes);
+    return p;
+}
+
+static void cnn__free(void *p) {
+    if (!p)
+        return;
+    void *start = NULL;
+    memcpy(&start, (char *)p - sizeof(void *), sizeof(void *));
+    CNN_FREE(start);
+}
+
+/* Hands out aligned pieces of one stretch of memory. With base NULL it only counts, so the same code plans
+   the size and carves the memory up; `used` is SIZE_MAX once a size has overflowed. */
+typedef struct cnn__arena {
+    char *base;
+    size_t used;
+} cnn__arena;
+
+static void *cnn__take(cnn__arena *arena, size_t count, size_t size) {
+    char *p = arena->base ? arena->base + arena->used : NULL;
+    arena->used = cnn__add(arena->used, cnn__round_up(cnn__mul(count, size), CNN__ALIGN));
+    return p;
+}
+
+static float *cnn__take_floats(cnn__arena *arena, size_t count) {
+    return (float *)cnn__take(arena, count, sizeof(float));
+}
+
+/* The first aligned byte of the caller's memory, or NULL where it is smaller than the size reported to
+   callers, which includes CNN__ALIGN - 1 for this. */
+static char *cnn__align_within(void *memory, size_t bytes, size_t need) {
+    const size_t skip = (CNN__ALIGN - (uintptr_t)memory % CNN__ALIGN) % CNN__ALIGN;
+    return bytes < cnn__add(need, CNN__ALIGN - 1) ? NULL : (char *)memory + skip;
+}
+
+/* ---- >>random --------------------------------------------------------------------------------------
+
+   Element i of the stream of a seed, reached directly (SplitMix64; Steele, Lea and Flood 2014): the same
+   numbers whatever the order in which threads, or a device, ask for them. */
+
+static uint64_t cnn__random(uint64_t seed, uint64_t i) {
+    uint64_t z = seed + (i + 1) * 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+/* Uniform in [0, 1), a multiple of 2^-24. */
+static float cnn__uniform(uint64_t seed, uint64_t i) {
+    return (float)(cnn__random(seed, i) >> 40) * (1.0f / 16777216.0f);
+}
+
+/* Standard normal (Box and Muller 1958). */
+static float cnn__normal(uint64_t seed, uint64_t i) {
+    const uint64_t bits = cnn__random(seed, i);
+    const double u = ((double)(bits >> 32) + 1.0) / 4294967296.0; /* (0, 1] */
+    const double v = (double)(bits & 0xffffffffu) / 4294967296.0;
+    return (float)(sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v));
+}
+
+CNN_API void cnn_shuffle(int *index, int count, uint64_t seed, uint64_t epoch) {
+    const uint64_t stream = cnn__random(seed, epoch);
+    for (int i = 0; i < count; i++)
+        index[i] = i;
+    for (int i = count - 1; i > 0; i--) { /* Fisher and Yates; a 32-bit fraction times i + 1 */
+        const int j = (int)((cnn__random(stream, (uint64_t)i) >> 32) * (uint64_t)(i + 1) >> 32);
+        const int t = index[i];
+        index[i] = index[j];
+        index[j] = t;
+    }
+}
+
+/* ---- what kernels are called with ------------------------------------------------------------------- */
+
+/* Where step k of a product finds its input and its weight, in floats from the bases. */
+typedef struct cnn__tap {
+    int x, w;
+} cnn__tap;
+
+typedef enum cnn__start { CNN__ZERO, CNN__BIAS, CNN__ACCUMULATE } cnn__start;
+
+/* y[m*ym + p] = start + sum over k of w[m*wm + tap[k].w] * x[p + tap[k].x], m < rows, p < n.
+   Where start is 0, bias[m], or what y holds. Each sum runs over k in order: its bits depend on nothing else.
+ */
+typedef struct cnn__product {
+    int rows, steps;
+    size_t n;
+    const cnn__tap *tap;
+    const float *x, *w, *bias;
+    ptrdiff_t wm;
+    float *y;
+    ptrdiff_t ym;
+    cnn__start start;
+} cnn__product;
+
+/* g[m*gm + k*gk] += sum over r < lines, p < n of y[m*ym + r*yr + p] * x[tap[k].x + r*xr + p], m < rows, k <
+ * steps. */
+typedef struct cnn__dot {
+    int rows, steps, lines;
+    size_t n;
+    const cnn__tap *tap;
+    const float *x, *y;
+    ptrdiff_t xr, yr, ym;
+    float *g;
+    ptrdiff_t gm, gk;
+} cnn__dot;
+
+/* A pooling of c images of h*w cells to oh*ow cells. */
+typedef struct cnn__pool {
+    int max;
+    int h, w, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, exclude_padding;
+    int tiled;  /* windows side by side, no padding, all of them whole */
+    int covers; /* and no element left over */
+} cnn__pool;
+
+/* The part of window i (along one axis, of size n) that lies on the image: elements first, first + step, ...
+   below end. `counted` is its extent for the average, padding included (PyTorch's rule: clipped to the padded
+   image, then to the image where padding is excluded). */
+typedef struct cnn__window {
+    int first, end, counted;
+} cnn__window;
+
+CNN__INLINE cnn__window cnn__window_at(int i, int n, int kernel, int stride, int pad, int dilation,
+                                       int exclude) {
+    cnn__window v;
+    const int start = i * stride - pad, stop = start + (kernel - 1) * dilation + 1;
+    const int padded_stop = stop < n + pad ? stop : n + pad;
+    v.first = start < 0 ? start + (-start + dilation - 1) / dilation * dilation : start;
+    v.end = stop < n ? stop : n;
+    v.counted = exclude ? v.end - v.first : padded_stop - start;
+    return v;
+}
+
+/* One instruction set's kernels. */
+typedef struct cnn__kernels {
+    const char *name;
+    void (*product)(const cnn__product *a);
+    void (*dot)(const cnn__dot *a);
+    float (*sum)(const float *x, size_t n);
+    void (*add)(float *y, const float *x, size_t n);
+    void (*sigmoid)(const float *x, float *y, size_t n);
+    void (*tanh)(const float *x, float *y, size_t n);
+    void (*relu)(const float *x, float *y, size_t n);
+    void (*sigmoid_backward)(const float *y, const float *dy, float *dx, size_t n);
+    void (*tanh_backward)(const float *y, const float *dy, float *dx, size_t n);
+    void (*relu_backward)(const float *y, const float *dy, float *dx, size_t n);
+    void (*softmax)(const float *x, float *y, float *max, float *sum, int c, size_t n);
+    void (*softmax_backward)(const float *y, const float *dy, float *dx, int c, size_t n);
+    void (*maxpool)(const cnn__pool *p, const float *x, float *y, int c, int cell);
+    void (*maxpool_backward)(const cnn__pool *p, const float *x, const float *y, const float *dy, float *dx,
+                             int c, int cell);
+    void (*avgpool)(const cnn__pool *p, const float *x, float *y, int c, int cell);
+    void (*avgpool_backward)(const cnn__pool *p, const float *dy, float *dx, int c, int cell);
+    void (*sgd)(const cnn_sgd_options *o, float *p, const float *g, float *v, size_t n);
+    void (*from_bytes)(const unsigned char *bytes, float *y, size_t n); /* n a multiple of CNN__LANES */
+} cnn__kernels;
+
+#endif /* CNN_IMPLEMENTATION, first part */
+
+/* ---- >>kernels ---------------------------------------------------------------------------------------
+
+   Written once; the header includes itself to instantiate them for each instruction set (see >>dispatch),
+   which defines the vector type CNN__VEC of CNN__V floats, CNN__REGISTERS of them, and these operations:
+     LOAD(p) STORE(p, v)           unaligned;  LOAD_N(p, n) STORE_N(p, v, n): the first n < V lanes, rest 0
+     SET1(f) FMA(a, b, c) SUM(v)   a*b + c;  the sum of the lanes
+     MAX(a, b) MIN(a, b)           b where either is NaN;  MAX_NAN(a, b): NaN where either is
+     IF_ABOVE(a, b, v)             v where a > b or either is NaN, else 0
+     SCALE(v, t)                   v times 2^i, i being the low bits of t's representation
+     RECIPROCAL(v)                 1/v for 1 <= v < 2^127, to 1 ulp
+     LOAD_BYTES(p)                 V bytes as floats
+   and + - * / on vectors. */
+
+#ifdef CNN__INSTANCE
+#define CNN__JOIN_(a, b) a##_##b
+#define CNN__JOIN(a, b)  CNN__JOIN_(a, b)
+#define CNN__FN(name)    CNN__JOIN(name, CNN__INSTANCE)
+
+/* A tile of MR rows and NV vectors of a product: MR*NV accumulators in registers; for each tap NV loads, MR
+   broadcasts, MR*NV fused multiply-adds. MR and NV are constants after inlining. tail, where not 0, says that
+   the only vector has so many lanes: nothing is read or written beyond them. */
+CNN__INLINE void CNN__FN(cnn__tile)(const cnn__product *a, int m0, size_t p0, int tail, const int MR,
+                                    const int NV) {
+    CNN__VEC acc[12][8];
+    const float *CNN__RESTRICT x = a->x + p0;
+    const float *CNN__RESTRICT w = a->w + m0 * a->wm;
+    float *CNN__RESTRICT y = a->y + m0 * a->ym + (ptrdiff_t)p0;
+    const cnn__tap *CNN__RESTRICT tap = a->tap;
+    const ptrdiff_t wm = a->wm, ym = a->ym;
+    if (a->start == CNN__ACCUMULATE) {
+        CNN__UNROLL
+        for (int m = 0; m < MR; m++)
+            CNN__UNROLL
+        for (int j = 0; j < NV; j++)
+            acc[m][j] = tail ? CNN__LOAD_N(y + m * ym, tail) : CNN__LOAD(y + m * ym + j * CNN__V);
+    } else {
+        CNN__UNROLL
+        for (int m = 0; m < MR; m++) {
+            const CNN__VEC b = CNN__SET1(a->start == CNN__BIAS ? a->bias[m0 + m] : 0.0f);
+            CNN__UNROLL
+            for (int j = 0; j < NV; j++)
+                acc[m][j] = b;
+        }
+    }
+    const int steps = a->steps;
+    for (int k = 0; k < steps; k++) {
+        const float *xk = x + tap[k].x, *wk = w + tap[k].w;
+        CNN__VEC v[8];
+        CNN__UNROLL
+        for (int j = 0; j < NV; j++)
+            v[j] = tail ? CNN__LOAD_N(xk, tail) : CNN__LOAD(xk + j * CNN__V);
+        CNN__UNROLL
+        for (int m = 0; m < MR; m++) {
+            const CNN__VEC b = CNN__SET1(wk[m * wm]);
+            CNN__UNROLL
+            for (int j = 0; j < NV; j++)
+                acc[m][j] = CNN__FMA(b, v[j], acc[m][j]);
+        }
+    }
+    CNN__UNROLL
+    for (int m = 0; m < MR; m++)
+        CNN__UNROLL
+    for (int j = 0; j < NV; j++)
+        if (tail)
+            CNN__STORE_N(y + m * ym, acc[m][j], tail);
+        else
+            CNN__STORE(y + m * ym + j * CNN__V, acc[m][j]);
+}
+
+#define CNN__TILE(MR, NV)                                                                                    \
+    static void CNN__FN(cnn__tile_##MR##x##NV)(const cnn__product *a, int m0, size_t p0) {                   \
+        CNN__FN(cnn__tile)(a, m0, p0, 0, MR, NV);                                                            \
+    }
+#define CNN__TAIL(MR)                                                                                        \
+    static void CNN__FN(cnn__tail_##MR)(const cnn__product *a, int m0, size_t p0, int tail) {                \
+        CNN__FN(cnn__tile)(a, m0, p0, tail, MR, 1);                                                          \
+    }
+CNN__TAIL(1)
+CNN__TAIL(4)
+#undef CNN__TAIL
+
+/* The tiles there are: those that fit the registers (MR*NV accumulators, NV inputs, one weight) and that
+   sizes are well made up from. In 32 registers a tile of few vectors may have up to 12 rows. */
+/* clang-format off */
+#if CNN__REGISTERS >= 32
+#define CNN__TILES(T)                                                                                        \
+    T(1, 1) T(1, 2) T(1, 4) T(1, 8)                                                                          \
+    T(2, 1) T(2, 2) T(2, 4) T(2, 8)                                                                          \
+    T(3, 1) T(3, 2) T(3, 4) T(3, 6)                                                                          \
+    T(4, 1) T(4, 2) T(4, 3) T(4, 4) T(4, 6)                                                                  \
+    T(6, 1) T(6, 2) T(6, 3) T(6, 4)                                                                          \
+    T(8, 1) T(8, 2) T(8, 3)                                                                                  \
+    T(12, 1) T(12, 2)
+#else
+#define CNN__TILES(T)                                                                                        \
+    T(1, 1) T(1, 2) T(1, 4)                                                                                  \
+    T(2, 1) T(2, 2) T(2, 4)                                                                                  \
+    T(3, 1) T(3, 2) T(3, 3)                                                                                  \
+    T(4, 1) T(4, 2) T(4, 3)                                                                                  \
+    T(6, 1) T(6, 2)                                                                                          \
+    T(12, 1)
+#endif
+/* clang-format on */
+CNN__TILES(CNN__TILE)
+#undef CNN__TILE
+
+/* The numbers of vectors that tiles of mr rows come in, as bits. */
+#if CNN__REGISTERS >= 32
+static const int CNN__FN(cnn__tile_sizes)[13] = {0, 0x116, 0x116, 0x56, 0x5e, 0, 0x1e, 0, 0xe, 0, 0, 0, 0x6};
+#else
+static const int CNN__FN(cnn__tile_sizes)[13] = {0, 0x16, 0x16, 0xe, 0xe, 0, 0x6, 0, 0, 0, 0, 0, 0x2};
+#endif
+
+static void CNN__FN(cnn__tile_call)(const cnn__product *a, int m0, size_t p0, int mr, int nv) {
+    switch (mr * 16 + nv) {
+#define CNN__TILE(MR, NV)                                                                                    \
+    case MR * 16 + NV:                                                                                       \
+        CNN__FN(cnn__tile_##MR##x##NV)(a, m0, p0);                                                           \
+        return;
+        CNN__TILES(CNN__TILE)
+#undef CNN__TILE
+    }
+}
+
+/* Rows of the next tile out of `left`, where `vectors` are to come: 12 only for few vectors. */
+CNN__INLINE int CNN__FN(cnn__tile_rows)(int left, int vectors) {
+#if CNN__REGISTERS >= 32
+    if (left >= 12 && vectors <= 2)
+        return 12;
+    if (left >= 8 && left != 9 && left != 12)
+        return 8;
+#else
+    if (left >= 12 && vectors == 1)
+        return 12;
+#endif
+    return left >= 6 && left != 7 && left != 8 ? 6 : left >= 4 && left != 5 ? 4 : left >= 3 ? 3 : left;
+}
+
+/* Vectors of the next tile out of `left`, from the sizes there are: the most, but rather two equal parts than
+   a rest. */
+CNN__INLINE int CNN__FN(cnn__tile_vectors)(int sizes, int left) {
+    int most = left < 8 ? left : 8;
+    while (!(sizes >> most & 1))
+        most--;
+    const int half = (left + 1) / 2;
+    return left > most && left < 2 * most && sizes >> half & 1 ? half : most;
+}
+
+static void CNN__FN(cnn__product_run)(const cnn__product *a) {
+    const int vectors = (int)(a->n / CNN__V), tail = (int)(a->n % CNN__V), rows = a->rows;
+    int mr = 0, nv = 0;
+    for (int m = 0; m < rows && vectors; m += mr) {
+        mr = CNN__FN(cnn__tile_rows)(rows - m, vectors);
+        const int sizes = CNN__FN(cnn__tile_sizes)[mr];
+        for (int v = 0; v < vectors; v += nv) {
+            nv = CNN__FN(cnn__tile_vectors)(sizes, vectors - v);
+            CNN__FN(cnn__tile_call)(a, m, (size_t)v * CNN__V, mr, nv);
+        }
+    }
+    if (!tail)
+        return;
+    const size_t p0 = (size_t)vectors * CNN__V;
+    int m = 0;
+    for (; m + 4 <= rows; m += 4)
+        CNN__FN(cnn__tail_4)(a, m, p0, tail);
+    for (; m < rows; m++)
+        CNN__FN(cnn__tail_1)(a, m, p0, tail);
+}
+
+/* A tile of MR rows and NK steps of a dot: MR*NK accumulators; for each vector of positions MR + NK loads and
+   MR*NK fused multiply-adds; the lanes are summed at the end. */
+CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const int MR, const int NK) {
+    CNN__VEC acc[4][6];
+    const float *x[6];
+    CNN__UNROLL
+    for (int m = 0; m < MR; m++)
+        CNN__UNROLL
+    for (int k = 0; k < NK; k++)
+        acc[m][k] = CNN__SET1(0.0f);
+    CNN__UNROLL
+    for (int k = 0; k < NK; k++)
+        x[k] = a->x + a->tap[k0 + k].x;
+    const float *y = a->y + m0 * a->ym;
+    const ptrdiff_t ym = a->ym;
+    const size_t whole = a->n / CNN__V * CNN__V;
+    const int tail = (int)(a->n % CNN__V);
+    for (int r = 0; r < a->lines; r++) {
+        for (size_t p = 0; p < whole; p += CNN__V) {
+            CNN__VEC v[4];
+            CNN__UNROLL
+            for (int m = 0; m < MR; m++)
+                v[m] = CNN__LOAD(y + m * ym + p);
+            CNN__UNROLL
+            for (int k = 0; k < NK; k++) {
+                const CNN__VEC b = CNN__LOAD(x[k] + p);
+                CNN__UNROLL
+                for (int m = 0; m < MR; m++)
+                    acc[m][k] = CNN__FMA(v[m], b, acc[m][k]);
+            }
+        }
+        if (tail) {
+            CNN__VEC v[4];
+            CNN__UNROLL
+            for (int m = 0; m < MR; m++)
+                v[m] = CNN__LOAD_N(y + m * ym + whole, tail);
+            CNN__UNROLL
+            for (int k = 0; k < NK; k++) {
+                const CNN__VEC b = CNN__LOAD_N(x[k] + whole, tail);
+                CNN__UNROLL
+                for (int m = 0; m < MR; m++)
+                    acc[m][k] = CNN__FMA(v[m], b, acc[m][k]);
+            }
+        }
+        y += a->yr;
+        CNN__UNROLL
+        for (int k = 0; k < NK; k++)
+            x[k] += a->xr;
+    }
+    float *g = a->g + m0 * a->gm + k0 * a->gk;
+    CNN__UNROLL
+    for (int m = 0; m < MR; m++)
+        CNN__UNROLL
+    for (int k = 0; k < NK; k++)
+        g[m * a->gm + k * a->gk] += CNN__SUM(acc[m][k]);
+}
+
+/* clang-format off */
+#if CNN__REGISTERS >= 32
+#define CNN__DOT_ROWS  4
+#define CNN__DOT_STEPS 6
+#define CNN__DOT_TILES(T)                                                                                    \
+    T(1, 1) T(1, 2) T(1, 3) T(1, 4) T(1, 5) T(1, 6) T(2, 1) T(2, 2) T(2, 3) T(2, 4) T(2, 5) T(2, 6)          \
+    T(3, 1) T(3, 2) T(3, 3) T(3, 4) T(3, 5) T(3, 6) T(4, 1) T(4, 2) T(4, 3) T(4, 4) T(4, 5) T(4, 6)
+#else
+#define CNN__DOT_ROWS  3
+#define CNN__DOT_STEPS 4
+#define CNN__DOT_TILES(T)                                                                                    \
+    T(1, 1) T(1, 2) T(1, 3) T(1, 4) T(2, 1) T(2, 2) T(2, 3) T(2, 4) T(3, 1) T(3, 2) T(3, 3) T(3, 4)
+#endif
+/* clang-format on */
+#define CNN__TILE(MR, NK)                                                                                    \
+    static void CNN__FN(cnn__dot_##MR##x##NK)(const cnn__dot *a, int m0, int k0) {                           \
+        CNN__FN(cnn__dot_tile)(a, m0, k0, MR, NK);                                                           \
+    }
+CNN__DOT_TILES(CNN__TILE)
+#undef CNN__TILE
+
+static void CNN__FN(cnn__dot_run)(const cnn__dot *a) {
+    const int bands = (a->rows + CNN__DOT_ROWS - 1) / CNN__DOT_ROWS;
+    const int runs = (a->steps + CNN__DOT_STEPS - 1) / CNN__DOT_STEPS;
+    for (int j = 0; j < runs; j++) {
+        const int k0 = (int)((int64_t)a->steps * j / runs),
+                  nk = (int)((int64_t)a->steps * (j + 1) / runs) - k0;
+        for (int i = 0; i < bands; i++) {
+            const int m0 = (int)((int64_t)a->rows * i / bands);
+            switch (((int)((int64_t)a->rows * (i + 1) / bands) - m0) * 16 + nk) {
+#define CNN__TILE(MR, NK)                                                                                    \
+    case MR * 16 + NK:                                                                                       \
+        CNN__FN(cnn__dot_##MR##x##NK)(a, m0, k0);                                                            \
+        break;
+                CNN__DOT_TILES(CNN__TILE)
+#undef CNN__TILE
+            }
+        }
+    }
+}
+
+static float CNN__FN(cnn__sum)(const float *x, size_t n) {
+    CNN__VEC s0 = CNN__SET1(0.0f), s1 = s0, s2 = s0, s3 = s0;
+    size_t i = 0;
+    for (; i + 4 * CNN__V <= n; i += 4 * CNN__V) {
+        s0 = s0 + CNN__LOAD(x + i);
+        s1 = s1 + CNN__LOAD(x + i + CNN__V);
+        s2 = s2 + CNN__LOAD(x + i + 2 * CNN__V);
+        s3 = s3 + CNN__LOAD(x + i + 3 * CNN__V);
+    }
+    for (; i + CNN__V <= n; i += CNN__V)
+        s0 = s0 + CNN__LOAD(x + i);
+    if (i < n)
+        s1 = s1 + CNN__LOAD_N(x + i, (int)(n - i));
+    return CNN__SUM((s0 + s1) + (s2 + s3));
+}
+
+/* exp(x) for x in [-87.3, 88.3], clamped beyond; NaN stays. 2^i * exp(r), r = x - i ln 2, |r| <= ln 2 / 2; ln
+   2 in two parts so that r is exact to the last bit but one; the polynomial is Cephes' (Moshier 1992). */
+CNN__INLINE CNN__VEC CNN__FN(cnn__exp)(CNN__VEC x) {
+    x = CNN__MIN(CNN__SET1(88.3f), CNN__MAX(CNN__SET1(-87.3f), x));
+    const CNN__VEC magic = CNN__SET1(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
+    const CNN__VEC t = CNN__FMA(x, CNN__SET1(1.44269504f), magic);
+    const CNN__VEC i = t - magic;
+    CNN__VEC r = CNN__FMA(i, CNN__SET1(-0.693359375f), x);
+    r = CNN__FMA(i, CNN__SET1(2.12194440e-4f), r);
+    CNN__VEC p = CNN__FMA(r, CNN__SET1(1.9875691500e-4f), CNN__SET1(1.3981999507e-3f));
+    p = CNN__FMA(p, r, CNN__SET1(8.3334519073e-3f));
+    p = CNN__FMA(p, r, CNN__SET1(4.1665795894e-2f));
+    p = CNN__FMA(p, r, CNN__SET1(1.6666665459e-1f));
+    p = CNN__FMA(p, r, CNN__SET1(5.0000001201e-1f));
+    p = CNN__FMA(p, r * r, r) + CNN__SET1(1.0f);
+    return CNN__SCALE(p, t);
+}
+
+CNN__INLINE CNN__VEC CNN__FN(cnn__sigmoid1)(CNN__VEC x) {
+    return CNN__RECIPROCAL(CNN__SET1(1.0f) + CNN__FN(cnn__exp)(CNN__SET1(0.0f) - x));
+}
+
+/* Below 0.625 an odd polynomial (Cephes), where 1 - 2/(exp(2x) + 1) would cancel. Its argument is kept there,
+   so that choosing by a difference loses nothing. */
+CNN__INLINE CNN__VEC CNN__FN(cnn__tanh1)(CNN__VEC x) {
+    const CNN__VEC edge = CNN__SET1(0.625f);
+    const CNN__VEC u = CNN__MIN(edge, CNN__MAX(CNN__SET1(0.0f) - edge, x)), z = u * u;
+    CNN__VEC p = CNN__FMA(z, CNN__SET1(-5.70498872745e-3f), CNN__SET1(2.06390887954e-2f));
+    p = CNN__FMA(p, z, CNN__SET1(-5.37397155531e-2f));
+    p = CNN__FMA(p, z, CNN__SET1(1.33314422036e-1f));
+    p = CNN__FMA(p, z, CNN__SET1(-3.33332819422e-1f));
+    const CNN__VEC small = CNN__FMA(p * z, u, u);
+    x = CNN__MIN(CNN__SET1(9.1f), CNN__MAX(CNN__SET1(-9.1f), x));
+    const CNN__VEC large = CNN__SET1(1.0f) - CNN__SET1(2.0f) / (CNN__FN(cnn__exp)(x + x) + CNN__SET1(1.0f));
+    return small + CNN__IF_ABOVE(x * x, CNN__SET1(0.390625f), large - small);
+}
+
+CNN__INLINE CNN__VEC CNN__FN(cnn__relu1)(CNN__VEC x) {
+    return CNN__MAX(CNN__SET1(0.0f), x);
+}
+
+CNN__INLINE CNN__VEC CNN__FN(cnn__sigmoid_backward1)(CNN__VEC y, CNN__VEC dy) {
+    return dy * (y - y * y);
+}
+
+CNN__INLINE CNN__VEC CNN__FN(cnn__tanh_backward1)(CNN__VEC y, CNN__VEC dy) {
+    return dy * (CNN__SET1(1.0f) - y * y);
+}
+
+CNN__INLINE CNN__VEC CNN__FN(cnn__relu_backward1)(CNN__VEC y, CNN__VEC dy) {
+    return CNN__IF_ABOVE(y, CNN__SET1(0.0f), dy);
+}
+
+CNN__INLINE CNN__VEC CNN__FN(cnn__add1)(CNN__VEC a, CNN__VEC b) {
+    return a + b;
+}
+
+#define CNN__UNARY(name, f)                                                                                  \
+    static void CNN__FN(name)(const float *x, float *y, size_t n) {                                          \
+        size_t i = 0;                                                                                        \
+        for (; i + CNN__V <= n; i += CNN__V)                                                                 \
+            CNN__STORE(y + i, CNN__FN(f)(CNN__LOAD(x + i)));                                                 \
+        if (i < n)                                                                                           \
+            CNN__STORE_N(y + i, CNN__FN(f)(CNN__LOAD_N(x + i, (int)(n - i))), (int)(n - i));                 \
+    }
+#define CNN__BINARY(name, f)                                                                                 \
+    static void CNN__FN(name)(const float *a, const float *b, float *y, size_t n) {                          \
+        size_t i = 0;                                                                                        \
+        for (; i + CNN__V <= n; i += CNN__V)                                                                 \
+            CNN__STORE(y + i, CNN__FN(f)(CNN__LOAD(a + i), CNN__LOAD(b + i)));                               \
+        if (i < n) {                                                                                         \
+            const int r = (int)(n - i);                                                                      \
+            CNN__STORE_N(y + i, CNN__FN(f)(CNN__LOAD_N(a + i, r), CNN__LOAD_N(b + i, r)), r);                \
+        }                                                                                                    \
+    }
+CNN__UNARY(cnn__sigmoid, cnn__sigmoid1)
+CNN__UNARY(cnn__tanh, cnn__tanh1)
+CNN__UNARY(cnn__relu, cnn__relu1)
+CNN__BINARY(cnn__sigmoid_backward, cnn__sigmoid_backward1)
+CNN__BINARY(cnn__tanh_backward, cnn__tanh_backward1)
+CNN__BINARY(cnn__relu_backward, cnn__relu_backward1)
+CNN__BINARY(cnn__add3, cnn__add1)
+#undef CNN__UNARY
+#undef CNN__BINARY
+
+static void CNN__FN(cnn__add_to)(float *y, const float *x, size_t n) {
+    CNN__FN(cnn__add3)(y, x, y, n);
+}
+
+/* Softmax over c rows of n values each: y[k][i] = exp(x[k][i] - max) / sum. max and sum, unless NULL, get n
+   values. In place allowed. r values at a time: V, or the rest. */
+CNN__INLINE void CNN__FN(cnn__softmax_at)(const float *x, float *y, float *max, float *sum, int c, size_t n,
+                                          int r) {
+    const int whole = r == CNN__V;
+    CNN__VEC top = whole ? CNN__LOAD(x) : CNN__LOAD_N(x, r), total = CNN__SET1(0.0f);
+    for (int k = 1; k < c; k++) {
+        const float *p = x + (size_t)k * n;
+        top = CNN__MAX_NAN(top, whole ? CNN__LOAD(p) : CNN__LOAD_N(p, r));
+    }
+    for (int k = 0; k < c; k++) {
+        const float *p = x + (size_t)k * n;
+        const CNN__VEC e = CNN__FN(cnn__exp)((whole ? CNN__LOAD(p) : CNN__LOAD_N(p, r)) - top);
+        total = total + e;
+        if (whole)
+            CNN__STORE(y + (size_t)k * n, e);
+        else
+            CNN__STORE_N(y + (size_t)k * n, e, r);
+    }
+    const CNN__VEC scale = CNN__SET1(1.0f) / total;
+    for (int k = 0; k < c; k++) {
+        float *p = y + (size_t)k * n;
+        if (whole)
+            CNN__STORE(p, CNN__LOAD(p) * scale);
+        else
+            CNN__STORE_N(p, CNN__LOAD_N(p, r) * scale, r);
+    }
+    if (max)
+        CNN__STORE_N(max, top, r);
+    if (sum)
+        CNN__STORE_N(sum, total, r);
+}
+
+static void CNN__FN(cnn__softmax)(const float *x, float *y, float *max, float *sum, int c, size_t n) {
+    for (size_t i = 0; i < n; i += CNN__V)
+        CNN__FN(cnn__softmax_at)
+    (x + i, y + i, max ? max + i : NULL, sum ? sum + i : NULL, c, n, n - i < CNN__V ? (int)(n - i) : CNN__V);
+}
+
+/* dx = y * (dy - sum over k of y dy). */
+CNN__INLINE void CNN__FN(cnn__softmax_backward_at)(const float *y, const float *dy, float *dx, int c,
+                                                   size_t n, int r) {
+    const int whole = r == CNN__V;
+    CNN__VEC s = CNN__SET1(0.0f);
+    for (int k = 0; k < c; k++) {
+        const size_t o = (size_t)k * n;
+        s = whole ? CNN__FMA(CNN__LOAD(y + o), CNN__LOAD(dy + o), s)
+                  : CNN__FMA(CNN__LOAD_N(y + o, r), CNN__LOAD_N(dy + o, r), s);
+    }
+    for (int k = 0; k < c; k++) {
+        const size_t o = (size_t)k * n;
+        if (whole)
+            CNN__STORE(dx + o, CNN__LOAD(y + o) * (CNN__LOAD(dy + o) - s));
+        else
+            CNN__STORE_N(dx + o, CNN__LOAD_N(y + o, r) * (CNN__LOAD_N(dy + o, r) - s), r);
+    }
+}
+
+static void CNN__FN(cnn__softmax_backward)(const float *y, const float *dy, float *dx, int c, size_t n) {
+    for (size_t i = 0; i < n; i += CNN__V)
+        CNN__FN(cnn__softmax_backward_at)
+    (y + i, dy + i, dx + i, c, n, n - i < CNN__V ? (int)(n - i) : CNN__V);
+}
+
+/* Pooling of cells: cell is 1, in the instance whose vectors are single floats, or a multiple of CNN__V.
+   First the common case: windows side by side, without padding; kh and kw are constants after inlining. */
+CNN__INLINE void CNN__FN(cnn__avgpool_tiled)(const cnn__pool *p, const float *x, float *y, int c, int cell,
+                                             const int kh, const int kw) {
+    const size_t row = (size_t)p->w * (size_t)cell;
+    const CNN__VEC scale = CNN__SET1(1.0f / ((float)kh * (float)kw));
+    for (; c > 0; c--, x += (size_t)(p->h - p->oh * kh) * row)
+        for (int oh = 0; oh < p->oh; oh++, x += (size_t)kh * row)
+            for (int ow = 0; ow < p->ow; ow++)
+                for (int r = 0; r < cell; r += CNN__V, y += CNN__V) {
+                    const float *at = x + (size_t)ow * (size_t)kw * (size_t)cell + (size_t)r;
+                    CNN__VEC s = CNN__LOAD(at);
+                    for (int i = 0; i < kh; i++)
+                        for (int j = i ? 0 : 1; j < kw; j++)
+                            s = s + CNN__LOAD(at + (size_t)i * row + (size_t)j * (size_t)cell);
+                    CNN__STORE(y, s * scale);
+                }
+}
+
+CNN__INLINE void CNN__FN(cnn__avgpool_tiled_backward)(const cnn__pool *p, const float *dy, float *dx, int c,
+                                                      int cell, const int kh, const int kw) {
+    const size_t row = (size_t)p->w * (size_t)cell;
+    const CNN__VEC scale = CNN__SET1(1.0f / ((float)kh * (float)kw));
+    for (; c > 0; c--, dx += (size_t)(p->h - p->oh * kh) * row)
+        for (int oh = 0; oh < p->oh; oh++, dx += (size_t)kh * row)
+            for (int ow = 0; ow < p->ow; ow++)
+                for (int r = 0; r < cell; r += CNN__V, dy += CNN__V) {
+                    float *at = dx + (size_t)ow * (size_t)kw * (size_t)cell + (size_t)r;
+                    const CNN__VEC share = CNN__LOAD(dy) * scale;
+                    for (int i = 0; i < kh; i++)
+                        for (int j = 0; j < kw; j++)
+                            CNN__STORE(at + (size_t)i * row + (size_t)j * (size_t)cell, share);
+                }
+}
+
+CNN__INLINE void CNN__FN(cnn__maxpool_tiled)(const cnn__pool *p, const float *x, float *y, int c, int cell,
+                                             const int kh, const int kw) {
+    const size_t row = (size_t)p->w * (size_t)cell;
+    for (; c > 0; c--, x += (size_t)(p->h - p->oh * kh) * row)
+        for (int oh = 0; oh < p->oh; oh++, x += (size_t)kh * row)
+            for (int ow = 0; ow < p->ow; ow++)
+                for (int r = 0; r < cell; r += CNN__V, y += CNN__V) {
+                    const float *at = x + (size_t)ow * (size_t)kw * (size_t)cell + (size_t)r;
+                    CNN__VEC best = CNN__LOAD(at);
+                    for (int i = 0; i < kh; i++)
+                        for (int j = i ? 0 : 1; j < kw; j++)
+                            best = CNN__MAX_NAN(best,
+                                                CNN__LOAD(at + (size_t)i * row + (size_t)j * (size_t)cell));
+                    CNN__STORE(y, best);
+                }
+}
+
+CNN__INLINE void CNN__FN(cnn__maxpool_tiled_backward)(const cnn__pool *p, const float *x, const float *y,
+                                                      const float *dy, float *dx, int c, int cell,
+                                                      const int kh, const int kw) {
+    const size_t row = (size_t)p->w * (size_t)cell, rest_rows = (size_t)(p->h - p->oh * kh) * row;
+    for (; c > 0; c--, x += rest_rows, dx += rest_rows)
+        for (int oh = 0; oh < p->oh; oh++, x += (size_t)kh * row, dx += (size_t)kh * row)
+            for (int ow = 0; ow < p->ow; ow++)
+                for (int r = 0; r < cell; r += CNN__V, y += CNN__V, dy += CNN__V) {
+                    const size_t at = (size_t)ow * (size_t)kw * (size_t)cell + (size_t)r;
+                    const CNN__VEC top = CNN__LOAD(y);
+                    CNN__VEC rest = CNN__LOAD(dy); /* what has not been given away yet */
+                    for (int i = 0; i < kh; i++)
+                        for (int j = 0; j < kw; j++) {
+                            const size_t o = at + (size_t)i * row + (size_t)j * (size_t)cell;
+                            const CNN__VEC kept = CNN__IF_ABOVE(top, CNN__LOAD(x + o), rest);
+                            CNN__STORE(dx + o, rest - kept);
+                            rest = kept;
+                        }
+                }
+}
+
+static void CNN__FN(cnn__maxpool)(const cnn__pool *p, const float *x, float *y, int c, int cell) {
+    if (p->tiled && p->kh == 2 && p->kw == 2) {
+        CNN__FN(cnn__maxpool_tiled)(p, x, y, c, cell, 2, 2);
+        return;
+    }
+    if (p->tiled) {
+        CNN__FN(cnn__maxpool_tiled)(p, x, y, c, cell, p->kh, p->kw);
+        return;
+    }
+    for (; c > 0; c--, x += (size_t)p->h * (size_t)p->w * (size_t)cell)
+        for (int oh = 0; oh < p->oh; oh++) {
+            const cnn__window a = cnn__window_at(oh, p->h, p->kh, p->sh, p->ph, p->dh, 0);
+            for (int ow = 0; ow < p->ow; ow++, y += cell) {
+                const cnn__window b = cnn__window_at(ow, p->w, p->kw, p->sw, p->pw, p->dw, 0);
+                for (int r = 0; r < cell; r += CNN__V) {
+                    CNN__VEC best = CNN__SET1(-INFINITY);
+                    for (int i = a.first; i < a.end; i += p->dh)
+                        for (int j = b.first; j < b.end; j += p->dw)
+                            best = CNN__MAX_NAN(
+                                best,
+                                CNN__LOAD(x + ((size_t)i * (size_t)p->w + (size_t)j) * (size_t)cell + r));
+                    CNN__STORE(y + r, best);
+                }
+            }
+        }
+}
+
+/* Needs no indices: the gradient goes to the first element of the window that is not below the maximum.
+   `rest` is what has not been given away yet. */
+static void CNN__FN(cnn__maxpool_backward)(const cnn__pool *p, const float *x, const float *y,
+                                           const float *dy, float *dx, int c, int cell) {
+    const size_t plane = (size_t)p->h * (size_t)p->w * (size_t)cell;
+    if (!p->covers)
+        memset(dx, 0, (size_t)c * plane * sizeof(float));
+    if (p->tiled && p->kh == 2 && p->kw == 2) {
+        CNN__FN(cnn__maxpool_tiled_backward)(p, x, y, dy, dx, c, cell, 2, 2);
+        return;
+    }
+    if (p->tiled) {
+        CNN__FN(cnn__maxpool_tiled_backward)(p, x, y, dy, dx, c, cell, p->kh, p->kw);
+        return;
+    }
+    for (; c > 0; c--, x += plane, dx += plane)
+        for (int oh = 0; oh < p->oh; oh++) {
+            const cnn__window a = cnn__window_at(oh, p->h, p->kh, p->sh, p->ph, p->dh, 0);
+            for (int ow = 0; ow < p->ow; ow++, y += cell, dy += cell) {
+                const cnn__window b = cnn__window_at(ow, p->w, p->kw, p->sw, p->pw, p->dw, 0);
+                for (int r = 0; r < cell; r += CNN__V) {
+                    const CNN__VEC top = CNN__LOAD(y + r);
+                    CNN__VEC rest = CNN__LOAD(dy + r);
+                    for (int i = a.first; i < a.end; i += p->dh)
+                        for (int j = b.first; j < b.end; j += p->dw) {
+                            const size_t o =
+                                ((size_t)i * (size_t)p->w + (size_t)j) * (size_t)cell + (size_t)r;
+                            const CNN__VEC kept = CNN__IF_ABOVE(top, CNN__LOAD(x + o), rest);
+                            CNN__STORE(dx + o, CNN__LOAD(dx + o) + (rest - kept));
+                            rest = kept;
+                        }
+                }
+            }
+        }
+}
+
+static void CNN__FN(cnn__avgpool)(const cnn__pool *p, const float *x, float *y, int c, int cell) {
+    if (p->tiled && p->kh == 2 && p->kw == 2) {
+        CNN__FN(cnn__avgpool_tiled)(p, x, y, c, cell, 2, 2);
+        return;
+    }
+    if (p->tiled) {
+        CNN__FN(cnn__avgpool_tiled)(p, x, y, c, cell, p->kh, p->kw);
+        return;
+    }
+    for (; c > 0; c--, x += (size_t)p->h * (size_t)p->w * (size_t)cell)
+        for (int oh = 0; oh < p->oh; oh++) {
+            const cnn__window a = cnn__window_at(oh, p->h, p->kh, p->sh, p->ph, 1, p->exclude_padding);
+            for (int ow = 0; ow < p->ow; ow++, y += cell) {
+                const cnn__window b = cnn__window_at(ow, p->w, p->kw, p->sw, p->pw, 1, p->exclude_padding);
+                const CNN__VEC scale = CNN__SET1(1.0f / ((float)a.counted * (float)b.counted));
+                for (int r = 0; r < cell; r += CNN__V) {
+                    CNN__VEC s = CNN__SET1(0.0f);
+                    for (int i = a.first; i < a.end; i++)
+                        for (int j = b.first; j < b.end; j++)
+                            s = s + CNN__LOAD(x + ((size_t)i * (size_t)p->w + (size_t)j) * (size_t)cell + r);
+                    CNN__STORE(y + r, s * scale);
+                }
+            }
+        }
+}
+
+static void CNN__FN(cnn__avgpool_backward)(const cnn__pool *p, const float *dy, float *dx, int c, int cell) {
+    if (!p->covers)
+        memset(dx, 0, (size_t)c * (size_t)p->h * (size_t)p->w * (size_t)cell * sizeof(float));
+    if (p->tiled && p->kh == 2 && p->kw == 2) {
+        CNN__FN(cnn__avgpool_tiled_backward)(p, dy, dx, c, cell, 2, 2);
+        return;
+    }
+    if (p->tiled) {
+        CNN__FN(cnn__avgpool_tiled_backward)(p, dy, dx, c, cell, p->kh, p->kw);
+        return;
+    }
+    for (; c > 0; c--, dx += (size_t)p->h * (size_t)p->w * (size_t)cell)
+        for (int oh = 0; oh < p->oh; oh++) {
+            const cnn__window a = cnn__window_at(oh, p->h, p->kh, p->sh, p->ph, 1, p->exclude_padding);
+            for (int ow = 0; ow < p->ow; ow++, dy += cell) {
+                const cnn__window b = cnn__window_at(ow, p->w, p->kw, p->sw, p->pw, 1, p->exclude_padding);
+                const CNN__VEC scale = CNN__SET1(1.0f / ((float)a.counted * (float)b.counted));
+                for (int r = 0; r < cell; r += CNN__V) {
+                    const CNN__VEC share = CNN__LOAD(dy + r) * scale;
+                    for (int i = a.first; i < a.end; i++)
+                        for (int j = b.first; j < b.end; j++) {
+                            float *d = dx + ((size_t)i * (size_t)p->w + (size_t)j) * (size_t)cell + r;
+                            CNN__STORE(d, CNN__LOAD(d) + share);
+                        }
+                }
+            }
+        }
+}
+
+CNN__INLINE CNN__VEC CNN__FN(cnn__sgd1)(const cnn_sgd_options *o, CNN__VEC p, CNN__VEC g, CNN__VEC *v) {
+    const CNN__VEC momentum = CNN__SET1(o->momentum);
+    g = CNN__FMA(CNN__SET1(o->weight_decay), p, g);
+    if (o->momentum > 0) {
+        *v = CNN__FMA(momentum, *v, g);
+        g = o->nesterov ? CNN__FMA(momentum, *v, g) : *v;
+    }
+    return CNN__FMA(CNN__SET1(-o->lr), g, p);
+}
+
+static void CNN__FN(cnn__sgd)(const cnn_sgd_options *o, float *p, const float *g, float *v, size_t n) {
+    CNN__VEC u = CNN__SET1(0.0f);
+    const int moving = o->momentum > 0;
+    size_t i = 0;
+    for (; i + CNN__V <= n; i += CNN__V) {
+        if (moving)
+            u = CNN__LOAD(v + i);
+        CNN__STORE(p + i, CNN__FN(cnn__sgd1)(o, CNN__LOAD(p + i), CNN__LOAD(g + i), &u));
+        if (moving)
+            CNN__STORE(v + i, u);
+    }
+    if (i < n) {
+        const int r = (int)(n - i);
+        if (moving)
+            u = CNN__LOAD_N(v + i, r);
+        CNN__STORE_N(p + i, CNN__FN(cnn__sgd1)(o, CNN__LOAD_N(p + i, r), CNN__LOAD_N(g + i, r), &u), r);
+        if (moving)
+            CNN__STORE_N(v + i, u, r);
+    }
+}
+
+/* block[i] = bytes[i]/255, rounded as that division is: the remainder corrects the product. */
+static void CNN__FN(cnn__from_bytes)(const unsigned char *bytes, float *block, size_t n) {
+    const CNN__VEC scale = CNN__SET1(1.0f / 255.0f), unit = CNN__SET1(-255.0f);
+    for (size_t i = 0; i < n; i += CNN__V) {
+        const CNN__VEC v = CNN__LOAD_BYTES(bytes + i), q = v * scale;
+        CNN__STORE(block + i, CNN__FMA(CNN__FMA(q, unit, v), scale, q));
+    }
+}
+
+static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
+                                                   CNN__FN(cnn__product_run),
+                                                   CNN__FN(cnn__dot_run),
+                                                   CNN__FN(cnn__sum),
+                                                   CNN__FN(cnn__add_to),
+                                                   CNN__FN(cnn__sigmoid),
+                                                   CNN__FN(cnn__tanh),
+                                                   CNN__FN(cnn__relu),
+                                                   CNN__FN(cnn__sigmoid_backward),
+                                                   CNN__FN(cnn__tanh_backward),
+                                                   CNN__FN(cnn__relu_backward),
+                                                   CNN__FN(cnn__softmax),
+                                                   CNN__FN(cnn__softmax_backward),
+                                                   CNN__FN(cnn__maxpool),
+                                                   CNN__FN(cnn__maxpool_backward),
+                                                   CNN__FN(cnn__avgpool),
+                                                   CNN__FN(cnn__avgpool_backward),
+                                                   CNN__FN(cnn__sgd),
+                                                   CNN__FN(cnn__from_bytes)};
+
+#undef CNN__INSTANCE
+#undef CNN__NAME
+#undef CNN__V
+#undef CNN__VEC
+#undef CNN__REGISTERS
+#undef CNN__LOAD
+#undef CNN__STORE
+#undef CNN__LOAD_N
+#undef CNN__STORE_N
+#undef CNN__SET1
+#undef CNN__FMA
+#undef CNN__SUM
+#undef CNN__MAX
+#undef CNN__MIN
+#undef CNN__MAX_NAN
+#undef CNN__IF_ABOVE
+#undef CNN__SCALE
+#undef CNN__RECIPROCAL
+#undef CNN__LOAD_BYTES
+#undef CNN__FN
+#undef CNN__JOIN
+#undef CNN__JOIN_
+#undef CNN__TILES
+#undef CNN__DOT_ROWS
+#undef CNN__DOT_STEPS
+#undef CNN__DOT_TILES
+#endif /* CNN__INSTANCE */
+
+#if defined(CNN_IMPLEMENTATION) && !defined(CNN__IMPLEMENTATION_ENDED) && !defined(CNN__INSTANCE)
+
+#define CNN__IMPLEMENTATION_ENDED
+
+/* ---- >>dispatch -------------------------------------------------------------------------------------
+
+   One stretch an instruction set: the operations, then the header itself for the kernels. To add one: copy a
+   stretch, and name it in cnn__supported. Compilers need no flags: the functions within push and pop are
+   compiled for the instruction set named there. */
+
+#if CNN__X86 && defined(__clang__)
+#define CNN__TARGET_BEGIN_AVX512                                                                             \
+    _Pragma("clang attribute push(__attribute__((target(\"avx512f,avx2,fma\"))), apply_to = function)")
+#define CNN__TARGET_BEGIN_AVX2                                                                               \
+    _Pragma("clang attribute push(__attribute__((target(\"avx2,fma\"))), apply_to = function)")
+#define CNN__TARGET_END _Pragma("clang attribute pop")
+#elif CNN__X86
+#define CNN__TARGET_BEGIN_AVX512 _Pragma("GCC push_options") _Pragma("GCC target(\"avx512f,avx2,fma\")")
+#define CNN__TARGET_BEGIN_AVX2   _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma\")")
+#define CNN__TARGET_END          _Pragma("GCC pop_options")
+#endif
+
+#if CNN__X86
+/* Where an intrinsic has a form without a mask, GCC gives it an undefined operand, and g++ warns of it in its
+   own header: hence all lanes masked in, which costs nothing. */
+CNN__TARGET_BEGIN_AVX512
+CNN__INLINE float cnn__sum16(__m512 v) {
+    const __m256 upper = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xf, _mm512_castps_pd(v), 1));
+    const __m256 lower = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xf, _mm512_castps_pd(v), 0));
+    const __m256 half = _mm256_add_ps(lower, upper);
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+/* From 14 right bits, one step of Newton's method; a division takes longer than the whole sigmoid. */
+CNN__INLINE __m512 cnn__reciprocal16(__m512 v) {
+    const __m512 r = _mm512_maskz_rcp14_ps((__mmask16)0xffff, v);
+    return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(v, r, _mm512_set1_ps(1.0f)), r);
+}
+#define CNN__INSTANCE          avx512
+#define CNN__NAME              "avx512"
+#define CNN__V                 16
+#define CNN__VEC               __m512
+#define CNN__REGISTERS         32
+#define CNN__LANE_MASK(n)      ((__mmask16)((1u << (n)) - 1u))
+#define CNN__LOAD(p)           _mm512_loadu_ps(p)
+#define CNN__STORE(p, v)       _mm512_storeu_ps(p, v)
+#define CNN__LOAD_N(p, n)      _mm512_maskz_loadu_ps(CNN__LANE_MASK(n), p)
+#define CNN__STORE_N(p, v, n)  _mm512_mask_storeu_ps(p, CNN__LANE_MASK(n), v)
+#define CNN__SET1(f)           _mm512_set1_ps(f)
+#define CNN__FMA(a, b, c)      _mm512_fmadd_ps(a, b, c)
+#define CNN__SUM(v)            cnn__sum16(v)
+#define CNN__MAX(a, b)         _mm512_maskz_max_ps(CNN__LANE_MASK(16), a, b)
+#define CNN__MIN(a, b)         _mm512_maskz_min_ps(CNN__LANE_MASK(16), a, b)
+#define CNN__MAX_NAN(a, b)     _mm512_mask_mov_ps(CNN__MAX(a, b), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a)
+#define CNN__IF_ABOVE(a, b, v) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ), v)
+#define CNN__SCALE(v, t)                                                                                     \
+    _mm512_castsi512_ps(_mm512_add_epi32(                                                                    \
+        _mm512_castps_si512(v), _mm512_maskz_slli_epi32(CNN__LANE_MASK(16), _mm512_castps_si512(t), 23)))
+#define CNN__RECIPROCAL(v) cnn__reciprocal16(v)
+#define CNN__LOAD_BYTES(p)                                                                                   \
+    _mm512_maskz_cvtepi32_ps(                                                                                \
+        CNN__LANE_MASK(16),                                                                                  \
+        _mm512_maskz_cvtepu8_epi32(CNN__LANE_MASK(16), _mm_loadu_si128((const __m128i *)(const void *)(p))))
+#include "cnn.h"
+#undef CNN__LANE_MASK
+CNN__TARGET_END
+
+CNN__TARGET_BEGIN_AVX2
+CNN__INLINE __m256i cnn__lane_mask8(int n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+CNN__INLINE float cnn__sum8(__m256 v) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+#define CNN__INSTANCE          avx2
+#define CNN__NAME              "avx2"
+#define CNN__V                 8
+#define CNN__VEC               __m256
+#define CNN__REGISTERS         16
+#define CNN__LOAD(p)           _mm256_loadu_ps(p)
+#define CNN__STORE(p, v)       _mm256_storeu_ps(p, v)
+#define CNN__LOAD_N(p, n)      _mm256_maskload_ps(p, cnn__lane_mask8(n))
+#define CNN__STORE_N(p, v, n)  _mm256_maskstore_ps(p, cnn__lane_mask8(n), v)
+#define CNN__SET1(f)           _mm256_set1_ps(f)
+#define CNN__FMA(a, b, c)      _mm256_fmadd_ps(a, b, c)
+#define CNN__SUM(v)            cnn__sum8(v)
+#define CNN__MAX(a, b)         _mm256_max_ps(a, b)
+#define CNN__MIN(a, b)         _mm256_min_ps(a, b)
+#define CNN__MAX_NAN(a, b)     _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q))
+#define CNN__IF_ABOVE(a, b, v) _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_NLE_UQ), v)
+#define CNN__SCALE(v, t)                                                                                     \
+    _mm256_castsi256_ps(                                                                                     \
+        _mm256_add_epi32(_mm256_castps_si256(v), _mm256_slli_epi32(_mm256_castps_si256(t), 23)))
+#define CNN__RECIPROCAL(v) _mm256_div_ps(_mm256_set1_ps(1.0f), v)
+#define CNN__LOAD_BYTES(p)                                                                                   \
+    _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p))))
+#include "cnn.h"
+CNN__TARGET_END
+#endif /* CNN__X86 */
+
+#if CNN__VECTORS
+/* What every GCC and Clang has: vectors of 16 bytes, which become SSE2, NEON or plain code. */
+typedef float cnn__vec4 __attribute__((vector_size(16)));
+typedef int32_t cnn__ivec4 __attribute__((vector_size(16)));
+typedef uint32_t cnn__uvec4 __attribute__((vector_size(16)));
+
+CNN__INLINE cnn__vec4 cnn__load4(const float *p) {
+    cnn__vec4 v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+CNN__INLINE void cnn__store4(float *p, cnn__vec4 v) {
+    memcpy(p, &v, sizeof v);
+}
+CNN__INLINE cnn__vec4 cnn__load4_n(const float *p, int n) {
+    const cnn__vec4 v = {p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f};
+    return v;
+}
+CNN__INLINE cnn__vec4 cnn__load_bytes4(const unsigned char *p) {
+    const cnn__vec4 v = {(float)p[0], (float)p[1], (float)p[2], (float)p[3]};
+    return v;
+}
+CNN__INLINE void cnn__store4_n(float *p, cnn__vec4 v, int n) {
+    for (int i = 0; i < n; i++)
+        p[i] = v[i];
+}
+CNN__INLINE cnn__vec4 cnn__set4(float f) {
+    const cnn__vec4 v = {f, f, f, f};
+    return v;
+}
+CNN__INLINE cnn__vec4 cnn__select4(cnn__ivec4 mask, cnn__vec4 a, cnn__vec4 b) { /* mask ? a : b */
+    return (cnn__vec4)((mask & (cnn__ivec4)a) | (~mask & (cnn__ivec4)b));
+}
+#define CNN__INSTANCE vec4
+#if CNN__X86
+#define CNN__NAME      "sse2"
+#define CNN__REGISTERS 16
+#elif CNN__NEON
+#define CNN__NAME      "neon"
+#define CNN__REGISTERS 32
+#else
+#define CNN__NAME      "vector"
+#define CNN__REGISTERS 16
+#endif
+#define CNN__V                4
+#define CNN__VEC              cnn__vec4
+#define CNN__LOAD(p)          cnn__load4(p)
+#define CNN__STORE(p, v)      cnn__store4(p, v)
+#define CNN__LOAD_N(p, n)     cnn__load4_n(p, n)
+#define CNN__STORE_N(p, v, n) cnn__store4_n(p, v, n)
+#define CNN__SET1(f)          cnn__set4(f)
+#if CNN__NEON
+#define CNN__FMA(a, b, c) ((cnn__vec4)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b)))
+#else
+#define CNN__FMA(a, b, c) ((a) * (b) + (c))
+#endif
+#define CNN__SUM(v)            (((v)[0] + (v)[2]) + ((v)[1] + (v)[3]))
+#define CNN__MAX(a, b)         cnn__select4((cnn__ivec4)((a) > (b)), a, b)
+#define CNN__MIN(a, b)         cnn__select4((cnn__ivec4)((a) < (b)), a, b)
+#define CNN__MAX_NAN(a, b)     cnn__select4((cnn__ivec4)((a) > (b)) | (cnn__ivec4)((a) != (a)), a, b)
+#define CNN__IF_ABOVE(a, b, v) ((cnn__vec4)(~(cnn__ivec4)((a) <= (b)) & (cnn__ivec4)(v)))
+#define CNN__SCALE(v, t)       ((cnn__vec4)((cnn__uvec4)(v) + ((cnn__uvec4)(t) << 23)))
+#define CNN__RECIPROCAL(v)     (cnn__set4(1.0f) / (v))
+#define CNN__LOAD_BYTES(p)     cnn__load_bytes4(p)
+#include "cnn.h"
+#endif /* CNN__VECTORS */
+
+/* Plain floats: compilers without vector types, and pooling in planes. */
+CNN__INLINE float cnn__scale1(float v, float t) {
+    uint32_t a = 0, b = 0;
+    memcpy(&a, &v, sizeof a);
+    memcpy(&b, &t, sizeof b);
+    a += b << 23;
+    memcpy(&v, &a, sizeof v);
+    return v;
+}
+#define CNN__INSTANCE          scalar
+#define CNN__NAME              "scalar"
+#define CNN__V                 1
+#define CNN__VEC               float
+#define CNN__REGISTERS         16
+#define CNN__LOAD(p)           (*(p))
+#define CNN__STORE(p, v)       (*(p) = (v))
+#define CNN__LOAD_N(p, n)      ((void)(n), *(p))
+#define CNN__STORE_N(p, v, n)  ((void)(n), *(p) = (v))
+#define CNN__SET1(f)           (f)
+#define CNN__FMA(a, b, c)      ((a) * (b) + (c))
+#define CNN__SUM(v)            (v)
+#define CNN__MAX(a, b)         ((a) > (b) ? (a) : (b))
+#define CNN__MIN(a, b)         ((a) < (b) ? (a) : (b))
+#define CNN__MAX_NAN(a, b)     ((a) > (b) || (a) != (a) ? (a) : (b))
+#define CNN__IF_ABOVE(a, b, v) ((a) <= (b) ? 0.0f : (v))
+#define CNN__SCALE(v, t)       cnn__scale1(v, t)
+#define CNN__RECIPROCAL(v)     (1.0f / (v))
+#define CNN__LOAD_BYTES(p)     ((float)*(p))
+#include "cnn.h"
+
+/* Best first. */
+static const cnn__kernels *const cnn__instances[] = {
+#if CNN__X86
+    &cnn__kernels_avx512, &cnn__kernels_avx2,
+#endif
+#if CNN__VECTORS
+    &cnn__kernels_vec4,
+#endif
+    &cnn__kernels_scalar};
+
+static int cnn__supported(const cnn__kernels *k) {
+#if CNN__X86
+    if (k == &cnn__kernels_avx512)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx2") &&
+               __builtin_cpu_supports("fma");
+    if (k == &cnn__kernels_avx2)
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    (void)k;
+    return 1;
+}
+
+/* The only state of the library: set on first use, always to the same value, except by tests. */
+static const cnn__kernels *volatile cnn__chosen;
+
+/* Tests choose an instruction set by its name, NULL for the best again; 0: not in this build or machine. */
+CNN__MAYBE static int cnn__select_isa(const char *name) {
+    for (size_t i = 0; i < sizeof cnn__instances / sizeof cnn__instances[0]; i++)
+        if ((!name || !strcmp(name, cnn__instances[i]->name)) && cnn__supported(cnn__instances[i])) {
+            cnn__chosen = cnn__instances[i];
+            return 1;
+        }
+    return 0;
+}
+
+static const cnn__kernels *cnn__k(void) {
+    if (!cnn__chosen)
+        cnn__select_isa(NULL);
+    return cnn__chosen;
+}
+
+CNN_API const char *cnn_instruction_set(void) {
+    return cnn__k()->name;
+}
+
+/* ---- >>tensor -------------------------------------------------------------------------------------- */
+
+#define CNN__TRY(expression)                                                                                 \
+    do {                                                                                                     \
+        const cnn_status cnn__tried = (expression);                                                          \
+        if (cnn__tried != CNN_OK)                                                                            \
+            return cnn__tried;                                                                               \
+    } while (0)
+
+/* Elements of a shape; 0 where a size is below 1 or the bytes overflow. */
+static size_t cnn__elements(int n, int c, int h, int w) {
+    if (n < 1 || c < 1 || h < 1 || w < 1)
+        return 0;
+    const size_t count = cnn__mul(cnn__mul((size_t)n, (size_t)c), cnn__mul((size_t)h, (size_t)w));
+    return count > SIZE_MAX / sizeof(float) / 2 ? 0 : count;
+}
+
+static size_t cnn__size(const cnn_tensor *t) { /* of a tensor already checked */
+    return (size_t)t->n * (size_t)t->c * (size_t)t->h * (size_t)t->w;
+}
+
+static cnn_status cnn__check_sizes(const char *where, const char *name, int n, int c, int h, int w) {
+    if (n < 1 || c < 1 || h < 1 || w < 1)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: %s is %dx%dx%dx%d; every size must be at least 1", where, name,
+                         n, c, h, w);
+    if (!cnn__elements(n, c, h, w))
+        return cnn__fail(CNN_ERR_SHAPE, "%s: %s is %dx%dx%dx%d, which overflows the address space", where,
+                         name, n, c, h, w);
+    return CNN_OK;
+}
+
+static cnn_status cnn__check_pointer(const char *where, const char *name, const void *p) {
+    return p ? CNN_OK : cnn__fail(CNN_ERR_ARGUMENT, "%s: %s is NULL", where, name);
+}
+
+static cnn_status cnn__check(const char *where, const char *name, const cnn_tensor *t) {
+    CNN__TRY(cnn__check_pointer(where, name, t));
+    CNN__TRY(cnn__check_sizes(where, name, t->n, t->c, t->h, t->w));
+    return t->data ? CNN_OK : cnn__fail(CNN_ERR_ARGUMENT, "%s: %s has no data (NULL)", where, name);
+}
+
+static cnn_status cnn__check_shape(const char *where, const char *name, const cnn_tensor *t, int n, int c,
+                                   int h, int w) {
+    CNN__TRY(cnn__check(where, name, t));
+    if (t->n != n || t->c != c || t->h != h || t->w != w)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: %s is %dx%dx%dx%d, it must be %dx%dx%dx%d", where, name, t->n,
+                         t->c, t->h, t->w, n, c, h, w);
+    return CNN_OK;
+}
+
+static int cnn__overlap(const void *a, size_t a_bytes, const void *b, size_t b_bytes) {
+    const uintptr_t p = (uintptr_t)a, q = (uintptr_t)b;
+    return p < q ? q - p < a_bytes : p - q < b_bytes;
+}
+
+/* Tensors that were checked, either may be NULL. */
+static cnn_status cnn__check_apart(const char *where, const char *a_name, const cnn_tensor *a,
+                                   const char *b_name, const cnn_tensor *b) {
+    if (a && b && cnn__overlap(a->data, cnn__size(a) * sizeof(float), b->data, cnn__size(b) * sizeof(float)))
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: %s overlaps %s", where, a_name, b_name);
+    return CNN_OK;
+}
+
+static cnn_status cnn__check_apart_or_same(const char *where, const char *a_name, const cnn_tensor *a,
+                                           const char *b_name, const cnn_tensor *b) {
+    return a->data == b->data ? CNN_OK : cnn__check_apart(where, a_name, a, b_name, b);
+}
+
+/* The results of a backward pass, each of which may be NULL, from its inputs and from one another. */
+static cnn_status cnn__check_results_apart(const char *where, const cnn_tensor *x, const cnn_tensor *weight,
+                                           const cnn_tensor *dy, const cnn_tensor *dx, const cnn_tensor *dw,
+                                           const cnn_tensor *db) {
+    const cnn_tensor *const in[] = {x, weight, dy}, *const out[] = {dx, dw, db};
+    const char *const in_names[] = {"x", "weight", "dy"}, *const out_names[] = {"dx", "dw", "db"};
+    for (int i = 0; i < 3; i++)
+        for (int j = 0; j < 3; j++) {
+            CNN__TRY(cnn__check_apart(where, out_names[i], out[i], in_names[j], in[j]));
+            if (i < j)
+                CNN__TRY(cnn__check_apart(where, out_names[i], out[i], out_names[j], out[j]));
+        }
+    return CNN_OK;
+}
+
+static cnn_status cnn__no_memory(const char *where, size_t bytes) {
+    return cnn__fail(CNN_ERR_NOMEM, "%s: out of memory (%zu bytes wanted)", where, bytes);
+}
+
+CNN_API cnn_status cnn_tensor_alloc(cnn_tensor *t, int n, int c, int h, int w) {
+    CNN__TRY(cnn__check_pointer("cnn_tensor_alloc", "t", t));
+    CNN__TRY(cnn__check_sizes("cnn_tensor_alloc", "t", n, c, h, w));
+    const size_t bytes = cnn__elements(n, c, h, w) * sizeof(float);
+    float *data = (float *)cnn__alloc(bytes);
+    if (!data)
+        return cnn__no_memory("cnn_tensor_alloc", bytes);
+    t->n = n;
+    t->c = c;
+    t->h = h;
+    t->w = w;
+    t->data = data;
+    return CNN_OK;
+}
+
+CNN_API void cnn_tensor_free(cnn_tensor *t) {
+    if (!t)
+        return;
+    cnn__free(t->data);
+    memset(t, 0, sizeof *t);
+}
+
+CNN_API cnn_status cnn_tensor_count(const cnn_tensor *t, size_t *count) {
+    CNN__TRY(cnn__check_pointer("cnn_tensor_count", "t", t));
+    CNN__TRY(cnn__check_pointer("cnn_tensor_count", "count", count));
+    CNN__TRY(cnn__check_sizes("cnn_tensor_count", "t", t->n, t->c, t->h, t->w));
+    *count = cnn__size(t);
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_tensor_fill(cnn_tensor *t, float value) {
+    CNN__TRY(cnn__check("cnn_tensor_fill", "t", t));
+    const size_t n = cnn__size(t);
+    for (size_t i = 0; i < n; i++)
+        t->data[i] = value;
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_tensor_copy(cnn_tensor *dst, const cnn_tensor *src) {
+    CNN__TRY(cnn__check("cnn_tensor_copy", "src", src));
+    CNN__TRY(cnn__check_shape("cnn_tensor_copy", "dst", dst, src->n, src->c, src->h, src->w));
+    CNN__TRY(cnn__check_apart_or_same("cnn_tensor_copy", "dst", dst, "src", src));
+    if (dst->data != src->data)
+        memcpy(dst->data, src->data, cnn__size(src) * sizeof(float));
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_tensor_reshape(cnn_tensor *t, int n, int c, int h, int w) {
+    CNN__TRY(cnn__check_pointer("cnn_tensor_reshape", "t", t));
+    CNN__TRY(cnn__check_sizes("cnn_tensor_reshape", "t", t->n, t->c, t->h, t->w));
+    CNN__TRY(cnn__check_sizes("cnn_tensor_reshape", "the new shape", n, c, h, w));
+    if (cnn__elements(n, c, h, w) != cnn__size(t))
+        return cnn__fail(CNN_ERR_SHAPE,
+                         "cnn_tensor_reshape: %dx%dx%dx%d has %zu elements, %dx%dx%dx%d has %zu", t->n, t->c,
+                         t->h, t->w, cnn__size(t), n, c, h, w, cnn__elements(n, c, h, w));
+    t->n = n;
+    t->c = c;
+    t->h = h;
+    t->w = w;
+    return CNN_OK;
+}
+
+/* ---- >>geometry -------------------------------------------------------------------------------------
+
+   A convolution's PACKED image: each channel padded and, for a stride (sh, sw), split into sh*sw phases, the
+   phase (r, s) holding the padded pixels (i*sh + r, j*sw + s). Kernel element (a, b) then sees, for output
+   (i, j), the pixel (i, j) of one phase shifted by a constant: off(a, b) below. So stride, dilation and every
+   padding mode exist in cnn__pack and its adjoint alone, and the three products know nothing of them: forward
+   y[o] = sum over c, a, b of w[o][c][a][b] * packed[c] at off(a, b) dw        dw[o][c][a][b] += sum over
+   pixels of dy[o] * packed[c] at off(a, b) dx        packed dx[c] at off(a, b) += sum over o of w[o][c][a][b]
+   * dy[o], then unpacked. Without padding and stride the image is its own packed form (`direct`).
+
+   The kernels run over LINES of `run` floats: rows of the output; or, for narrow planes (`flat`), one line
+   that takes all rows together at the packed image's pitch, the few columns between the rows being wasted. */
+typedef struct cnn__conv {
+    int groups, c, o; /* channels of one group */
+    int h, w, oh, ow, kh, kw, sh, sw, dh, dw, pt, pl;
+    cnn_padding_mode mode;
+    int cell, hp, wp, hq, wq, direct, flat;
+    int steps;          /* c*kh*kw */
+    int plane, y_plane; /* floats of a channel: packed, and of y as the kernels see it */
+    int lines, x_pitch, y_pitch;
+    size_t run;
+    cnn__tap *tap;  /* [steps]: forward and dw */
+    cnn__tap *back; /* [o]: dx */
+} cnn__conv;
+
+static int cnn__or(int value, int otherwise) {
+    return value ? value : otherwise;
+}
+
+/* The element that padded position i stands for, or -1 for a zero. */
+static int cnn__source(int i, int pad, int n, cnn_padding_mode mode) {
+    i -= pad;
+    if (i >= 0 && i < n)
+        return i;
+    switch (mode) {
+    case CNN_PAD_REFLECT:
+        return i < 0 ? -i : 2 * (n - 1) - i;
+    case CNN_PAD_REPLICATE:
+        return i < 0 ? 0 : n - 1;
+    case CNN_PAD_CIRCULAR:
+        return i < 0 ? i + n : i - n;
+    case CNN_PAD_ZEROS:
+    default:
+        return -1;
+    }
+}
+
+static cnn_status cnn__check_padding(const char *where, int pad, int size, cnn_padding_mode mode) {
+    if (mode == CNN_PAD_REFLECT && pad >= size)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: reflect padding %d must be less than the size %d", where, pad,
+                         size);
+    if (mode == CNN_PAD_CIRCULAR && pad > size)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: circular padding %d must be at most the size %d", where, pad,
+                         size);
+    return CNN_OK;
+}
+
+/* Checks options against an input c*h*w and a kernel of o output channels and kh*kw, and works out everything
+   but the tables. */
+static cnn_status cnn__conv_setup(const char *where, cnn__conv *v, int c, int h, int w, int o, int kh, int kw,
+                                  const cnn_conv2d_options *options, int cell) {
+    static const cnn_conv2d_options defaults = {0, 0, 0, 0, 0, 0, 0, 0, 0, CNN_PAD_ZEROS};
+    const cnn_conv2d_options *p = options ? options : &defaults;
+    if (p->stride_h < 0 || p->stride_w < 0)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: stride %dx%d must not be negative", where, p->stride_h,
+                         p->stride_w);
+    if (p->dilation_h < 0 || p->dilation_w < 0)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: dilation %dx%d must not be negative", where, p->dilation_h,
+                         p->dilation_w);
+    if (p->pad_top < 0 || p->pad_bottom < 0 || p->pad_left < 0 || p->pad_right < 0)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: padding %d,%d,%d,%d must not be negative", where, p->pad_top,
+                         p->pad_bottom, p->pad_left, p->pad_right);
+    if ((int)p->padding_mode < 0 || (int)p->padding_mode > (int)CNN_PAD_CIRCULAR)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: padding mode %d is unknown", where, (int)p->padding_mode);
+    const int groups = cnn__or(p->groups, 1);
+    if (groups < 1 || c % groups || o % groups)
+        return cnn__fail(groups < 1 ? CNN_ERR_ARGUMENT : CNN_ERR_SHAPE,
+                         "%s: %d groups must divide the %d input and %d output channels", where, groups, c,
+                         o);
+    CNN__TRY(cnn__check_padding(where, p->pad_top, h, p->padding_mode));
+    CNN__TRY(cnn__check_padding(where, p->pad_bottom, h, p->padding_mode));
+    CNN__TRY(cnn__check_padding(where, p->pad_left, w, p->padding_mode));
+    CNN__TRY(cnn__check_padding(where, p->pad_right, w, p->padding_mode));
+    memset(v, 0, sizeof *v);
+    v->groups = groups;
+    v->c = c / groups;
+    v->o = o / groups;
+    v->h = h;
+    v->w = w;
+    v->kh = kh;
+    v->kw = kw;
+    v->sh = cnn__or(p->stride_h, 1);
+    v->sw = cnn__or(p->stride_w, 1);
+    v->dh = cnn__or(p->dilation_h, 1);
+    v->dw = cnn__or(p->dilation_w, 1);
+    v->pt = p->pad_top;
+    v->pl = p->pad_left;
+    v->mode = p->padding_mode;
+    v->cell = cell;
+    const int64_t hp = (int64_t)h + p->pad_top + p->pad_bottom, wp = (int64_t)w + p->pad_left + p->pad_right;
+    const int64_t eh = (int64_t)v->dh * (kh - 1) + 1, ew = (int64_t)v->dw * (kw - 1) + 1;
+    if (eh > hp || ew > wp)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: kernel %dx%d does not fit its %dx%d input%s", where, kh, kw, h,
+                         w,
+                         v->dh > 1 || v->dw > 1 ? " at this dilation"
+                         : hp > h || wp > w     ? " and padding"
+                                                : "");
+    const int64_t hq = (hp + v->sh - 1) / v->sh, wq = (wp + v->sw - 1) / v->sw;
+    v->oh = (int)((hp - eh) / v->sh + 1);
+    v->ow = (int)((wp - ew) / v->sw + 1);
+    /* The tables hold int offsets within one group's packed image and output. */
+    const size_t plane =
+        cnn__mul(cnn__mul((size_t)v->sh * (size_t)v->sw, (size_t)hq), cnn__mul((size_t)wq, (size_t)cell));
+    const size_t y_plane = cnn__mul(cnn__mul((size_t)v->oh, (size_t)(wq > v->ow ? wq : v->ow)), (size_t)cell);
+    const size_t steps = cnn__mul(cnn__mul((size_t)v->c, (size_t)kh), (size_t)kw);
+    if (hp > INT_MAX || wp > INT_MAX || cnn__mul((size_t)v->c, plane) > INT_MAX ||
+        cnn__mul((size_t)v->o, y_plane) > INT_MAX || cnn__mul(steps, (size_t)v->o) > INT_MAX)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: %dx%dx%d with kernel %dx%d to %d channels is too large", where,
+                         c, h, w, kh, kw, o);
+    v->hp = (int)hp;
+    v->wp = (int)wp;
+    v->hq = (int)hq;
+    v->wq = (int)wq;
+    v->direct = hp == h && wp == w && v->sh == 1 && v->sw == 1;
+    v->steps = (int)steps;
+    v->plane = (int)plane;
+    v->x_pitch = v->wq * cell;
+    v->flat = cell == 1 && v->wq != v->ow && v->ow % 16 && v->ow < 128;
+    v->y_pitch = (v->flat ? v->wq : v->ow) * cell;
+    v->y_plane = v->oh * v->y_pitch;
+    if (v->x_pitch == v->y_pitch) { /* rows follow one another without a gap in x and y */
+        v->lines = 1;
+        v->run = (size_t)(v->oh - 1) * (size_t)v->y_pitch + (size_t)v->ow * (size_t)cell;
+    } else {
+        v->lines = v->oh;
+        v->run = (size_t)v->ow * (size_t)cell;
+    }
+    return CNN_OK;
+}
+
+static int cnn__conv_offset(const cnn__conv *v, int a, int b) {
+    const int phase = a * v->dh % v->sh * v->sw + b * v->dw % v->sw;
+    return ((phase * v->hq + a * v->dh / v->sh) * v->wq + b * v->dw / v->sw) * v->cell;
+}
+
+/* Takes the tables from the arena and, unless it only counts, fills them in. */
+static void cnn__conv_tables(cnn__conv *v, cnn__arena *arena) {
+    v->tap = (cnn__tap *)cnn__take(arena, (size_t)v->steps, sizeof *v->tap);
+    v->back = (cnn__tap *)cnn__take(arena, (size_t)v->o, sizeof *v->back);
+    if (!arena->base)
+        return;
+    for (int k = 0; k < v->steps; k++) {
+        const int c = k / (v->kh * v->kw), a = k / v->kw % v->kh, b = k % v->kw;
+        v->tap[k].x = c * v->plane + cnn__conv_offset(v, a, b);
+        v->tap[k].w = k;
+    }
+    for (int o = 0; o < v->o; o++) {
+        v->back[o].x = o * v->y_plane;
+        v->back[o].w = o * v->steps;
+    }
+}
+
+/* The positions j of phase s, at stride step, that lie on an image row of size n behind `pad` padding: from
+   *from to *to, not included. */
+static void cnn__inside(int s, int step, int pad, int n, int count, int *from, int *to) {
+    const int first = pad > s ? (pad - s + step - 1) / step : 0;
+    const int64_t last = (int64_t)pad + n - 1 - s; /* j*step <= last */
+    const int64_t end = last < 0 ? 0 : last / step + 1;
+    *to = end < count ? (int)end : count;
+    *from = first < *to ? first : *to;
+}
+
+/* One row of a phase from one row of the image. */
+static void cnn__pack_row(const cnn__conv *v, const float *src, int s, float *dst) {
+    const size_t cell = (size_t)v->cell, bytes = cell * sizeof(float);
+    int from = 0, to = 0;
+    cnn__inside(s, v->sw, v->pl, v->w, v->wq, &from, &to);
+    for (int j = 0; j < v->wq; j++) {
+        if (j == from && to > from) { /* the image's own pixels */
+            const float *p = src + (size_t)(from * v->sw + s - v->pl) * cell;
+            if (v->sw == 1)
+                memcpy(dst + (size_t)from * cell, p, (size_t)(to - from) * bytes);
+            else if (cell == 1)
+                for (; j < to; j++, p += v->sw)
+                    dst[j] = *p;
+            else
+                for (; j < to; j++, p += (size_t)v->sw * cell)
+                    memcpy(dst + (size_t)j * cell, p, bytes);
+            j = to - 1;
+            continue;
+        }
+        const int64_t i = (int64_t)j * v->sw + s;
+        const int source = i < v->wp ? cnn__source((int)i, v->pl, v->w, v->mode) : -1;
+        if (source < 0)
+            memset(dst + (size_t)j * cell, 0, bytes);
+        else
+            memcpy(dst + (size_t)j * cell, src + (size_t)source * cell, bytes);
+    }
+}
+
+/* Packs channels c0..c1-1 of a group's image x into packed. */
+static void cnn__pack(const cnn__conv *v, const float *x, int c0, int c1, float *packed) {
+    const size_t row = (size_t)v->x_pitch;
+    for (int c = c0; c < c1; c++)
+        for (int r = 0; r < v->sh; r++)
+            for (int i = 0; i < v->hq; i++) {
+                const int64_t at = (int64_t)i * v->sh + r;
+                const int source = at < v->hp ? cnn__source((int)at, v->pt, v->h, v->mode) : -1;
+                const float *src = x + ((size_t)c * (size_t)v->h + (size_t)(source < 0 ? 0 : source)) *
+                                           (size_t)v->w * (size_t)v->cell;
+                for (int s = 0; s < v->sw; s++) {
+                    float *dst =
+                        packed + (size_t)c * (size_t)v->plane + (size_t)((r * v->sw + s) * v->hq + i) * row;
+                    if (source < 0)
+                        memset(dst, 0, row * sizeof(float));
+                    else
+                        cnn__pack_row(v, src, s, dst);
+                }
+            }
+}
+
+/* The adjoint of packing a row: every packed pixel is added to the one it was a copy of. */
+static void cnn__unpack_row(const cnn__conv *v, const cnn__kernels *k, const float *src, int s, float *dst) {
+    const size_t cell = (size_t)v->cell;
+    int from = 0, to = 0;
+    cnn__inside(s, v->sw, v->pl, v->w, v->wq, &from, &to);
+    for (int j = 0; j < v->wq; j++) {
+        if (j == from && to > from) {
+            float *p = dst + (size_t)(from * v->sw + s - v->pl) * cell;
+            if (v->sw == 1)
+                k->add(p, src + (size_t)from * cell, (size_t)(to - from) * cell);
+            else if (cell == 1)
+                for (; j < to; j++, p += v->sw)
+                    *p += src[j];
+            else
+                for (; j < to; j++, p += (size_t)v->sw * cell)
+                    k->add(p, src + (size_t)j * cell, cell);
+            j = to - 1;
+            continue;
+        }
+        const int64_t i = (int64_t)j * v->sw + s;
+        const int source = i < v->wp ? cnn__source((int)i, v->pl, v->w, v->mode) : -1;
+        if (source >= 0)
+            k->add(dst + (size_t)source * cell, src + (size_t)j * cell, cell);
+    }
+}
+
+/* dx of channels c0..c1-1 = the adjoint of cnn__pack applied to packed, which begins with channel c0. */
+static void cnn__unpack(const cnn__conv *v, const cnn__kernels *k, const float *packed, int c0, int c1,
+                        float *dx) {
+    const size_t image = (size_t)v->h * (size_t)v->w * (size_t)v->cell, row = (size_t)v->x_pitch;
+    memset(dx + (size_t)c0 * image, 0, (size_t)(c1 - c0) * image * sizeof(float));
+    for (int c = c0; c < c1; c++)
+        for (int r = 0; r < v->sh; r++)
+            for (int i = 0; i < v->hq; i++) {
+                const int64_t at = (int64_t)i * v->sh + r;
+                const int source = at < v->hp ? cnn__source((int)at, v->pt, v->h, v->mode) : -1;
+                if (source < 0)
+                    continue;
+                float *dst = dx + (size_t)c * image + (size_t)source * (size_t)v->w * (size_t)v->cell;
+                for (int s = 0; s < v->sw; s++)
+                    cnn__unpack_row(v, k,
+                                    packed + (size_t)(c - c0) * (size_t)v->plane +
+                                        (size_t)((r * v->sw + s) * v->hq + i) * row,
+                                    s, dst);
+            }
+}
+
+/* ---- >>conv ------------------------------------------------------------------------------------------
+
+   First the three products over one group of one image (a plane) or of one block. The weight, and dw, point
+   to the group's part; packed is the group's packed image. */
+
+/* Output channels m0..m1-1 of the group; y begins with channel m0. bias, of the group, may be NULL. */
+static void cnn__conv_forward(const cnn__conv *v, const cnn__kernels *k, const float *packed,
+                              const float *weight, const float *bias, int m0, int m1, float *y) {
+    cnn__product a;
+    memset(&a, 0, sizeof a);
+    a.rows = m1 - m0;
+    a.steps = v->steps;
+    a.n = v->run;
+    a.tap = v->tap;
+    a.w = weight + (size_t)m0 * (size_t)v->steps;
+    a.wm = v->steps;
+    a.bias = bias ? bias + m0 : NULL;
+    a.start = bias ? CNN__BIAS : CNN__ZERO;
+    a.ym = v->y_plane;
+    for (int i = 0; i < v->lines; i++) {
+        a.x = packed + (size_t)i * (size_t)v->x_pitch;
+        a.y = y + (size_t)i * (size_t)v->y_pitch;
+        k->product(&a);
+    }
+}
+
+/* Input channels c0..c1-1; packed_dx begins with channel c0 and must hold zeros. */
+static void cnn__conv_backward_x(const cnn__conv *v, const cnn__kernels *k, const float *weight,
+                                 const float *dy, int c0, int c1, float *packed_dx) {
+    const int elements = v->kh * v->kw;
+    cnn__product a;
+    memset(&a, 0, sizeof a);
+    a.rows = c1 - c0;
+    a.steps = v->o;
+    a.n = v->run;
+    a.tap = v->back;
+    a.wm = elements;
+    a.start = CNN__ACCUMULATE;
+    a.ym = v->plane;
+    for (int i = 0; i < v->lines; i++)
+        for (int e = 0; e < elements; e++) {
+            a.x = dy + (size_t)i * (size_t)v->y_pitch;
+            a.w = weight + (size_t)c0 * (size_t)elements + e;
+            a.y = packed_dx + cnn__conv_offset(v, e / v->kw, e % v->kw) + (size_t)i * (size_t)v->x_pitch;
+            k->product(&a);
+        }
+}
+
+/* Output channels m0..m1-1; dy begins with channel m0, dw is the group's. */
+static void cnn__conv_backward_w(const cnn__conv *v, const cnn__kernels *k, const float *packed,
+                                 const float *dy, int m0, int m1, float *dw) {
+    cnn__dot a;
+    memset(&a, 0, sizeof a);
+    a.rows = m1 - m0;
+    a.steps = v->steps;
+    a.lines = v->lines;
+    a.n = v->run;
+    a.tap = v->tap;
+    a.x = packed;
+    a.y = dy;
+    a.xr = v->x_pitch;
+    a.yr = v->y_pitch;
+    a.ym = v->y_plane;
+    a.g = dw + (size_t)m0 * (size_t)v->steps;
+    a.gm = v->steps;
+    a.gk = 1;
+    k->dot(&a);
+}
+
+/* The planar operator. A task is a range of channels of one group of one image; the thread keeps the group's
+   packed image from one task to the next. */
+typedef struct cnn__conv_call {
+    const cnn__conv *v;
+    const cnn__kernels *k;
+    const float *x, *weight, *bias, *dy;
+    float *y, *dx, *dw, *db;
+    int n, parts, part; /* images; parts of a group's channels, and how many channels are in one */
+    char *scratch;      /* for each thread `stride` bytes: the packed group, then a task's own */
+    size_t stride, packed_bytes;
+} cnn__conv_call;
+
+/* What a thread's scratch begins with: which group of which image is packed there. */
+typedef struct cnn__cache {
+    int64_t key; /* image*groups + group + 1 */
+} cnn__cache;
+
+/* The packed group: packs x, where needed. */
+static const float *cnn__packed_x(const cnn__conv_call *a, int image, int group, int thread) {
+    const cnn__conv *v = a->v;
+    const size_t index = (size_t)image * (size_t)v->groups + (size_t)group;
+    const float *x = a->x + index * (size_t)v->c * (size_t)v->h * (size_t)v->w;
+    if (v->direct)
+        return x;
+    cnn__cache *cache = (cnn__cache *)(void *)(a->scratch + (size_t)thread * a->stride);
+    float *packed = (float *)(void *)((char *)cache + CNN__ALIGN);
+    if (cache->key != (int64_t)index + 1) {
+        cnn__pack(v, x, 0, v->c, packed);
+        cache->key = (int64_t)index + 1;
+    }
+    return packed;
+}
+
+/* The group's dy, channels m0..m1-1, at the pitch that the kernels want, zeros between the rows. */
+static const float *cnn__packed_dy(const cnn__conv *v, const float *dy, int m0, int m1, float *to) {
+    if (!v->flat)
+        return dy + (size_t)m0 * (size_t)v->y_plane;
+    for (int m = m0; m < m1; m++)
+        for (int i = 0; i < v->oh; i++) {
+            float *row = to + (size_t)(m - m0) * (size_t)v->y_plane + (size_t)i * (size_t)v->y_pitch;
+            memcpy(row, dy + ((size_t)m * (size_t)v->oh + (size_t)i) * (size_t)v->ow,
+                   (size_t)v->ow * sizeof(float));
+            memset(row + v->ow, 0, (size_t)(v->y_pitch - v->ow) * sizeof(float));
+        }
+    return to;
+}
+
+static float *cnn__task_scratch(const cnn__conv_call *a, int thread) {
+    return (float *)(void *)(a->scratch + (size_t)thread * a->stride + CNN__ALIGN + a->packed_bytes);
+}
+
+static int cnn__min(int a, int b) {
+    return a < b ? a : b;
+}
+
+static void cnn__conv_forward_task(void *context, int task, int thread) {
+    const cnn__conv_call *a = (const cnn__conv_call *)context;
+    const cnn__conv *v = a->v;
+    const int index = task / a->parts, group = index % v->groups;
+    const int m0 = task % a->parts * a->part, m1 = cnn__min(m0 + a->part, v->o);
+    const float *packed = cnn__packed_x(a, index / v->groups, group, thread);
+    const size_t out = (size_t)v->oh * (size_t)v->ow, at = (size_t)group * (size_t)v->o;
+    float *y = a->y + ((size_t)index * (size_t)v->o + (size_t)m0) * out;
+    float *to = v->flat ? cnn__task_scratch(a, thread) : y;
+    cnn__conv_forward(v, a->k, packed, a->weight + at * (size_t)v->steps, a->bias ? a->bias + at : NULL, m0,
+                      m1, to);
+    if (v->flat)
+        for (int m = 0; m < m1 - m0; m++)
+            for (int i = 0; i < v->oh; i++)
+                memcpy(y + (size_t)m * out + (size_t)i * (size_t)v->ow,
+                       to + (size_t)m * (size_t)v->y_plane + (size_t)i * (size_t)v->y_pitch,
+                       (size_t)v->ow * sizeof(float));
+}
+
+static void cnn__conv_dx_task(void *context, int task, int thread) {
+    const cnn__conv_call *a = (const cnn__conv_call *)context;
+    const cnn__conv *v = a->v;
+    const int index = task / a->parts, group = index % v->groups;
+    const int c0 = task % a->parts * a->part, c1 = cnn__min(c0 + a->part, v->c);
+    const size_t out = (size_t)v->oh * (size_t)v->ow, image = (size_t)v->h * (size_t)v->w;
+    cnn__cache *cache = (cnn__cache *)(void *)(a->scratch + (size_t)thread * a->stride);
+    float *flat = (float *)(void *)((char *)cache + CNN__ALIGN);
+    const float *dy = a->dy + (size_t)index * (size_t)v->o * out;
+    if (!v->flat)
+        flat = NULL;
+    else if (cache->key != (int64_t)index + 1) {
+        cnn__packed_dy(v, dy, 0, v->o, flat);
+        cache->key = (int64_t)index + 1;
+    }
+    float *dx = a->dx + (size_t)index * (size_t)v->c * image;
+    float *packed = v->direct ? dx + (size_t)c0 * image : cnn__task_scratch(a, thread);
+    memset(packed, 0, (size_t)(c1 - c0) * (size_t)v->plane * sizeof(float));
+    const float *weight = a->weight + (size_t)group * (size_t)v->o * (size_t)v->steps;
+    cnn__conv_backward_x(v, a->k, weight, flat ? flat : dy, c0, c1, packed);
+    if (!v->direct)
+        cnn__unpack(v, a->k, packed, c0, c1, dx);
+}
+
+/* A range of output channels through all images in turn: each gradient is summed in one order, whatever the
+   number of threads. */
+static void cnn__conv_dw_task(void *context, int task, int thread) {
+    const cnn__conv_call *a = (const cnn__conv_call *)context;
+    const cnn__conv *v = a->v;
+    const int group = task / a->parts;
+    const int m0 = task % a->parts * a->part, m1 = cnn__min(m0 + a->part, v->o);
+    const size_t out = (size_t)v->oh * (size_t)v->ow;
+    for (int i = 0; i < a->n; i++) {
+        const float *dy = a->dy + ((size_t)i * (size_t)v->groups + (size_t)group) * (size_t)v->o * out;
+        const size_t at = (size_t)group * (size_t)v->o;
+        if (a->db)
+            for (int m = m0; m < m1; m++)
+                a->db[at + (size_t)m] += a->k->sum(dy + (size_t)m * out, out);
+        if (a->dw)
+            cnn__conv_backward_w(v, a->k, cnn__packed_x(a, i, group, thread),
+                                 cnn__packed_dy(v, dy, m0, m1, cnn__task_scratch(a, thread)), m0, m1,
+                                 a->dw + at * (size_t)v->steps);
+    }
+}
+
+/* One of the tasks over images*groups, the channels of each in parts; packed and own are the floats of
+   scratch that a thread needs. */
+typedef struct cnn__conv_job {
+    cnn__task task;
+    int images, channels, part;
+    size_t packed, own;
+} cnn__conv_job;
+
+static size_t cnn__conv_job_stride(const cnn__conv_job *job) {
+    const size_t packed = cnn__round_up(cnn__mul(job->packed, sizeof(float)), CNN__ALIGN);
+    const size_t own = cnn__round_up(cnn__mul(job->own, sizeof(float)), CNN__ALIGN);
+    return cnn__add(CNN__ALIGN, cnn__add(packed, own));
+}
+
+/* Runs the jobs in turn. All memory is taken before the first, so that a failure leaves the outputs
+ * untouched. */
+static cnn_status cnn__conv_run(const char *where, cnn__conv *v, cnn__conv_call *a, const cnn__conv_job *jobs,
+                                int count) {
+    const int threads =
+        cnn__threads_for((double)a->n * v->groups * v->o * (double)v->steps * v->oh * (double)v->ow);
+    cnn__arena arena = {NULL, 0};
+    cnn__conv_tables(v, &arena);
+    const size_t tables = arena.used;
+    size_t scratch = 0;
+    for (int i = 0; i < count; i++) {
+        const int64_t parts = (jobs[i].channels + jobs[i].part - 1) / jobs[i].part;
+        if ((int64_t)jobs[i].images * v->groups > INT_MAX / parts)
+            return cnn__fail(CNN_ERR_SHAPE, "%s: %d images of %d groups are too many for one call", where,
+                             jobs[i].images, v->groups);
+        const size_t bytes = cnn__mul(cnn__conv_job_stride(&jobs[i]), (size_t)threads);
+        scratch = bytes > scratch ? bytes : scratch;
+    }
+    arena.base = (char *)cnn__alloc(cnn__add(tables, scratch));
+    if (!arena.base)
+        return cnn__no_memory(where, cnn__add(tables, scratch));
+    arena.used = 0;
+    cnn__conv_tables(v, &arena);
+    a->k = cnn__k();
+    a->v = v;
+    a->scratch = arena.base + tables;
+    for (int i = 0; i < count; i++) {
+        a->part = jobs[i].part;
+        a->parts = (jobs[i].channels + a->part - 1) / a->part;
+        a->stride = cnn__conv_job_stride(&jobs[i]);
+        a->packed_bytes = cnn__round_up(jobs[i].packed * sizeof(float), CNN__ALIGN);
+        for (int t = 0; t < threads; t++)
+            ((cnn__cache *)(void *)(a->scratch + (size_t)t * a->stride))->key = 0;
+        cnn__parallel(threads, jobs[i].images * v->groups * a->parts, jobs[i].task, a);
+    }
+    cnn__free(arena.base);
+    return CNN_OK;
+}
+
+/* Shapes of x, weight and options; the rest is y's or dy's. */
+static cnn_status cnn__conv_check(const char *where, cnn__conv *v, const cnn_tensor *x,
+                                  const cnn_tensor *weight, const cnn_conv2d_options *options) {
+    CNN__TRY(cnn__check_pointer(where, "x", x));
+    CNN__TRY(cnn__check_pointer(where, "weight", weight));
+    CNN__TRY(cnn__check_sizes(where, "x", x->n, x->c, x->h, x->w));
+    CNN__TRY(cnn__check_sizes(where, "weight", weight->n, weight->c, weight->h, weight->w));
+    CNN__TRY(cnn__conv_setup(where, v, x->c, x->h, x->w, weight->n, weight->h, weight->w, options, 1));
+    if (weight->c != v->c)
+        return v->groups == 1
+                   ? cnn__fail(CNN_ERR_SHAPE, "%s: weight has %d input channels, x has %d", where, weight->c,
+                               x->c)
+                   : cnn__fail(CNN_ERR_SHAPE, "%s: weight has %d input channels, x has %d in %d groups",
+                               where, weight->c, x->c, v->groups);
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_conv2d_shape(const cnn_tensor *x, const cnn_tensor *weight,
+                                    const cnn_conv2d_options *options, cnn_tensor *y) {
+    cnn__conv v;
+    CNN__TRY(cnn__check_pointer("cnn_conv2d_shape", "y", y));
+    CNN__TRY(cnn__conv_check("cnn_conv2d_shape", &v, x, weight, options));
+    y->n = x->n;
+    y->c = weight->n;
+    y->h = v.oh;
+    y->w = v.ow;
+    return CNN_OK;
+}
+
+static cnn_status cnn__conv2d_forward(const char *where, const cnn_tensor *x, const cnn_tensor *weight,
+                                      const cnn_tensor *bias, const cnn_conv2d_options *options,
+                                      cnn_tensor *y) {
+    cnn__conv v;
+    CNN__TRY(cnn__check(where, "x", x));
+    CNN__TRY(cnn__check(where, "weight", weight));
+    CNN__TRY(cnn__conv_check(where, &v, x, weight, options));
+    if (bias)
+        CNN__TRY(cnn__check_shape(where, "bias", bias, 1, weight->n, 1, 1));
+    CNN__TRY(cnn__check_shape(where, "y", y, x->n, weight->n, v.oh, v.ow));
+    CNN__TRY(cnn__check_apart(where, "y", y, "x", x));
+    CNN__TRY(cnn__check_apart(where, "y", y, "weight", weight));
+    CNN__TRY(cnn__check_apart(where, "y", y, "bias", bias));
+    cnn__conv_call a;
+    memset(&a, 0, sizeof a);
+    a.x = x->data;
+    a.weight = weight->data;
+    a.bias = bias ? bias->data : NULL;
+    a.y = y->data;
+    a.n = x->n;
+    const int part = cnn__min(v.o, 16);
+    const cnn__conv_job job = {cnn__conv_forward_task,
+                               x->n,
+                               v.o,
+                               part,
+                               v.direct ? 0 : (size_t)v.c * (size_t)v.plane,
+                               v.flat ? (size_t)part * (size_t)v.y_plane : 0};
+    return cnn__conv_run(where, &v, &a, &job, 1);
+}
+
+static cnn_status cnn__conv2d_backward(const char *where, const cnn_tensor *x, const cnn_tensor *weight,
+                                       const cnn_tensor *dy, const cnn_conv2d_options *options,
+                                       cnn_tensor *dx, cnn_tensor *dw, cnn_tensor *db) {
+    cnn__conv v;
+    CNN__TRY(cnn__check(where, "x", x));
+    CNN__TRY(cnn__check(where, "weight", weight));
+    CNN__TRY(cnn__conv_check(where, &v, x, weight, options));
+    CNN__TRY(cnn__check_shape(where, "dy", dy, x->n, weight->n, v.oh, v.ow));
+    if (dx)
+        CNN__TRY(cnn__check_shape(where, "dx", dx, x->n, x->c, x->h, x->w));
+    if (dw)
+        CNN__TRY(cnn__check_shape(where, "dw", dw, weight->n, weight->c, weight->h, weight->w));
+    if (db)
+        CNN__TRY(cnn__check_shape(where, "db", db, 1, weight->n, 1, 1));
+    CNN__TRY(cnn__check_results_apart(where, x, weight, dy, dx, dw, db));
+    cnn__conv_call a;
+    memset(&a, 0, sizeof a);
+    a.x = x->data;
+    a.weight = weight->data;
+    a.dy = dy->data;
+    a.n = x->n;
+    a.dx = dx ? dx->data : NULL;
+    a.dw = dw ? dw->data : NULL;
+    a.db = db ? db->data : NULL;
+    cnn__conv_job jobs[2];
+    int count = 0;
+    if (dx) {
+        const int part = cnn__min(v.c, 16);
+        const cnn__conv_job job = {cnn__conv_dx_task,
+                                   x->n,
+                                   v.c,
+                                   part,
+                                   v.flat ? (size_t)v.o * (size_t)v.y_plane : 0,
+                                   v.direct ? 0 : (size_t)part * (size_t)v.plane};
+        jobs[count++] = job;
+    }
+    if (dw || db) { /* as many parts as there are threads: each packs every image for itself */
+        const int parts = cnn__min(v.o, (cnn_max_threads() + v.groups - 1) / v.groups);
+        const int part = (v.o + parts - 1) / parts;
+        const cnn__conv_job job = {cnn__conv_dw_task,
+                                   1,
+                                   v.o,
+                                   part,
+                                   v.direct || !dw ? 0 : (size_t)v.c * (size_t)v.plane,
+                                   v.flat && dw ? (size_t)part * (size_t)v.y_plane : 0};
+        jobs[count++] = job;
+    }
+    return cnn__conv_run(where, &v, &a, jobs, count);
+}
+
+CNN_API cnn_status cnn_conv2d_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
+                                      const cnn_conv2d_options *options, cnn_tensor *y) {
+    return cnn__conv2d_forward("cnn_conv2d_forward", x, weight, bias, options, y);
+}
+
+CNN_API cnn_status cnn_conv2d_backward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *dy,
+                                       const cnn_conv2d_options *options, cnn_tensor *dx, cnn_tensor *dw,
+                                       cnn_tensor *db) {
+    return cnn__conv2d_backward("cnn_conv2d_backward", x, weight, dy, options, dx, dw, db);
+}
+
+static cnn_status cnn__check_plane(const char *where, const char *name, const cnn_tensor *t) {
+    CNN__TRY(cnn__check(where, name, t));
+    if (t->n != 1 || t->c != 1)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: %s is %dx%dx%dx%d, it must be one plane, 1x1xHxW", where, name,
+                         t->n, t->c, t->h, t->w);
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_corr2d_forward(const cnn_tensor *x, const cnn_tensor *kernel, cnn_tensor *y) {
+    CNN__TRY(cnn__check_plane("cnn_corr2d_forward", "x", x));
+    CNN__TRY(cnn__check_plane("cnn_corr2d_forward", "kernel", kernel));
+    return cnn__conv2d_forward("cnn_corr2d_forward", x, kernel, NULL, NULL, y);
+}
+
+CNN_API cnn_status cnn_corr2d_backward(const cnn_tensor *x, const cnn_tensor *kernel, const cnn_tensor *dy,
+                                       cnn_tensor *dx, cnn_tensor *dkernel) {
+    CNN__TRY(cnn__check_plane("cnn_corr2d_backward", "x", x));
+    CNN__TRY(cnn__check_plane("cnn_corr2d_backward", "kernel", kernel));
+    return cnn__conv2d_backward("cnn_corr2d_backward", x, kernel, dy, NULL, dx, dkernel, NULL);
+}
+
+/* A plane flipped in both axes is its elements in reverse. */
+static cnn_status cnn__flipped(const char *where, const cnn_tensor *kernel, cnn_tensor *flipped) {
+    *flipped = *kernel;
+    const size_t n = cnn__size(kernel);
+    flipped->data = (float *)cnn__alloc(n * sizeof(float));
+    if (!flipped->data)
+        return cnn__no_memory(where, n * sizeof(float));
+    for (size_t i = 0; i < n; i++)
+        flipped->data[i] = kernel->data[n - 1 - i];
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_convolve2d_forward(const cnn_tensor *x, const cnn_tensor *kernel, cnn_tensor *y) {
+    static const char *const where = "cnn_convolve2d_forward";
+    cnn_tensor flipped;
+    CNN__TRY(cnn__check_plane(where, "x", x));
+    CNN__TRY(cnn__check_plane(where, "kernel", kernel));
+    CNN__TRY(cnn__check(where, "y", y));
+    CNN__TRY(cnn__check_apart(where, "y", y, "kernel", kernel));
+    CNN__TRY(cnn__flipped(where, kernel, &flipped));
+    const cnn_status status = cnn__conv2d_forward(where, x, &flipped, NULL, NULL, y);
+    cnn__free(flipped.data);
+    return status;
+}
+
+CNN_API cnn_status cnn_convolve2d_backward(const cnn_tensor *x, const cnn_tensor *kernel,
+                                           const cnn_tensor *dy, cnn_tensor *dx, cnn_tensor *dkernel) {
+    static const char *const where = "cnn_convolve2d_backward";
+    cnn_tensor flipped, gradient;
+    CNN__TRY(cnn__check_plane(where, "x", x));
+    CNN__TRY(cnn__check_plane(where, "kernel", kernel));
+    CNN__TRY(cnn__check(where, "dy", dy));
+    if (dx) {
+        CNN__TRY(cnn__check(where, "dx", dx));
+        CNN__TRY(cnn__check_apart(where, "dx", dx, "kernel", kernel));
+    }
+    if (dkernel) {
+        CNN__TRY(cnn__check_shape(where, "dkernel", dkernel, 1, 1, kernel->h, kernel->w));
+        CNN__TRY(cnn__check_apart(where, "dkernel", dkernel, "kernel", kernel));
+        CNN__TRY(cnn__check_apart(where, "dkernel", dkernel, "x", x));
+        CNN__TRY(cnn__check_apart(where, "dkernel", dkernel, "dy", dy));
+        CNN__TRY(cnn__check_apart(where, "dkernel", dkernel, "dx", dx));
+    }
+    CNN__TRY(cnn__flipped(where, kernel, &flipped));
+    cnn_status status = cnn_tensor_alloc(&gradient, 1, 1, kernel->h, kernel->w);
+    if (status == CNN_OK) {
+        status = cnn__conv2d_backward(where, x, &flipped, dy, NULL, dx, dkernel ? &gradient : NULL, NULL);
+        const size_t n = cnn__size(kernel);
+        for (size_t i = 0; i < n && status == CNN_OK && dkernel; i++)
+            dkernel->data[i] += gradient.data[n - 1 - i];
+        cnn__free(gradient.data);
+    }
+    cnn__free(flipped.data);
+    return status;
+}
+
+/* ---- >>pool ----------------------------------------------------------------------------------------- */
+
+/* Output size along one axis, PyTorch's rule; 0 or less where the window does not fit. In ceil mode the last
+   window must start on the image or the padding before it. */
+static int64_t cnn__pool_size(int n, int kernel, int stride, int pad, int dilation, int ceil_mode) {
+    const int64_t room =
+        (int64_t)n + 2 * (int64_t)pad - (int64_t)dilation * (kernel - 1) - 1 + (ceil_mode ? stride - 1 : 0);
+    int64_t out = room < 0 ? 0 : room / stride + 1;
+    if (ceil_mode && (out - 1) * stride >= (int64_t)n + pad)
+        out--;
+    return out;
+}
+
+static cnn_status cnn__pool_setup(const char *where, cnn__pool *p, int max, int h, int w,
+                                  const cnn_pool2d_options *options) {
+    CNN__TRY(cnn__check_pointer(where, "options", options));
+    if (options->kernel_h < 1 || options->kernel_w < 1)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: kernel %dx%d must be given and at least 1x1", where,
+                         options->kernel_h, options->kernel_w);
+    if (options->stride_h < 0 || options->stride_w < 0)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: stride %dx%d must not be negative", where, options->stride_h,
+                         options->stride_w);
+    if (options->pad_h < 0 || options->pad_w < 0 || options->pad_h > options->kernel_h / 2 ||
+        options->pad_w > options->kernel_w / 2)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: padding %dx%d must be between 0 and half the kernel %dx%d",
+                         where, options->pad_h, options->pad_w, options->kernel_h, options->kernel_w);
+    if (options->dilation_h < 0 || options->dilation_w < 0 ||
+        (!max && (options->dilation_h > 1 || options->dilation_w > 1)))
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: dilation %dx%d: %s", where, options->dilation_h,
+                         options->dilation_w, max ? "must not be negative" : "only max pooling has dilation");
+    if (max && options->exclude_padding)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: exclude_padding: only average pooling has it", where);
+    memset(p, 0, sizeof *p);
+    p->max = max;
+    p->h = h;
+    p->w = w;
+    p->kh = options->kernel_h;
+    p->kw = options->kernel_w;
+    p->sh = cnn__or(options->stride_h, p->kh);
+    p->sw = cnn__or(options->stride_w, p->kw);
+    p->ph = options->pad_h;
+    p->pw = options->pad_w;
+    p->dh = cnn__or(options->dilation_h, 1);
+    p->dw = cnn__or(options->dilation_w, 1);
+    p->exclude_padding = options->exclude_padding;
+    const int64_t oh = cnn__pool_size(h, p->kh, p->sh, p->ph, p->dh, options->ceil_mode);
+    const int64_t ow = cnn__pool_size(w, p->kw, p->sw, p->pw, p->dw, options->ceil_mode);
+    if (oh < 1 || ow < 1)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: kernel %dx%d does not fit its %dx%d input%s", where, p->kh,
+                         p->kw, h, w, p->dh > 1 || p->dw > 1 ? " at this dilation" : "");
+    /* window_at works in int: the last window's end must be one. */
+    if ((int64_t)h + 2 * (int64_t)p->ph + p->sh + (int64_t)p->dh * p->kh > INT_MAX ||
+        (int64_t)w + 2 * (int64_t)p->pw + p->sw + (int64_t)p->dw * p->kw > INT_MAX)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: %dx%d is too large for this window", where, h, w);
+    p->oh = (int)oh;
+    p->ow = (int)ow;
+    p->tiled = p->sh == p->kh && p->sw == p->kw && !p->ph && !p->pw && p->dh == 1 && p->dw == 1 &&
+               p->oh * p->kh <= h && p->ow * p->kw <= w;
+    p->covers = p->tiled && p->oh * p->kh == h && p->ow * p->kw == w;
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_pool2d_shape(const cnn_tensor *x, const cnn_pool2d_options *options, int max,
+                                    cnn_tensor *y) {
+    static const char *const where = "cnn_pool2d_shape";
+    cnn__pool p;
+    CNN__TRY(cnn__check_pointer(where, "x", x));
+    CNN__TRY(cnn__check_pointer(where, "y", y));
+    CNN__TRY(cnn__check_sizes(where, "x", x->n, x->c, x->h, x->w));
+    CNN__TRY(cnn__pool_setup(where, &p, max, x->h, x->w, options));
+    y->n = x->n;
+    y->c = x->c;
+    y->h = p.oh;
+    y->w = p.ow;
+    return CNN_OK;
+}
+
+/* Pooling of planes; a task is one plane. */
+typedef struct cnn__pool_call {
+    const cnn__pool *p;
+    const float *x;
+    float *y;
+    int *indices;
+    const int *from;
+} cnn__pool_call;
+
+static void cnn__maxpool_task(void *context, int task, int thread) {
+    const cnn__pool_call *a = (const cnn__pool_call *)context;
+    const cnn__pool *p = a->p;
+    const float *x = a->x + (size_t)task * (size_t)p->h * (size_t)p->w;
+    size_t at = (size_t)task * (size_t)p->oh * (size_t)p->ow;
+    (void)thread;
+    for (int oh = 0; oh < p->oh; oh++) {
+        const cnn__window v = cnn__window_at(oh, p->h, p->kh, p->sh, p->ph, p->dh, 0);
+        for (int ow = 0; ow < p->ow; ow++, at++) {
+            const cnn__window u = cnn__window_at(ow, p->w, p->kw, p->sw, p->pw, p->dw, 0);
+            float best = -INFINITY;
+            int index = -1;
+            for (int i = v.first; i < v.end; i += p->dh)
+                for (int j = u.first; j < u.end; j += p->dw) {
+                    const float value = x[(size_t)i * (size_t)p->w + (size_t)j];
+                    if (value > best || index < 0 || value != value) { /* PyTorch: the last NaN wins */
+                        best = value;
+                        index = i * p->w + j;
+                    }
+                }
+            a->y[at] = best;
+            if (a->indices)
+                a->indices[at] = index;
+        }
+    }
+}
+
+static void cnn__maxpool_backward_task(void *context, int task, int thread) {
+    const cnn__pool_call *a = (const cnn__pool_call *)context;
+    const size_t in = (size_t)a->p->h * (size_t)a->p->w, out = (size_t)a->p->oh * (size_t)a->p->ow;
+    float *dx = a->y + (size_t)task * in;
+    const float *dy = a->x + (size_t)task * out;
+    const int *from = a->from + (size_t)task * out;
+    (void)thread;
+    memset(dx, 0, in * sizeof(float));
+    for (size_t i = 0; i < out; i++)
+        if (from[i] >= 0)
+            dx[from[i]] += dy[i];
+}
+
+static void cnn__avgpool_task(void *context, int task, int thread) {
+    const cnn__pool_call *a = (const cnn__pool_call *)context;
+    (void)thread;
+    cnn__kernels_scalar.avgpool(a->p, a->x + (size_t)task * (size_t)a->p->h * (size_t)a->p->w,
+                                a->y + (size_t)task * (size_t)a->p->oh * (size_t)a->p->ow, 1, 1);
+}
+
+static void cnn__avgpool_backward_task(void *context, int task, int thread) {
+    const cnn__pool_call *a = (const cnn__pool_call *)context;
+    const size_t in = (size_t)a->p->h * (size_t)a->p->w;
+    (void)thread;
+    cnn__kernels_scalar.avgpool_backward(a->p, a->x + (size_t)task * (size_t)a->p->oh * (size_t)a->p->ow,
+                                         a->y + (size_t)task * in, 1, 1);
+}
+
+/* Planes of a tensor as tasks. */
+static cnn_status cnn__pool_run(const char *where, cnn__pool_call *a, cnn__task task, int n, int c) {
+    if ((int64_t)n * c > INT_MAX || (int64_t)a->p->h * a->p->w > INT_MAX)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: %dx%d planes of %dx%d are too large for one call", where, n, c,
+                         a->p->h, a->p->w);
+    const double work =
+        (double)n * c * ((double)a->p->oh * a->p->ow * a->p->kh * a->p->kw + (double)a->p->h * a->p->w);
+    cnn__parallel(cnn__threads_for(work), n * c, task, a);
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_maxpool2d_forward(const cnn_tensor *x, const cnn_pool2d_options *options,
+                                         cnn_tensor *y, int *indices) {
+    static const char *const where = "cnn_maxpool2d_forward";
+    cnn__pool p;
+    CNN__TRY(cnn__check(where, "x", x));
+    CNN__TRY(cnn__pool_setup(where, &p, 1, x->h, x->w, options));
+    CNN__TRY(cnn__check_shape(where, "y", y, x->n, x->c, p.oh, p.ow));
+    CNN__TRY(cnn__check_apart(where, "y", y, "x", x));
+    if (indices &&
+        (cnn__overlap(indices, cnn__size(y) * sizeof(int), x->data, cnn__size(x) * sizeof(float)) ||
+         cnn__overlap(indices, cnn__size(y) * sizeof(int), y->data, cnn__size(y) * sizeof(float))))
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: indices overlaps x or y", where);
+    cnn__pool_call a = {&p, x->data, y->data, indices, NULL};
+    return cnn__pool_run(where, &a, cnn__maxpool_task, x->n, x->c);
+}
+
+CNN_API cnn_status cnn_maxpool2d_backward(const cnn_tensor *dy, const int *indices, cnn_tensor *dx) {
+    static const char *const where = "cnn_maxpool2d_backward";
+    cnn__pool p;
+    CNN__TRY(cnn__check(where, "dy", dy));
+    CNN__TRY(cnn__check_pointer(where, "indices", indices));
+    CNN__TRY(cnn__check(where, "dx", dx));
+    if (dx->n != dy->n || dx->c != dy->c)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: dx has %dx%d planes, dy has %dx%d", where, dx->n, dx->c, dy->n,
+                         dy->c);
+    CNN__TRY(cnn__check_apart(where, "dx", dx, "dy", dy));
+    const size_t n = cnn__size(dy), plane = (size_t)dx->h * (size_t)dx->w;
+    if (cnn__overlap(indices, n * sizeof(int), dx->data, cnn__size(dx) * sizeof(float)))
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: dx overlaps indices", where);
+    for (size_t i = 0; i < n; i++)
+        if (indices[i] < -1 || (indices[i] >= 0 && (size_t)indices[i] >= plane))
+            return cnn__fail(CNN_ERR_ARGUMENT, "%s: indices[%zu] is %d, dx has planes of %dx%d", where, i,
+                             indices[i], dx->h, dx->w);
+    memset(&p, 0, sizeof p);
+    p.h = dx->h;
+    p.w = dx->w;
+    p.oh = dy->h;
+    p.ow = dy->w;
+    cnn__pool_call a = {&p, dy->data, dx->data, NULL, indices};
+    return cnn__pool_run(where, &a, cnn__maxpool_backward_task, dx->n, dx->c);
+}
+
+static cnn_status cnn__avgpool2d_forward(const char *where, const cnn_tensor *x,
+                                         const cnn_pool2d_options *options, cnn_tensor *y) {
+    cnn__pool p;
+    CNN__TRY(cnn__pool_setup(where, &p, 0, x->h, x->w, options));
+    CNN__TRY(cnn__check_shape(where, "y", y, x->n, x->c, p.oh, p.ow));
+    CNN__TRY(cnn__check_apart(where, "y", y, "x", x));
+    cnn__pool_call a = {&p, x->data, y->data, NULL, NULL};
+    return cnn__pool_run(where, &a, cnn__avgpool_task, x->n, x->c);
+}
+
+static cnn_status cnn__avgpool2d_backward(const char *where, const cnn_tensor *dy,
+                                          const cnn_pool2d_options *options, cnn_tensor *dx) {
+    cnn__pool p;
+    CNN__TRY(cnn__pool_setup(where, &p, 0, dx->h, dx->w, options));
+    CNN__TRY(cnn__check_shape(where, "dy", dy, dx->n, dx->c, p.oh, p.ow));
+    CNN__TRY(cnn__check_apart(where, "dx", dx, "dy", dy));
+    cnn__pool_call a = {&p, dy->data, dx->data, NULL, NULL};
+    return cnn__pool_run(where, &a, cnn__avgpool_backward_task, dx->n, dx->c);
+}
+
+CNN_API cnn_status cnn_avgpool2d_forward(const cnn_tensor *x, const cnn_pool2d_options *options,
+                                         cnn_tensor *y) {
+    CNN__TRY(cnn__check("cnn_avgpool2d_forward", "x", x));
+    return cnn__avgpool2d_forward("cnn_avgpool2d_forward", x, options, y);
+}
+
+CNN_API cnn_status cnn_avgpool2d_backward(const cnn_tensor *dy, const cnn_pool2d_options *options,
+                                          cnn_tensor *dx) {
+    CNN__TRY(cnn__check("cnn_avgpool2d_backward", "dx", dx));
+    return cnn__avgpool2d_backward("cnn_avgpool2d_backward", dy, options, dx);
+}
+
+/* Global pooling is a window of the whole image. */
+static cnn_pool2d_options cnn__whole_image(int h, int w) {
+    cnn_pool2d_options o;
+    memset(&o, 0, sizeof o);
+    o.kernel_h = h;
+    o.kernel_w = w;
+    return o;
+}
+
+CNN_API cnn_status cnn_globalavgpool2d_forward(const cnn_tensor *x, cnn_tensor *y) {
+    CNN__TRY(cnn__check("cnn_globalavgpool2d_forward", "x", x));
+    const cnn_pool2d_options whole = cnn__whole_image(x->h, x->w);
+    return cnn__avgpool2d_forward("cnn_globalavgpool2d_forward", x, &whole, y);
+}
+
+CNN_API cnn_status cnn_globalavgpool2d_backward(const cnn_tensor *dy, cnn_tensor *dx) {
+    CNN__TRY(cnn__check("cnn_globalavgpool2d_backward", "dx", dx));
+    const cnn_pool2d_options whole = cnn__whole_image(dx->h, dx->w);
+    return cnn__avgpool2d_backward("cnn_globalavgpool2d_backward", dy, &whole, dx);
+}
+
+/* ---- >>activation ------------------------------------------------------------------------------------ */
+
+#define CNN__PIECE 16384 /* elements of an element-wise task */
+
+/* An element-wise operator: unary y = f(x), or binary dx = f(y, dy); or dropout. A task is CNN__PIECE
+ * elements. */
+typedef struct cnn__map_call {
+    void (*unary)(const float *x, float *y, size_t n);
+    void (*binary)(const float *y, const float *dy, float *dx, size_t n);
+    const float *a, *b;
+    float *out;
+    size_t n;
+    float p;
+    uint64_t seed;
+} cnn__map_call;
+
+static float cnn__dropout_scale(float p, uint64_t seed, uint64_t i) {
+    return cnn__uniform(seed, i) < p ? 0.0f : 1.0f / (1.0f - p);
+}
+
+static void cnn__map_task(void *context, int task, int thread) {
+    const cnn__map_call *m = (const cnn__map_call *)context;
+    const size_t at = (size_t)task * CNN__PIECE, n = m->n - at < CNN__PIECE ? m->n - at : CNN__PIECE;
+    (void)thread;
+    if (m->unary)
+        m->unary(m->a + at, m->out + at, n);
+    else if (m->binary)
+        m->binary(m->a + at, m->b + at, m->out + at, n);
+    else
+        for (size_t i = at; i < at + n; i++)
+            m->out[i] = m->a[i] * cnn__dropout_scale(m->p, m->seed, i);
+}
+
+static cnn_status cnn__map_run(const char *where, cnn__map_call *m) {
+    const size_t tasks = (m->n + CNN__PIECE - 1) / CNN__PIECE;
+    if (tasks > INT_MAX)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: %zu elements are too many for one call", where, m->n);
+    cnn__parallel(cnn__threads_for((double)m->n), (int)tasks, cnn__map_task, m);
+    return CNN_OK;
+}
+
+static cnn_status cnn__map_check(const char *where, const char *in_name, const cnn_tensor *in,
+                                 const char *out_name, cnn_tensor *out) {
+    CNN__TRY(cnn__check(where, in_name, in));
+    CNN__TRY(cnn__check_shape(where, out_name, out, in->n, in->c, in->h, in->w));
+    return cnn__check_apart_or_same(where, out_name, out, in_name, in);
+}
+
+static cnn_status cnn__unary(const char *where, void (*f)(const float *, float *, size_t),
+                             const cnn_tensor *x, cnn_tensor *y) {
+    CNN__TRY(cnn__map_check(where, "x", x, "y", y));
+    cnn__map_call m = {f, NULL, x->data, NULL, y->data, cnn__size(x), 0, 0};
+    return cnn__map_run(where, &m);
+}
+
+static cnn_status cnn__binary_check(const char *where, const cnn_tensor *y, const cnn_tensor *dy,
+                                    cnn_tensor *dx) {
+    CNN__TRY(cnn__map_check(where, "dy", dy, "dx", dx));
+    CNN__TRY(cnn__check_shape(where, "y", y, dy->n, dy->c, dy->h, dy->w));
+    return cnn__check_apart_or_same(where, "dx", dx, "y", y);
+}
+
+static cnn_status cnn__binary(const char *where, void (*f)(const float *, const float *, float *, size_t),
+                              const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx) {
+    CNN__TRY(cnn__binary_check(where, y, dy, dx));
+    cnn__map_call m = {NULL, f, y->data, dy->data, dx->data, cnn__size(y), 0, 0};
+    return cnn__map_run(where, &m);
+}
+
+CNN_API cnn_status cnn_sigmoid_forward(const cnn_tensor *x, cnn_tensor *y) {
+    return cnn__unary("cnn_sigmoid_forward", cnn__k()->sigmoid, x, y);
+}
+
+CNN_API cnn_status cnn_sigmoid_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx) {
+    return cnn__binary("cnn_sigmoid_backward", cnn__k()->sigmoid_backward, y, dy, dx);
+}
+
+CNN_API cnn_status cnn_tanh_forward(const cnn_tensor *x, cnn_tensor *y) {
+    return cnn__unary("cnn_tanh_forward", cnn__k()->tanh, x, y);
+}
+
+CNN_API cnn_status cnn_tanh_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx) {
+    return cnn__binary("cnn_tanh_backward", cnn__k()->tanh_backward, y, dy, dx);
+}
+
+CNN_API cnn_status cnn_relu_forward(const cnn_tensor *x, cnn_tensor *y) {
+    return cnn__unary("cnn_relu_forward", cnn__k()->relu, x, y);
+}
+
+CNN_API cnn_status cnn_relu_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx) {
+    return cnn__binary("cnn_relu_backward", cnn__k()->relu_backward, y, dy, dx);
+}
+
+static cnn_status cnn__dropout(const char *where, const char *in, const char *out, const cnn_tensor *x,
+                               float p, int training, uint64_t seed, cnn_tensor *y) {
+    CNN__TRY(cnn__map_check(where, in, x, out, y));
+    if (!(p >= 0 && p < 1))
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: p is %g, it must be at least 0 and less than 1", where,
+                         (double)p);
+    if (!training)
+        return cnn_tensor_copy(y, x);
+    cnn__map_call m = {NULL, NULL, x->data, NULL, y->data, cnn__size(x), p, seed};
+    return cnn__map_run(where, &m);
+}
+
+CNN_API cnn_status cnn_dropout_forward(const cnn_tensor *x, float p, int training, uint64_t seed,
+                                       cnn_tensor *y) {
+    return cnn__dropout("cnn_dropout_forward", "x", "y", x, p, training, seed, y);
+}
+
+CNN_API cnn_status cnn_dropout_backward(const cnn_tensor *dy, float p, int training, uint64_t seed,
+                                        cnn_tensor *dx) {
+    return cnn__dropout("cnn_dropout_backward", "dy", "dx", dy, p, training, seed, dx);
+}
+
+/* Softmax: a task is one sample. */
+typedef struct cnn__softmax_call {
+    const float *x, *dy;
+    float *y;
+    int c;
+    size_t plane;
+} cnn__softmax_call;
+
+static void cnn__softmax_task(void *context, int task, int thread) {
+    const cnn__softmax_call *a = (const cnn__softmax_call *)context;
+    const size_t at = (size_t)task * (size_t)a->c * a->plane;
+    (void)thread;
+    if (a->dy)
+        cnn__k()->softmax_backward(a->x + at, a->dy + at, a->y + at, a->c, a->plane);
+    else
+        cnn__k()->softmax(a->x + at, a->y + at, NULL, NULL, a->c, a->plane);
+}
+
+CNN_API cnn_status cnn_softmax_forward(const cnn_tensor *x, cnn_tensor *y) {
+    CNN__TRY(cnn__map_check("cnn_softmax_forward", "x", x, "y", y));
+    cnn__softmax_call a = {x->data, NULL, y->data, x->c, (size_t)x->h * (size_t)x->w};
+    cnn__parallel(cnn__threads_for(10.0 * (double)cnn__size(x)), x->n, cnn__softmax_task, &a);
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_softmax_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx) {
+    CNN__TRY(cnn__binary_check("cnn_softmax_backward", y, dy, dx));
+    cnn__softmax_call a = {y->data, dy->data, dx->data, y->c, (size_t)y->h * (size_t)y->w};
+    cnn__parallel(cnn__threads_for((double)cnn__size(y)), y->n, cnn__softmax_task, &a);
+    return CNN_OK;
+}
+
+static cnn_status cnn__flatten(const char *where, const char *flat_name, const cnn_tensor *flat,
+                               const char *name, const cnn_tensor *t, const float *from, float *to) {
+    CNN__TRY(cnn__check(where, name, t));
+    CNN__TRY(cnn__check(where, flat_name, flat));
+    if (flat->n != t->n || flat->h != 1 || flat->w != 1 || cnn__size(flat) != cnn__size(t))
+        return cnn__fail(CNN_ERR_SHAPE, "%s: %s is %dx%dx%dx%d, %s %dx%dx%dx%d", where, flat_name, flat->n,
+                         flat->c, flat->h, flat->w, name, t->n, t->c, t->h, t->w);
+    CNN__TRY(cnn__check_apart_or_same(where, flat_name, flat, name, t));
+    if (from != to)
+        memcpy(to, from, cnn__size(t) * sizeof(float));
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_flatten_forward(const cnn_tensor *x, cnn_tensor *y) {
+    return cnn__flatten("cnn_flatten_forward", "y", y, "x", x, x ? x->data : NULL, y ? y->data : NULL);
+}
+
+CNN_API cnn_status cnn_flatten_backward(const cnn_tensor *dy, cnn_tensor *dx) {
+    return cnn__flatten("cnn_flatten_backward", "dy", dy, "dx", dx, dy ? dy->data : NULL,
+                        dx ? dx->data : NULL);
+}
+
+/* ---- >>linear ---------------------------------------------------------------------------------------
+
+   On rows (samples of `in` values) no copy is needed: y and dx have one sample's sum per row and column, dw
+   one row of x per step. A task is a band of outputs, or in dx of inputs. */
+typedef struct cnn__linear_call {
+    const cnn__kernels *k;
+    const float *x, *w, *b, *dy;
+    float *y, *dx, *dw, *db;
+    int n, in, out, band;
+    const cnn__tap *tap;
+} cnn__linear_call;
+
+#define CNN__SAMPLES 64 /* of a product's or a dot's steps at a time: the table of taps */
+
+static void cnn__linear_forward_task(void *context, int task, int thread) {
+    const cnn__linear_call *l = (const cnn__linear_call *)context;
+    const int m0 = task * l->band, m1 = cnn__min(m0 + l->band, l->out);
+    cnn__dot a;
+    (void)thread;
+    memset(&a, 0, sizeof a);
+    for (int i = 0; i < l->n; i++)
+        for (int m = m0; m < m1; m++)
+            l->y[(size_t)i * (size_t)l->out + (size_t)m] = l->b ? l->b[m] : 0.0f;
+    a.rows = m1 - m0;
+    a.lines = 1;
+    a.n = (size_t)l->in;
+    a.tap = l->tap;
+    a.y = l->w + (size_t)m0 * (size_t)l->in;
+    a.ym = l->in;
+    a.gm = 1;
+    a.gk = l->out;
+    for (int i = 0; i < l->n; i += CNN__SAMPLES) {
+        a.steps = cnn__min(CNN__SAMPLES, l->n - i);
+        a.x = l->x + (size_t)i * (size_t)l->in;
+        a.g = l->y + (size_t)i * (size_t)l->out + m0;
+        l->k->dot(&a);
+    }
+}
+
+static void cnn__linear_dx_task(void *context, int task, int thread) {
+    const cnn__linear_call *l = (const cnn__linear_call *)context;
+    const int i0 = task * l->band, i1 = cnn__min(i0 + l->band, l->in);
+    cnn__product a;
+    (void)thread;
+    memset(&a, 0, sizeof a);
+    a.rows = l->n;
+    a.n = (size_t)(i1 - i0);
+    a.wm = l->out;
+    a.ym = l->in;
+    a.y = l->dx + i0;
+    a.tap = l->tap;
+    for (int o = 0; o < l->out; o += CNN__SAMPLES) {
+        a.steps = cnn__min(CNN__SAMPLES, l->out - o);
+        a.x = l->w + (size_t)o * (size_t)l->in + i0;
+        a.w = l->dy + o;
+        a.start = o ? CNN__ACCUMULATE : CNN__ZERO;
+        l->k->product(&a);
+    }
+}
+
+static void cnn__linear_dw_task(void *context, int task, int thread) {
+    const cnn__linear_call *l = (const cnn__linear_call *)context;
+    const int m0 = task * l->band, m1 = cnn__min(m0 + l->band, l->out);
+    (void)thread;
+    if (l->db)
+        for (int i = 0; i < l->n; i++)
+            l->k->add(l->db + m0, l->dy + (size_t)i * (size_t)l->out + m0, (size_t)(m1 - m0));
+    if (!l->dw)
+        return;
+    cnn__product a;
+    memset(&a, 0, sizeof a);
+    a.rows = m1 - m0;
+    a.n = (size_t)l->in;
+    a.wm = 1;
+    a.ym = l->in;
+    a.y = l->dw + (size_t)m0 * (size_t)l->in;
+    a.tap = l->tap;
+    a.start = CNN__ACCUMULATE;
+    for (int i = 0; i < l->n; i += CNN__SAMPLES) {
+        a.steps = cnn__min(CNN__SAMPLES, l->n - i);
+        a.x = l->x + (size_t)i * (size_t)l->in;
+        a.w = l->dy + (size_t)i * (size_t)l->out + m0;
+        l->k->product(&a);
+    }
+}
+
+static cnn_status cnn__linear_check(const char *where, const cnn_tensor *x, const cnn_tensor *weight,
+                                    int *in) {
+    CNN__TRY(cnn__check(where, "x", x));
+    CNN__TRY(cnn__check(where, "weight", weight));
+    const size_t features = cnn__size(x) / (size_t)x->n;
+    if (features > INT_MAX / CNN__SAMPLES || weight->n > INT_MAX / CNN__SAMPLES)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: %zu features to %d are too many", where, features, weight->n);
+    *in = (int)features;
+    if (weight->c != *in || weight->h != 1 || weight->w != 1)
+        return cnn__fail(CNN_ERR_SHAPE,
+                         "%s: weight is %dx%dx%dx%d, x has %d features a sample: weight must be OUTx%dx1x1",
+                         where, weight->n, weight->c, weight->h, weight->w, *in, *in);
+    return CNN_OK;
+}
+
+static void cnn__linear_taps(cnn__tap *tap, int x, int w) {
+    for (int i = 0; i < CNN__SAMPLES; i++) {
+        tap[i].x = i * x;
+        tap[i].w = i * w;
+    }
+}
+
+static int cnn__bands(int count, int band) {
+    return (count + band - 1) / band;
+}
+
+CNN_API cnn_status cnn_linear_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
+                                      cnn_tensor *y) {
+    static const char *const where = "cnn_linear_forward";
+    int in = 0;
+    CNN__TRY(cnn__linear_check(where, x, weight, &in));
+    if (bias)
+        CNN__TRY(cnn__check_shape(where, "bias", bias, 1, weight->n, 1, 1));
+    CNN__TRY(cnn__check_shape(where, "y", y, x->n, weight->n, 1, 1));
+    CNN__TRY(cnn__check_apart(where, "y", y, "x", x));
+    CNN__TRY(cnn__check_apart(where, "y", y, "weight", weight));
+    CNN__TRY(cnn__check_apart(where, "y", y, "bias", bias));
+    cnn__tap tap[CNN__SAMPLES];
+    cnn__linear_taps(tap, in, 0);
+    cnn__linear_call l;
+    memset(&l, 0, sizeof l);
+    l.k = cnn__k();
+    l.x = x->data;
+    l.w = weight->data;
+    l.b = bias ? bias->data : NULL;
+    l.y = y->data;
+    l.n = x->n;
+    l.in = in;
+    l.out = weight->n;
+    l.band = 16;
+    l.tap = tap;
+    cnn__parallel(cnn__threads_for((double)x->n * in * l.out), cnn__bands(l.out, l.band),
+                  cnn__linear_forward_task, &l);
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_linear_backward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *dy,
+                                       cnn_tensor *dx, cnn_tensor *dw, cnn_tensor *db) {
+    static const char *const where = "cnn_linear_backward";
+    int in = 0;
+    CNN__TRY(cnn__linear_check(where, x, weight, &in));
+    CNN__TRY(cnn__check_shape(where, "dy", dy, x->n, weight->n, 1, 1));
+    if (dx)
+        CNN__TRY(cnn__check_shape(where, "dx", dx, x->n, x->c, x->h, x->w));
+    if (dw)
+        CNN__TRY(cnn__check_shape(where, "dw", dw, weight->n, weight->c, 1, 1));
+    if (db)
+        CNN__TRY(cnn__check_shape(where, "db", db, 1, weight->n, 1, 1));
+    CNN__TRY(cnn__check_results_apart(where, x, weight, dy, dx, dw, db));
+    cnn__tap tap[CNN__SAMPLES];
+    cnn__linear_call l;
+    memset(&l, 0, sizeof l);
+    l.k = cnn__k();
+    l.x = x->data;
+    l.w = weight->data;
+    l.dy = dy->data;
+    l.dx = dx ? dx->data : NULL;
+    l.dw = dw ? dw->data : NULL;
+    l.db = db ? db->data : NULL;
+    l.n = x->n;
+    l.in = in;
+    l.out = weight->n;
+    l.tap = tap;
+    const int threads = cnn__threads_for((double)x->n * in * l.out);
+    if (dx) {
+        cnn__linear_taps(tap, in, 1);
+        l.band = 256;
+        cnn__parallel(threads, cnn__bands(in, l.band), cnn__linear_dx_task, &l);
+    }
+    if (dw || db) {
+        cnn__linear_taps(tap, in, l.out);
+        l.band = 8;
+        cnn__parallel(threads, cnn__bands(l.out, l.band), cnn__linear_dw_task, &l);
+    }
+    return CNN_OK;
+}
+
+/* ---- >>loss ----------------------------------------------------------------------------------------- */
+
+static cnn_status cnn__check_labels(const char *where, const int *labels, int n, int classes) {
+    for (int i = 0; i < n; i++)
+        if (labels[i] < 0 || labels[i] >= classes)
+            return cnn__fail(CNN_ERR_FORMAT, "%s: label %d of sample %d is outside the classes 0 to %d",
+                             where, labels[i], i, classes - 1);
+    return CNN_OK;
+}
+
+static cnn_status cnn__logits_check(const char *where, const cnn_tensor *logits, const int *labels) {
+    CNN__TRY(cnn__check(where, "logits", logits));
+    CNN__TRY(cnn__check_pointer(where, "labels", labels));
+    if (logits->h != 1 || logits->w != 1)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: logits is %dx%dx%dx%d, it must be one value a class: NxKx1x1",
+                         where, logits->n, logits->c, logits->h, logits->w);
+    return cnn__check_labels(where, labels, logits->n, logits->c);
+}
+
+static double cnn__max_logit(const float *x, int classes) {
+    double max = (double)x[0];
+    for (int k = 1; k < classes; k++)
+        max = (double)x[k] > max || x[k] != x[k] ? (double)x[k] : max;
+    return max;
+}
+
+static double cnn__sum_exp(const float *x, int classes, double max) {
+    double sum = 0;
+    for (int k = 0; k < classes; k++)
+        sum += exp((double)x[k] - max);
+    return sum;
+}
+
+CNN_API cnn_status cnn_cross_entropy_forward(const cnn_tensor *logits, const int *labels, double *loss) {
+    CNN__TRY(cnn__logits_check("cnn_cross_entropy_forward", logits, labels));
+    CNN__TRY(cnn__check_pointer("cnn_cross_entropy_forward", "loss", loss));
+    double total = 0;
+    for (int i = 0; i < logits->n; i++) {
+        const float *x = logits->data + (size_t)i * (size_t)logits->c;
+        const double max = cnn__max_logit(x, logits->c);
+        total += log(cnn__sum_exp(x, logits->c, max)) + (max - (double)x[labels[i]]);
+    }
+    *loss = total / logits->n;
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_cross_entropy_backward(const cnn_tensor *logits, const int *labels,
+                                              cnn_tensor *dlogits) {
+    static const char *const where = "cnn_cross_entropy_backward";
+    CNN__TRY(cnn__logits_check(where, logits, labels));
+    CNN__TRY(cnn__map_check(where, "logits", logits, "dlogits", dlogits));
+    if (cnn__overlap(labels, (size_t)logits->n * sizeof(int), dlogits->data,
+                     cnn__size(dlogits) * sizeof(float)))
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: dlogits overlaps labels", where);
+    const int classes = logits->c;
+    for (int i = 0; i < logits->n; i++) {
+        const float *x = logits->data + (size_t)i * (size_t)classes;
+        float *d = dlogits->data + (size_t)i * (size_t)classes;
+        const double max = cnn__max_logit(x, classes), sum = cnn__sum_exp(x, classes, max);
+        for (int k = 0; k < classes; k++)
+            d[k] = (float)((exp((double)x[k] - max) / sum - (k == labels[i] ? 1.0 : 0.0)) / logits->n);
+    }
+    return CNN_OK;
+}
+
+static cnn_status cnn__squared_error_check(const char *where, const cnn_tensor *y, const cnn_tensor *target,
+                                           cnn_reduction reduction) {
+    CNN__TRY(cnn__check(where, "y", y));
+    CNN__TRY(cnn__check_shape(where, "target", target, y->n, y->c, y->h, y->w));
+    if (reduction != CNN_MEAN && reduction != CNN_SUM)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: reduction %d is unknown", where, (int)reduction);
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_squared_error_forward(const cnn_tensor *y, const cnn_tensor *target,
+                                             cnn_reduction reduction, double *loss) {
+    CNN__TRY(cnn__squared_error_check("cnn_squared_error_forward", y, target, reduction));
+    CNN__TRY(cnn__check_pointer("cnn_squared_error_forward", "loss", loss));
+    const size_t n = cnn__size(y);
+    double total = 0;
+    for (size_t i = 0; i < n; i++) {
+        const double d = (double)y->data[i] - (double)target->data[i];
+        total += d * d;
+    }
+    *loss = reduction == CNN_MEAN ? total / (double)n : total;
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_squared_error_backward(const cnn_tensor *y, const cnn_tensor *target,
+                                              cnn_reduction reduction, cnn_tensor *dy) {
+    static const char *const where = "cnn_squared_error_backward";
+    CNN__TRY(cnn__squared_error_check(where, y, target, reduction));
+    CNN__TRY(cnn__check_shape(where, "dy", dy, y->n, y->c, y->h, y->w));
+    CNN__TRY(cnn__check_apart_or_same(where, "dy", dy, "y", y));
+    CNN__TRY(cnn__check_apart_or_same(where, "dy", dy, "target", target));
+    const size_t n = cnn__size(y);
+    const float scale = reduction == CNN_MEAN ? 2.0f / (float)n : 2.0f;
+    for (size_t i = 0; i < n; i++)
+        dy->data[i] = scale * (y->data[i] - target->data[i]);
+    return CNN_OK;
+}
+
+/* ---- >>layers ----------------------------------------------------------------------------------------- */
+
+static cnn_layer cnn__layer(cnn_layer_kind kind) {
+    cnn_layer l;
+    memset(&l, 0, sizeof l);
+    l.kind = kind;
+    return l;
+}
+
+static cnn_layer cnn__windowed(cnn_layer_kind kind, int out, int kernel, int stride, int padding) {
+    cnn_layer l = cnn__layer(kind);
+    l.out = out;
+    l.kernel = kernel;
+    l.stride = stride;
+    l.padding = padding;
+    return l;
+}
+
+CNN_API cnn_layer cnn_conv2d(int out, int kernel, int stride, int padding) {
+    return cnn__windowed(CNN_CONV2D, out, kernel, stride, padding);
+}
+
+CNN_API cnn_layer cnn_maxpool2d(int kernel, int stride, int padding) {
+    return cnn__windowed(CNN_MAXPOOL2D, 0, kernel, stride, padding);
+}
+
+CNN_API cnn_layer cnn_avgpool2d(int kernel, int stride, int padding) {
+    return cnn__windowed(CNN_AVGPOOL2D, 0, kernel, stride, padding);
+}
+
+CNN_API cnn_layer cnn_globalavgpool2d(void) {
+    return cnn__layer(CNN_GLOBALAVGPOOL2D);
+}
+
+CNN_API cnn_layer cnn_linear(int out) {
+    return cnn__windowed(CNN_LINEAR, out, 0, 0, 0);
+}
+
+CNN_API cnn_layer cnn_sigmoid(void) {
+    return cnn__layer(CNN_SIGMOID);
+}
+
+CNN_API cnn_layer cnn_tanh(void) {
+    return cnn__layer(CNN_TANH);
+}
+
+CNN_API cnn_layer cnn_relu(void) {
+    return cnn__layer(CNN_RELU);
+}
+
+CNN_API cnn_layer cnn_softmax(void) {
+    return cnn__layer(CNN_SOFTMAX);
+}
+
+CNN_API cnn_layer cnn_dropout(float p) {
+    cnn_layer l = cnn__layer(CNN_DROPOUT);
+    l.p = p;
+    return l;
+}
+
+CNN_API cnn_layer cnn_flatten(void) {
+    return cnn__layer(CNN_FLATTEN);
+}
+
+enum { /* which fields a kind has */
+       CNN__HAS_OUT = 1,
+       CNN__HAS_WINDOW = 2, /* kernel, stride, padding */
+       CNN__HAS_DILATION = 4,
+       CNN__HAS_CONV = 8, /* groups, padding_mode */
+       CNN__HAS_BIAS = 16,
+       CNN__HAS_CEIL = 32,
+       CNN__HAS_EXCLUDE = 64,
+       CNN__HAS_P = 128
+};
+
+typedef struct cnn__kind {
+    const char *name;
+    int fields;
+    int reads_y; /* the backward pass reads the layer's own output */
+    int in_place;
+} cnn__kind;
+
+static const cnn__kind cnn__kinds[] = {
+    {"none", 0, 0, 0},
+    {"conv2d", CNN__HAS_OUT | CNN__HAS_WINDOW | CNN__HAS_DILATION | CNN__HAS_CONV | CNN__HAS_BIAS, 0, 0},
+    {"maxpool2d", CNN__HAS_WINDOW | CNN__HAS_DILATION | CNN__HAS_CEIL, 1, 0},
+    {"avgpool2d", CNN__HAS_WINDOW | CNN__HAS_CEIL | CNN__HAS_EXCLUDE, 0, 0},
+    {"globalavgpool2d", 0, 0, 0},
+    {"linear", CNN__HAS_OUT | CNN__HAS_BIAS, 0, 0},
+    {"sigmoid", 0, 1, 1},
+    {"tanh", 0, 1, 1},
+    {"relu", 0, 1, 1},
+    {"softmax", 0, 1, 1},
+    {"dropout", CNN__HAS_P, 0, 1},
+    {"flatten", 0, 0, 1}};
+
+/* A field that the kind does not have must be 0. */
+static cnn_status cnn__check_fields(const char *where, const cnn_layer *l) {
+    const struct {
+        const char *name;
+        int value, needs;
+    } fields[] = {{"out", l->out, CNN__HAS_OUT},
+                  {"kernel", l->kernel, CNN__HAS_WINDOW},
+                  {"kernel_h", l->kernel_h, CNN__HAS_WINDOW},
+                  {"kernel_w", l->kernel_w, CNN__HAS_WINDOW},
+                  {"stride", l->stride, CNN__HAS_WINDOW},
+                  {"stride_h", l->stride_h, CNN__HAS_WINDOW},
+                  {"stride_w", l->stride_w, CNN__HAS_WINDOW},
+                  {"padding", l->padding, CNN__HAS_WINDOW},
+                  {"pad_top", l->pad_top, CNN__HAS_WINDOW},
+                  {"pad_bottom", l->pad_bottom, CNN__HAS_WINDOW},
+                  {"pad_left", l->pad_left, CNN__HAS_WINDOW},
+                  {"pad_right", l->pad_right, CNN__HAS_WINDOW},
+                  {"dilation", l->dilation, CNN__HAS_DILATION},
+                  {"dilation_h", l->dilation_h, CNN__HAS_DILATION},
+                  {"dilation_w", l->dilation_w, CNN__HAS_DILATION},
+                  {"groups", l->groups, CNN__HAS_CONV},
+                  {"padding_mode", (int)l->padding_mode, CNN__HAS_CONV},
+                  {"no_bias", l->no_bias, CNN__HAS_BIAS},
+                  {"ceil_mode", l->ceil_mode, CNN__HAS_CEIL},
+                  {"exclude_padding", l->exclude_padding, CNN__HAS_EXCLUDE},
+                  {"p", l->p != 0, CNN__HAS_P}};
+    const int has = cnn__kinds[l->kind].fields;
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)
+        if (fields[i].value && !(has & fields[i].needs))
+            return cnn__fail(CNN_ERR_ARGUMENT, "%s: this kind of layer has no %s, it must be 0", where,
+                             fields[i].name);
+    if ((has & CNN__HAS_OUT) && l->out < 1)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: out is %d, it must be given and at least 1", where, l->out);
+    if ((has & CNN__HAS_P) && !(l->p >= 0 && l->p < 1))
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: p is %g, it must be at least 0 and less than 1", where,
+                         (double)l->p);
+    return CNN_OK;
+}
+
+static cnn_conv2d_options cnn__layer_conv(const cnn_layer *l) {
+    cnn_conv2d_options o;
+    memset(&o, 0, sizeof o);
+    o.stride_h = cnn__or(l->stride_h, l->stride);
+    o.stride_w = cnn__or(l->stride_w, l->stride);
+    o.pad_top = cnn__or(l->pad_top, l->padding);
+    o.pad_bottom = cnn__or(l->pad_bottom, l->padding);
+    o.pad_left = cnn__or(l->pad_left, l->padding);
+    o.pad_right = cnn__or(l->pad_right, l->padding);
+    o.dilation_h = cnn__or(l->dilation_h, l->dilation);
+    o.dilation_w = cnn__or(l->dilation_w, l->dilation);
+    o.groups = l->groups;
+    o.padding_mode = l->padding_mode;
+    return o;
+}
+
+static cnn_status cnn__layer_conv_setup(const char *where, const cnn_layer *l, int c, int h, int w, int cell,
+                                        cnn__conv *v) {
+    const cnn_conv2d_options o = cnn__layer_conv(l);
+    const int kh = cnn__or(l->kernel_h, l->kernel), kw = cnn__or(l->kernel_w, l->kernel);
+    if (kh < 1 || kw < 1)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: kernel %dx%d must be given and at least 1x1", where, kh, kw);
+    return cnn__conv_setup(where, v, c, h, w, l->out, kh, kw, &o, cell);
+}
+
+static cnn_status cnn__layer_pool_setup(const char *where, const cnn_layer *l, int h, int w, cnn__pool *p) {
+    cnn_pool2d_options o = cnn__whole_image(h, w);
+    if (l->kind != CNN_GLOBALAVGPOOL2D) {
+        const cnn_conv2d_options v = cnn__layer_conv(l);
+        if (v.pad_top != v.pad_bottom || v.pad_left != v.pad_right)
+            return cnn__fail(CNN_ERR_ARGUMENT,
+                             "%s: padding %d,%d,%d,%d: a pool's must be equal on opposite sides", where,
+                             v.pad_top, v.pad_bottom, v.pad_left, v.pad_right);
+        o.kernel_h = cnn__or(l->kernel_h, l->kernel);
+        o.kernel_w = cnn__or(l->kernel_w, l->kernel);
+        o.stride_h = v.stride_h;
+        o.stride_w = v.stride_w;
+        o.pad_h = v.pad_top;
+        o.pad_w = v.pad_left;
+        o.dilation_h = v.dilation_h;
+        o.dilation_w = v.dilation_w;
+        o.ceil_mode = l->ceil_mode;
+        o.exclude_padding = l->exclude_padding;
+    }
+    return cnn__pool_setup(where, p, l->kind == CNN_MAXPOOL2D, h, w, &o);
+}
+
+/* "layer 3 (conv2d)" */
+static void cnn__layer_name(char *to, size_t size, int index, const char *kind) {
+    cnn__writer out = {to, 0, size};
+    cnn__put_text(&out, "layer ");
+    cnn__put_integer(&out, (uint64_t)index, 1);
+    cnn__put_text(&out, " (");
+    cnn__put_text(&out, kind);
+    cnn__put_text(&out, ")");
+    to[out.length] = 0;
+}
+
+/* How far apart two neighbouring elements look on the network's input, and how many positions there are:
+   along one axis. Flattening leaves both, so that the linear layer behind it sees all positions. */
+typedef struct cnn__view {
+    uint64_t size, jump, positions;
+} cnn__view;
+
+static void cnn__view_window(cnn__view *v, int kernel, int stride, int dilation, int out) {
+    v->size += (uint64_t)(kernel - 1) * (uint64_t)dilation * v->jump;
+    v->jump *= (uint64_t)stride;
+    v->positions = (uint64_t)out;
+}
+
+static void cnn__view_all(cnn__view *v) {
+    v->size += (v->positions - 1) * v->jump;
+    v->positions = 1;
+}
+
+static cnn_status cnn__infer_conv(const char *where, const cnn_layer *l, cnn_layer_info *i, cnn__view *vh,
+                                  cnn__view *vw) {
+    cnn__conv v;
+    CNN__TRY(cnn__layer_conv_setup(where, l, i->in_c, i->in_h, i->in_w, CNN__LANES, &v));
+    i->c = l->out;
+    i->h = v.oh;
+    i->w = v.ow;
+    i->weights = (size_t)l->out * (size_t)v.steps;
+    i->macs = (uint64_t)i->weights * (uint64_t)v.oh * (uint64_t)v.ow;
+    cnn__view_window(vh, v.kh, v.sh, v.dh, v.oh);
+    cnn__view_window(vw, v.kw, v.sw, v.dw, v.ow);
+    return CNN_OK;
+}
+
+static cnn_status cnn__infer_pool(const char *where, const cnn_layer *l, cnn_layer_info *i, cnn__view *vh,
+                                  cnn__view *vw) {
+    cnn__pool p;
+    CNN__TRY(cnn__layer_pool_setup(where, l, i->in_h, i->in_w, &p));
+    i->c = i->in_c;
+    i->h = p.oh;
+    i->w = p.ow;
+    cnn__view_window(vh, p.kh, p.sh, p.dh, p.oh);
+    cnn__view_window(vw, p.kw, p.sw, p.dw, p.ow);
+    return CNN_OK;
+}
+
+static cnn_status cnn__infer_layer(const char *where, const cnn_layer *l, cnn_layer_info *i, cnn__view *vh,
+                                   cnn__view *vw) {
+    const size_t features = cnn__elements(1, i->in_c, i->in_h, i->in_w);
+    i->c = i->in_c;
+    i->h = i->in_h;
+    i->w = i->in_w;
+    switch (l->kind) {
+    case CNN_CONV2D:
+        CNN__TRY(cnn__infer_conv(where, l, i, vh, vw));
+        break;
+    case CNN_MAXPOOL2D:
+    case CNN_AVGPOOL2D:
+    case CNN_GLOBALAVGPOOL2D:
+        CNN__TRY(cnn__infer_pool(where, l, i, vh, vw));
+        break;
+    case CNN_LINEAR:
+    case CNN_FLATTEN:
+        i->c = l->kind == CNN_LINEAR ? l->out : (int)features;
+        i->h = 1;
+        i->w = 1;
+        if (l->kind == CNN_LINEAR) {
+            if (cnn__mul(features, (size_t)l->out) > INT_MAX)
+                return cnn__fail(CNN_ERR_SHAPE, "%s: %zu features to %d are too many weights", where,
+                                 features, l->out);
+            i->weights = features * (size_t)l->out;
+            i->macs = i->weights;
+            cnn__view_all(vh);
+            cnn__view_all(vw);
+        }
+        break;
+    default:
+        break;
+    }
+    i->biases = (cnn__kinds[l->kind].fields & CNN__HAS_BIAS) && !l->no_bias ? (size_t)l->out : 0;
+    if (cnn__elements(CNN__LANES, i->c, i->h, i->w) == 0 ||
+        cnn__elements(CNN__LANES, i->c, i->h, i->w) > INT_MAX)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: the output %dx%dx%d is too large", where, i->c, i->h, i->w);
+    i->receptive_h = vh->size;
+    i->receptive_w = vw->size;
+    i->bytes = ((uint64_t)cnn__elements(1, i->c, i->h, i->w) + i->weights + i->biases) * sizeof(float);
+    return CNN_OK;
+}
+
+/* One layer after another; `done` keeps the last only where info is NULL. */
+static cnn_status cnn__infer(const cnn_layer *layers, int count, int c, int h, int w, cnn_layer_info *info,
+                             size_t *parameters) {
+    cnn__view vh = {1, 1, (uint64_t)h}, vw = {1, 1, (uint64_t)w};
+    cnn_layer_info i;
+    size_t total = 0;
+    for (int n = 0; n < count; n++) {
+        char where[64];
+        if ((int)layers[n].kind < CNN_CONV2D || (int)layers[n].kind > CNN_FLATTEN)
+            return cnn__fail(CNN_ERR_ARGUMENT, "layer %d: kind %d is unknown", n, (int)layers[n].kind);
+        memset(&i, 0, sizeof i);
+        i.name = cnn__kinds[layers[n].kind].name;
+        i.in_c = c;
+        i.in_h = h;
+        i.in_w = w;
+        cnn__layer_name(where, sizeof where, n, i.name);
+        CNN__TRY(cnn__check_fields(where, &layers[n]));
+        CNN__TRY(cnn__infer_layer(where, &layers[n], &i, &vh, &vw));
+        c = i.c;
+        h = i.h;
+        w = i.w;
+        total = cnn__add(total, i.weights + i.biases);
+        if (info)
+            info[n] = i;
+    }
+    if (total > SIZE_MAX / sizeof(float) / 2)
+        return cnn__fail(CNN_ERR_SHAPE, "the network's parameters overflow the address space");
+    *parameters = total;
+    return CNN_OK;
+}
+
+static cnn_status cnn__check_table(const char *where, const cnn_layer *layers, int count, int c, int h,
+                                   int w) {
+    CNN__TRY(cnn__check_pointer(where, "layers", layers));
+    if (count < 1 || count > 100000)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: count is %d, a network has 1 to 100000 layers", where, count);
+    CNN__TRY(cnn__check_sizes(where, "the input", 1, c, h, w));
+    if (cnn__elements(CNN__LANES, c, h, w) == 0 || cnn__elements(CNN__LANES, c, h, w) > INT_MAX)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: the input %dx%dx%d is too large", where, c, h, w);
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_layers_infer(const cnn_layer *layers, int count, int c, int h, int w,
+                                    cnn_layer_info *info) {
+    size_t parameters = 0;
+    CNN__TRY(cnn__check_table("cnn_layers_infer", layers, count, c, h, w));
+    CNN__TRY(cnn__check_pointer("cnn_layers_infer", "info", info));
+    CNN__TRY(cnn__infer(layers, count, c, h, w, NULL, &parameters)); /* info untouched on an error */
+    return cnn__infer(layers, count, c, h, w, info, &parameters);
+}
+
+/* ---- >>network ---------------------------------------------------------------------------------------- */
+
+struct cnn_net {
+    int count, c, h, w;
+    cnn_layer *layers;
+    cnn_layer_info *info;
+    size_t *offset; /* of each layer's weight among the parameters; its bias follows */
+    float *parameters;
+    size_t parameter_count;
+    void *owned; /* NULL: the caller's memory */
+};
+
+/* Carves a network out of the arena; with base NULL it only counts. */
+static cnn_net *cnn__net_carve(cnn__arena *arena, int count, size_t parameters) {
+    cnn_net *net = (cnn_net *)cnn__take(arena, 1, sizeof(cnn_net));
+    void *layers = cnn__take(arena, (size_t)count, sizeof(cnn_layer));
+    void *info = cnn__take(arena, (size_t)count, sizeof(cnn_layer_info));
+    void *offset = cnn__take(arena, (size_t)count, sizeof(size_t));
+    float *values = cnn__take_floats(arena, parameters ? parameters : 1);
+    if (!arena->base)
+        return NULL;
+    memset(net, 0, sizeof *net);
+    net->count = count;
+    net->layers = (cnn_layer *)layers;
+    net->info = (cnn_layer_info *)info;
+    net->offset = (size_t *)offset;
+    net->parameters = values;
+    net->parameter_count = parameters;
+    return net;
+}
+
+static cnn_status cnn__net_make(const char *where, cnn_net **net, const cnn_layer *layers, int count, int c,
+                                int h, int w, void *memory, size_t bytes, int own, size_t *needed) {
+    size_t parameters = 0;
+    cnn__arena arena = {NULL, 0};
+    CNN__TRY(cnn__check_table(where, layers, count, c, h, w));
+    CNN__TRY(cnn__infer(layers, count, c, h, w, NULL, &parameters));
+    cnn__net_carve(&arena, count, parameters);
+    if (needed) {
+        *needed = cnn__add(arena.used, CNN__ALIGN - 1);
+        return CNN_OK;
+    }
+    void *owned = own ? cnn__alloc(arena.used) : NULL;
+    if (own && !owned)
+        return cnn__no_memory(where, arena.used);
+    char *base = own ? (char *)owned : cnn__align_within(memory, bytes, arena.used);
+    if (!base)
+        return cnn__fail(CNN_ERR_NOMEM, "%s: the memory handed in has %zu bytes, cnn_net_bytes asks for %zu",
+                         where, bytes, arena.used + CNN__ALIGN - 1);
+    arena.base = base;
+    arena.used = 0;
+    cnn_net *made = cnn__net_carve(&arena, count, parameters);
+    made->c = c;
+    made->h = h;
+    made->w = w;
+    made->owned = owned;
+    memcpy(made->layers, layers, (size_t)count * sizeof *layers);
+    memset(made->parameters, 0, parameters * sizeof(float));
+    cnn__infer(layers, count, c, h, w, made->info, &parameters);
+    size_t at = 0;
+    for (int i = 0; i < count; i++) {
+        made->offset[i] = at;
+        at += made->info[i].weights + made->info[i].biases;
+    }
+    *net = made;
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_net_create(cnn_net **net, const cnn_layer *layers, int count, int c, int h, int w) {
+    CNN__TRY(cnn__check_pointer("cnn_net_create", "net", net));
+    *net = NULL;
+    return cnn__net_make("cnn_net_create", net, layers, count, c, h, w, NULL, 0, 1, NULL);
+}
+
+CNN_API cnn_status cnn_net_bytes(const cnn_layer *layers, int count, int c, int h, int w, size_t *bytes) {
+    CNN__TRY(cnn__check_pointer("cnn_net_bytes", "bytes", bytes));
+    return cnn__net_make("cnn_net_bytes", NULL, layers, count, c, h, w, NULL, 0, 0, bytes);
+}
+
+CNN_API cnn_status cnn_net_create_in(cnn_net **net, const cnn_layer *layers, int count, int c, int h, int w,
+                                     void *memory, size_t bytes) {
+    CNN__TRY(cnn__check_pointer("cnn_net_create_in", "net", net));
+    *net = NULL;
+    CNN__TRY(cnn__check_pointer("cnn_net_create_in", "memory", memory));
+    return cnn__net_make("cnn_net_create_in", net, layers, count, c, h, w, memory, bytes, 0, NULL);
+}
+
+CNN_API void cnn_net_free(cnn_net *net) {
+    if (net)
+        cnn__free(net->owned);
+}
+
+/* n values from the distribution of half-width or deviation `scale`. */
+static void cnn__draw(float *to, size_t n, int normal, float scale, uint64_t seed) {
+    for (size_t i = 0; i < n; i++)
+        to[i] = scale * (normal ? cnn__normal(seed, i) : 2.0f * cnn__uniform(seed, i) - 1.0f);
+}
+
+CNN_API cnn_status cnn_net_init(cnn_net *net, cnn_init init, uint64_t seed) {
+    CNN__TRY(cnn__check_pointer("cnn_net_init", "net", net));
+    if ((int)init < 0 || (int)init > (int)CNN_PYTORCH_DEFAULT)
+        return cnn__fail(CNN_ERR_ARGUMENT, "cnn_net_init: initialiser %d is unknown", (int)init);
+    for (int i = 0; i < net->count; i++) {
+        const cnn_layer_info *info = &net->info[i];
+        if (!info->weights)
+            continue;
+        const size_t out = (size_t)net->layers[i].out;
+        const double fan_in = (double)(info->weights / out);
+        const double area = net->layers[i].kind == CNN_CONV2D
+                                ? (double)cnn__or(net->layers[i].kernel_h, net->layers[i].kernel) *
+                                      cnn__or(net->layers[i].kernel_w, net->layers[i].kernel)
+                                : 1.0;
+        const double fan_out = (double)out * area;
+        const double scales[] = {sqrt(6 / (fan_in + fan_out)), sqrt(2 / (fan_in + fan_out)), sqrt(6 / fan_in),
+                                 sqrt(2 / fan_in), sqrt(1 / fan_in)};
+        const int normal = init == CNN_XAVIER_NORMAL || init == CNN_KAIMING_NORMAL;
+        float *weight = net->parameters + net->offset[i];
+        cnn__draw(weight, info->weights, normal, (float)scales[init], cnn__random(seed, 2 * (uint64_t)i));
+        cnn__draw(weight + info->weights, info->biases, 0, (float)scales[CNN_PYTORCH_DEFAULT],
+                  cnn__random(seed, 2 * (uint64_t)i + 1));
+    }
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_net_init_constant(cnn_net *net, float weight, float bias) {
+    CNN__TRY(cnn__check_pointer("cnn_net_init_constant", "net", net));
+    for (int i = 0; i < net->count; i++) {
+        float *p = net->parameters + net->offset[i];
+        for (size_t j = 0; j < net->info[i].weights + net->info[i].biases; j++)
+            p[j] = j < net->info[i].weights ? weight : bias;
+    }
+    return CNN_OK;
+}
+
+CNN_API float *cnn_net_parameters(cnn_net *net) {
+    return net ? net->parameters : NULL;
+}
+
+CNN_API size_t cnn_net_parameter_count(const cnn_net *net) {
+    return net ? net->parameter_count : 0;
+}
+
+CNN_API int cnn_net_layer_count(const cnn_net *net) {
+    return net ? net->count : 0;
+}
+
+CNN_API const cnn_layer *cnn_net_layer(const cnn_net *net, int layer) {
+    return net && layer >= 0 && layer < net->count ? &net->layers[layer] : NULL;
+}
+
+CNN_API const cnn_layer_info *cnn_net_layer_info(const cnn_net *net, int layer) {
+    return net && layer >= 0 && layer < net->count ? &net->info[layer] : NULL;
+}
+
+CNN_API cnn_status cnn_net_layer_parameters(const cnn_net *net, int layer, cnn_tensor *weight,
+                                            cnn_tensor *bias) {
+    CNN__TRY(cnn__check_pointer("cnn_net_layer_parameters", "net", net));
+    if (layer < 0 || layer >= net->count)
+        return cnn__fail(CNN_ERR_ARGUMENT, "cnn_net_layer_parameters: layer %d of %d", layer, net->count);
+    const cnn_layer *l = &net->layers[layer];
+    const cnn_layer_info *info = &net->info[layer];
+    cnn_tensor w = {0, 0, 0, 0, NULL}, b = {0, 0, 0, 0, NULL};
+    if (info->weights) {
+        w.n = l->out;
+        w.h = l->kind == CNN_CONV2D ? cnn__or(l->kernel_h, l->kernel) : 1;
+        w.w = l->kind == CNN_CONV2D ? cnn__or(l->kernel_w, l->kernel) : 1;
+        w.c = (int)(info->weights / ((size_t)w.n * (size_t)w.h * (size_t)w.w));
+        w.data = net->parameters + net->offset[layer];
+    }
+    if (info->biases) {
+        b.n = b.h = b.w = 1;
+        b.c = l->out;
+        b.data = net->parameters + net->offset[layer] + info->weights;
+    }
+    if (weight)
+        *weight = w;
+    if (bias)
+        *bias = b;
+    return CNN_OK;
+}
+
+/* ---- >>workspace --------------------------------------------------------------------------------------
+
+   A pass over a batch has two phases. A: blocks of CNN__LANES examples, in parallel, each forward and, in
+   training, backward to the first layer with parameters. B, in training: the gradients, in parallel over
+   parameters. Between them, a convolution's gradient is summed per SLOT (a fixed range of blocks, taken in
+   order by one thread) and a linear layer keeps its inputs and output gradients as rows, one a sample, for
+   one product over the batch. Slots and sums depend on the batch alone, not on the threads: hence the same
+   bits for any number of them. */
+
+typedef struct cnn__plan { /* of one layer */
+    size_t in, out;        /* elements of one example */
+    size_t act;            /* the output's place among a block's activations, in floats */
+    int alias;             /* the output takes the input's place */
+    cnn__conv conv;
+    cnn__pool pool;
+    cnn__tap *tap, *back; /* linear */
+    size_t slot;          /* the gradient's place in a slot, in floats */
+    float *x_rows, *dy_rows;
+    int x_pitch, dy_pitch;
+} cnn__plan;
+
+/* A piece of phase B: the weights of outputs first to first + count of a linear layer, or its biases (count
+   0), or such elements of a convolution's slots. */
+typedef struct cnn__piece {
+    int layer;
+    size_t first, count;
+} cnn__piece;
+
+enum { CNN__PIECE_OUT = 8, CNN__PIECE_SUM = 8192 };
+
+struct cnn_workspace {
+    cnn_mode mode;
+    int batch, threads, blocks, arenas, slots, pieces;
+    int layer_count;
+    size_t parameter_count;
+    cnn__plan *plan;
+    size_t act_floats;  /* of a block */
+    size_t grad_floats; /* of each of a thread's two gradient buffers */
+    size_t pack_floats; /* of a thread's packed image */
+    size_t slot_floats;
+    float *activations; /* a block each, or a thread each */
+    float *gradient_buffers, *packed, *slot;
+    cnn__piece *piece;
+    cnn__tap *sample; /* [batch]: phase B's taps, set anew for each layer's pitch */
+    float *gradients;
+    double *block_loss;
+    int *block_correct;
+    cnn_status *block_status;
+    uint64_t seed, pass; /* dropout: a new mask each training pass */
+    int examples;        /* of the last forward pass */
+    void *owned;
+};
+
+static int cnn__blocks(int examples) {
+    return (int)(((int64_t)examples + CNN__LANES - 1) / CNN__LANES);
+}
+
+/* Places the layers' outputs among a block's activations. An element-wise layer works in place unless the
+   backward pass still reads what it would overwrite. Without a backward pass two places in turn do. */
+static void cnn__plan_activations(cnn_workspace *ws, const cnn_net *net, cnn__plan *plan) {
+    size_t input = cnn__elements(1, net->c, net->h, net->w) * CNN__LANES, largest = input, at = 0,
+           used = input;
+    int locked = 0, side = 0;
+    for (int i = 0; i < net->count; i++) {
+        const cnn_layer_info *info = &net->info[i];
+        const cnn__kind *kind = &cnn__kinds[net->layers[i].kind];
+        const size_t size = cnn__elements(CNN__LANES, info->c, info->h, info->w);
+        largest = size > largest ? size : largest;
+        cnn__plan *p = plan ? &plan[i] : NULL;
+        const int flatten = net->layers[i].kind == CNN_FLATTEN;
+        const int alias = kind->in_place && (flatten || !locked || ws->mode == CNN_INFERENCE);
+        locked = kind->reads_y || (alias && locked);
+        if (!alias) {
+            side = !side;
+            at = used;
+            used += size;
+        }
+        if (p) {
+            p->in = cnn__elements(1, info->in_c, info->in_h, info->in_w);
+            p->out = size / CNN__LANES;
+            p->alias = alias;
+            p->act = ws->mode == CNN_INFERENCE ? (size_t)side : at; /* a side becomes a place below */
+        }
+    }
+    ws->act_floats = ws->mode == CNN_INFERENCE ? 2 * largest : used;
+    ws->grad_floats = ws->mode == CNN_INFERENCE ? 0 : largest;
+    for (int i = 0; plan && ws->mode == CNN_INFERENCE && i < net->count; i++)
+        plan[i].act *= largest;
+}
+
+/* Lays out everything behind the struct; with base NULL it only counts. */
+static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net, cnn__arena *arena) {
+    const int training = ws->mode != CNN_INFERENCE;
+    const size_t threads = (size_t)ws->threads, batch16 = (size_t)ws->blocks * CNN__LANES;
+    size_t slot_floats = 0, pieces = 0;
+    cnn__plan *plans = (cnn__plan *)cnn__take(arena, (size_t)net->count, sizeof(cnn__plan));
+    cnn__plan scratch;
+    if (arena->base)
+        memset(plans, 0, (size_t)net->count * sizeof *plans);
+    cnn__plan_activations(ws, net, arena->base ? plans : NULL);
+    ws->pack_floats = 0;
+    for (int i = 0; i < net->count; i++) {
+        const cnn_layer *l = &net->layers[i];
+        const cnn_layer_info *info = &net->info[i];
+        cnn__plan *p = arena->base ? &plans[i] : &scratch;
+        if (l->kind == CNN_CONV2D) {
+            cnn__layer_conv_setup("", l, info->in_c, info->in_h, info->in_w, CNN__LANES, &p->conv);
+            cnn__conv_tables(&p->conv, arena);
+            const size_t packed = p->conv.direct ? 0 : (size_t)p->conv.c * (size_t)p->conv.plane;
+            ws->pack_floats = packed > ws->pack_floats ? packed : ws->pack_floats;
+            p->slot = slot_floats;
+            slot_floats += info->weights + info->biases;
+            pieces += (info->weights + info->biases + CNN__PIECE_SUM - 1) / CNN__PIECE_SUM;
+        } else if (l->kind == CNN_LINEAR) {
+            const int in = (int)(info->weights / (size_t)l->out);
+            p->tap = (cnn__tap *)cnn__take(arena, (size_t)in, sizeof(cnn__tap));
+            p->back = (cnn__tap *)cnn__take(arena, (size_t)l->out, sizeof(cnn__tap));
+            for (int k = 0; arena->base && k < in; k++) {
+                p->tap[k].x = k * CNN__LANES;
+                p->tap[k].w = k;
+            }
+            for (int o = 0; arena->base && o < l->out; o++) {
+                p->back[o].x = o * CNN__LANES;
+                p->back[o].w = o * in;
+            }
+            if (training) {
+                p->x_pitch = (int)cnn__round_up((size_t)in, CNN__LANES);
+                p->dy_pitch = (int)cnn__round_up((size_t)l->out, CNN__LANES);
+                p->x_rows = cnn__take_floats(arena, cnn__mul(batch16, (size_t)p->x_pitch));
+                p->dy_rows = cnn__take_floats(arena, cnn__mul(batch16, (size_t)p->dy_pitch));
+            }
+            pieces += ((size_t)l->out + CNN__PIECE_OUT - 1) / CNN__PIECE_OUT + (info->biases != 0);
+        } else if (l->kind == CNN_MAXPOOL2D || l->kind == CNN_AVGPOOL2D || l->kind == CNN_GLOBALAVGPOOL2D) {
+            cnn__layer_pool_setup("", l, info->in_h, info->in_w, &p->pool);
+        }
+    }
+    ws->plan = plans;
+    ws->slot_floats = cnn__round_up(slot_floats, CNN__LANES);
+    ws->activations = cnn__take_floats(arena, cnn__mul((size_t)ws->arenas, ws->act_floats));
+    ws->gradient_buffers = cnn__take_floats(arena, cnn__mul(2 * threads, ws->grad_floats));
+    ws->packed = cnn__take_floats(arena, cnn__mul(threads, ws->pack_floats));
+    ws->block_loss = (double *)cnn__take(arena, (size_t)ws->blocks, sizeof(double));
+    ws->block_correct = (int *)cnn__take(arena, (size_t)ws->blocks, sizeof(int));
+    ws->block_status = (cnn_status *)cnn__take(arena, (size_t)ws->blocks, sizeof(cnn_status));
+    if (!training)
+        return;
+    const double slots = 4 + CNN__SLOT_BYTES / (4.0 * (double)(slot_floats + 1));
+    ws->slots = slots < (double)ws->blocks ? (int)slots : ws->blocks;
+    ws->slot = cnn__take_floats(arena, cnn__mul((size_t)ws->slots, ws->slot_floats));
+    ws->pieces = (int)pieces;
+    ws->piece = (cnn__piece *)cnn__take(arena, pieces, sizeof(cnn__piece));
+    ws->sample = (cnn__tap *)cnn__take(arena, cnn__mul((size_t)net->count, batch16), sizeof(cnn__tap));
+    ws->gradients = cnn__take_floats(arena, net->parameter_count ? net->parameter_count : 1);
+}
+
+static void cnn__workspace_pieces(cnn_workspace *ws, const cnn_net *net) {
+    cnn__piece *piece = ws->piece;
+    for (int i = 0; i < net->count; i++) {
+        const cnn_layer_info *info = &net->info[i];
+        const int linear = net->layers[i].kind == CNN_LINEAR;
+        const size_t all = linear ? (size_t)net->layers[i].out : info->weights + info->biases;
+        const size_t step = linear ? CNN__PIECE_OUT : CNN__PIECE_SUM;
+        for (size_t at = 0; info->weights && at < all; at += step, piece++) {
+            piece->layer = i;
+            piece->first = at;
+            piece->count = all - at < step ? all - at : step;
+        }
+        if (linear && info->biases)
+            (piece++)->layer = i;
+        cnn__tap *sample = ws->sample + (size_t)i * (size_t)ws->blocks * CNN__LANES;
+        for (int s = 0; linear && s < ws->blocks * CNN__LANES; s++) {
+            sample[s].x = s * ws->plan[i].x_pitch;
+            sample[s].w = s * ws->plan[i].dy_pitch;
+        }
+    }
+}
+
+static cnn_status cnn__workspace_make(const char *where, cnn_workspace **to, const cnn_net *net,
+                                      cnn_mode mode, int batch, int threads, void *memory, size_t bytes,
+                                      int own, size_t *needed) {
+    CNN__TRY(cnn__check_pointer(where, "net", net));
+    if ((int)mode < 0 || (int)mode > (int)CNN_TRAINING_STEP)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: mode %d is unknown", where, (int)mode);
+    if (batch < 1 || threads < 0)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: batch %d must be at least 1, threads %d at least 0", where,
+                         batch, threads);
+    cnn_workspace plan;
+    memset(&plan, 0, sizeof plan);
+    plan.mode = mode;
+    plan.batch = batch;
+    plan.blocks = cnn__blocks(batch);
+    plan.threads = cnn__min(threads ? threads : cnn_max_threads(), plan.blocks);
+    plan.arenas = mode == CNN_TRAINING ? plan.blocks : plan.threads;
+    plan.layer_count = net->count;
+    plan.parameter_count = net->parameter_count;
+    cnn__arena arena = {NULL, 0};
+    cnn__take(&arena, 1, sizeof(cnn_workspace));
+    cnn__workspace_carve(&plan, net, &arena);
+    for (int i = 0; i < net->count; i++) /* phase B's taps are ints */
+        if (net->layers[i].kind == CNN_LINEAR && mode != CNN_INFERENCE &&
+            (double)plan.blocks * CNN__LANES *
+                    ((double)net->layers[i].out +
+                     (double)(net->info[i].weights / (size_t)net->layers[i].out) + 32) >
+                (double)INT_MAX)
+            return cnn__fail(CNN_ERR_SHAPE, "%s: a batch of %d is too large for layer %d (linear)", where,
+                             batch, i);
+    if (arena.used > SIZE_MAX - CNN__ALIGN)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: a batch of %d overflows the address space", where, batch);
+    if (needed) {
+        *needed = arena.used + CNN__ALIGN - 1;
+        return CNN_OK;
+    }
+    const size_t need = arena.used;
+    void *owned = own ? cnn__alloc(need) : NULL;
+    if (own && !owned)
+        return cnn__no_memory(where, need);
+    arena.base = own ? (char *)owned : cnn__align_within(memory, bytes, need);
+    if (!arena.base)
+        return cnn__fail(CNN_ERR_NOMEM,
+                         "%s: the memory handed in has %zu bytes, cnn_workspace_bytes asks for %zu", where,
+                         bytes, need + CNN__ALIGN - 1);
+    if (!own)
+        memset(arena.base, 0, need);
+    arena.used = 0;
+    cnn_workspace *ws = (cnn_workspace *)cnn__take(&arena, 1, sizeof(cnn_workspace));
+    *ws = plan;
+    cnn__workspace_carve(ws, net, &arena);
+    if (mode != CNN_INFERENCE)
+        cnn__workspace_pieces(ws, net);
+    ws->owned = owned;
+    *to = ws;
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_workspace_create(cnn_workspace **ws, const cnn_net *net, cnn_mode mode, int batch,
+                                        int threads) {
+    CNN__TRY(cnn__check_pointer("cnn_workspace_create", "ws", ws));
+    *ws = NULL;
+    return cnn__workspace_make("cnn_workspace_create", ws, net, mode, batch, threads, NULL, 0, 1, NULL);
+}
+
+CNN_API cnn_status cnn_workspace_bytes(const cnn_net *net, cnn_mode mode, int batch, int threads,
+                                       size_t *bytes) {
+    CNN__TRY(cnn__check_pointer("cnn_workspace_bytes", "bytes", bytes));
+    return cnn__workspace_make("cnn_workspace_bytes", NULL, net, mode, batch, threads, NULL, 0, 0, bytes);
+}
+
+CNN_API cnn_status cnn_workspace_create_in(cnn_workspace **ws, const cnn_net *net, cnn_mode mode, int batch,
+                                           int threads, void *memory, size_t bytes) {
+    CNN__TRY(cnn__check_pointer("cnn_workspace_create_in", "ws", ws));
+    *ws = NULL;
+    CNN__TRY(cnn__check_pointer("cnn_workspace_create_in", "memory", memory));
+    return cnn__workspace_make("cnn_workspace_create_in", ws, net, mode, batch, threads, memory, bytes, 0,
+                               NULL);
+}
+
+CNN_API void cnn_workspace_free(cnn_workspace *ws) {
+    if (ws)
+        cnn__free(ws->owned);
+}
+
+CNN_API float *cnn_workspace_gradients(cnn_workspace *ws) {
+    return ws ? ws->gradients : NULL;
+}
+
+CNN_API void cnn_workspace_seed(cnn_workspace *ws, uint64_t seed) {
+    if (!ws)
+        return;
+    ws->seed = seed;
+    ws->pass = 0;
+}
+
+/* ---- one block through the layers ---- */
+
+/* to[j][i] = from[i][j] of 4x4 floats; rows of `from` and `to` at these pitches. */
+CNN__INLINE void cnn__transpose4(const float *from, size_t from_pitch, float *to, size_t to_pitch) {
+#if CNN__X86
+    __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + from_pitch);
+    __m128 c = _mm_loadu_ps(from + 2 * from_pitch), d = _mm_loadu_ps(from + 3 * from_pitch);
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps(to, a);
+    _mm_storeu_ps(to + to_pitch, b);
+    _mm_storeu_ps(to + 2 * to_pitch, c);
+    _mm_storeu_ps(to + 3 * to_pitch, d);
+#else
+    for (size_t i = 0; i < 4; i++)
+        for (size_t j = 0; j < 4; j++)
+            to[j * to_pitch + i] = from[i * from_pitch + j];
+#endif
+}
+
+/* A block of f features, [f][CNN__LANES], to `count` rows of f values at a pitch. */
+static void cnn__rows_from_block(const float *block, size_t f, int count, float *rows, size_t pitch) {
+    const size_t whole = f / 4 * 4;
+    int s = 0;
+    for (; s + 4 <= count; s += 4)
+        for (size_t i = 0; i < whole; i += 4)
+            cnn__transpose4(block + i * CNN__LANES + (size_t)s, CNN__LANES, rows + (size_t)s * pitch + i,
+                            pitch);
+    const int done = s;
+    for (s = 0; s < count; s++)
+        for (size_t i = s < done ? whole : 0; i < f; i++)
+            rows[(size_t)s * pitch + i] = block[i * CNN__LANES + (size_t)s];
+}
+
+/* And back. Lanes beyond count are zeros. */
+static void cnn__block_from_rows(const float *const *row, size_t f, int count, float *block) {
+    for (size_t i = 0; i < f; i++, block += CNN__LANES)
+        for (int s = 0; s < CNN__LANES; s++)
+            block[s] = s < count ? row[s][i] : 0.0f;
+}
+
+/* Low byte first on every machine; compilers make one load or store of each. */
+CNN__INLINE uint64_t cnn__load_u64(const unsigned char *p) {
+    return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24 |
+           (uint64_t)p[4] << 32 | (uint64_t)p[5] << 40 | (uint64_t)p[6] << 48 | (uint64_t)p[7] << 56;
+}
+
+CNN__INLINE void cnn__store_u64(unsigned char *p, uint64_t v) {
+    p[0] = (unsigned char)v;
+    p[1] = (unsigned char)(v >> 8);
+    p[2] = (unsigned char)(v >> 16);
+    p[3] = (unsigned char)(v >> 24);
+    p[4] = (unsigned char)(v >> 32);
+    p[5] = (unsigned char)(v >> 40);
+    p[6] = (unsigned char)(v >> 48);
+    p[7] = (unsigned char)(v >> 56);
+}
+
+/* 8 rows of 8 bytes to 8 columns, each at to[0], to[CNN__LANES], ...: bytes, pairs and fours change places
+   across the diagonal of the matrix of ever larger squares. */
+static void cnn__transpose_bytes8(const uint64_t *rows, unsigned char *to) {
+    static const uint64_t masks[] = {0x00ff00ff00ff00ffu, 0x0000ffff0000ffffu, 0x00000000ffffffffu};
+    uint64_t a[8];
+    memcpy(a, rows, sizeof a);
+    for (int stage = 0; stage < 3; stage++) {
+        const int step = 1 << stage, shift = 8 << stage;
+        for (int i = 0; i < 8; i++) {
+            if (i & step)
+                continue;
+            const uint64_t t = ((a[i] >> shift) ^ a[i + step]) & masks[stage];
+            a[i] ^= t << shift;
+            a[i + step] ^= t;
+        }
+    }
+    for (int i = 0; i < 8; i++)
+        cnn__store_u64(to + i * CNN__LANES, a[i]);
+}
+
+static void cnn__block_from_bytes(const cnn__kernels *k, const unsigned char *const *row, size_t f, int count,
+                                  float *block) {
+    unsigned char bytes[8 * CNN__LANES];
+    size_t i = 0;
+    memset(bytes, 0, sizeof bytes);
+    for (; i + 8 <= f; i += 8) {
+        for (int half = 0; half < CNN__LANES; half += 8) {
+            uint64_t a[8];
+            for (int s = 0; s < 8; s++)
+                a[s] = half + s < count ? cnn__load_u64(row[half + s] + i) : 0;
+            cnn__transpose_bytes8(a, bytes + half);
+        }
+        k->from_bytes(bytes, block + i * CNN__LANES, sizeof bytes);
+    }
+    for (; i < f; i++) {
+        for (int s = 0; s < count; s++)
+            bytes[s] = row[s][i];
+        k->from_bytes(bytes, block + i * CNN__LANES, CNN__LANES);
+    }
+}
+
+/* A pass: what every task of it knows. */
+typedef struct cnn__pass {
+    const cnn_net *net;
+    cnn_workspace *ws;
+    const cnn__kernels *k;
+    int n, training;
+    uint64_t seed;
+    const cnn_tensor *x, *dy; /* planar input, or */
+    const cnn_dataset *data;  /* examples index[0..n-1] of a data set */
+    const int *index;
+    cnn_tensor *y, *dx;
+    int *classes;
+    const float *dlogit_scale;
+    int *confusion;
+    cnn__start start; /* phase B: gradients from zero, or accumulated */
+} cnn__pass;
+
+static uint64_t cnn__dropout_seed(const cnn__pass *e, int layer) {
+    return cnn__random(e->seed, (uint64_t)layer);
+}
+
+/* Elements of a block are numbered as in the planar batch: sample*features + feature. */
+static void cnn__block_dropout(const cnn__pass *e, int layer, int block, const float *x, float *y) {
+    const size_t f = e->ws->plan[layer].out;
+    const uint64_t seed = cnn__dropout_seed(e, layer);
+    const float set = e->net->layers[layer].p, p = set > 0 ? set : 0.5f;
+    for (size_t i = 0; i < f; i++)
+        for (size_t s = 0; s < CNN__LANES; s++) {
+            const uint64_t element = ((uint64_t)block * CNN__LANES + s) * f + i;
+            y[i * CNN__LANES + s] = x[i * CNN__LANES + s] * cnn__dropout_scale(p, seed, element);
+        }
+}
+
+static void cnn__block_conv(const cnn__pass *e, int layer, const float *x, float *y, float *packed) {
+    const cnn__conv *v = &e->ws->plan[layer].conv;
+    const float *weight = e->net->parameters + e->net->offset[layer];
+    const float *bias = e->net->info[layer].biases ? weight + e->net->info[layer].weights : NULL;
+    for (int g = 0; g < v->groups; g++) {
+        const float *image = x + (size_t)g * (size_t)v->c * (size_t)v->h * (size_t)v->w * CNN__LANES;
+        if (!v->direct) {
+            cnn__pack(v, image, 0, v->c, packed);
+            image = packed;
+        }
+        cnn__conv_forward(v, e->k, image, weight + (size_t)g * (size_t)v->o * (size_t)v->steps,
+                          bias ? bias + (size_t)g * (size_t)v->o : NULL, 0, v->o,
+                          y + (size_t)g * (size_t)v->o * (size_t)v->y_plane);
+    }
+}
+
+static void cnn__block_linear(const cnn__pass *e, int layer, const float *x, float *y) {
+    const cnn__plan *p = &e->ws->plan[layer];
+    cnn__product a;
+    memset(&a, 0, sizeof a);
+    a.rows = (int)p->out;
+    a.steps = (int)p->in;
+    a.n = CNN__LANES;
+    a.tap = p->tap;
+    a.x = x;
+    a.w = e->net->parameters + e->net->offset[layer];
+    a.wm = (ptrdiff_t)p->in;
+    a.bias = e->net->info[layer].biases ? a.w + e->net->info[layer].weights : NULL;
+    a.start = a.bias ? CNN__BIAS : CNN__ZERO;
+    a.y = y;
+    a.ym = CNN__LANES;
+    e->k->product(&a);
+}
+
+/* The activations of a block: the input, then the layers' outputs. */
+static float *cnn__block_acts(const cnn__pass *e, int block, int thread) {
+    return e->ws->activations + (size_t)(e->ws->mode == CNN_TRAINING ? block : thread) * e->ws->act_floats;
+}
+
+static float *cnn__layer_input(const cnn__pass *e, int layer, float *acts) {
+    return layer ? acts + e->ws->plan[layer - 1].act : acts;
+}
+
+static void cnn__forward_layer(const cnn__pass *e, int layer, int block, const float *x, float *y,
+                               float *packed) {
+    const cnn__plan *p = &e->ws->plan[layer];
+    const size_t n = p->out * CNN__LANES;
+    switch (e->net->layers[layer].kind) {
+    case CNN_CONV2D:
+        cnn__block_conv(e, layer, x, y, packed);
+        break;
+    case CNN_MAXPOOL2D:
+        e->k->maxpool(&p->pool, x, y, e->net->info[layer].c, CNN__LANES);
+        break;
+    case CNN_AVGPOOL2D:
+    case CNN_GLOBALAVGPOOL2D:
+        e->k->avgpool(&p->pool, x, y, e->net->info[layer].c, CNN__LANES);
+        break;
+    case CNN_LINEAR:
+        cnn__block_linear(e, layer, x, y);
+        break;
+    case CNN_SIGMOID:
+        e->k->sigmoid(x, y, n);
+        break;
+    case CNN_TANH:
+        e->k->tanh(x, y, n);
+        break;
+    case CNN_RELU:
+        e->k->relu(x, y, n);
+        break;
+    case CNN_SOFTMAX:
+        e->k->softmax(x, y, NULL, NULL, e->net->info[layer].c, n / (size_t)e->net->info[layer].c);
+        break;
+    case CNN_DROPOUT:
+        if (e->training)
+            cnn__block_dropout(e, layer, block, x, y);
+        else if (x != y)
+            memcpy(y, x, n * sizeof(float));
+        break;
+    case CNN_FLATTEN: /* in place */
+    default:
+        break;
+    }
+}
+
+static int cnn__block_count(const cnn__pass *e, int block) { /* examples in it */
+    return cnn__min(CNN__LANES, e->n - block * CNN__LANES);
+}
+
+static void cnn__load_block(const cnn__pass *e, int block, float *to) {
+    const size_t f = cnn__elements(1, e->net->c, e->net->h, e->net->w);
+    const int count = cnn__block_count(e, block), first = block * CNN__LANES;
+    const float *floats[CNN__LANES];
+    const unsigned char *bytes[CNN__LANES];
+    for (int s = 0; s < count; s++) {
+        const size_t i = (size_t)(e->index ? e->index[first + s] : first + s);
+        floats[s] = e->data ? (e->data->floats ? e->data->floats + i * f : NULL) : e->x->data + i * f;
+        bytes[s] = e->data && e->data->bytes ? e->data->bytes + i * f : NULL;
+    }
+    if (e->data && e->data->bytes)
+        cnn__block_from_bytes(e->k, bytes, f, count, to);
+    else
+        cnn__block_from_rows(floats, f, count, to);
+}
+
+/* Input and forward pass of a block; returns its outputs. */
+static float *cnn__block_forward(const cnn__pass *e, int block, int thread) {
+    float *acts = cnn__block_acts(e, block, thread);
+    float *packed = e->ws->packed + (size_t)thread * e->ws->pack_floats;
+    cnn__load_block(e, block, acts);
+    const float *x = acts;
+    for (int i = 0; i < e->net->count; i++) {
+        float *y = e->ws->plan[i].alias ? cnn__layer_input(e, i, acts) : acts + e->ws->plan[i].act;
+        cnn__forward_layer(e, i, block, x, y, packed);
+        x = y;
+    }
+    return cnn__layer_input(e, e->net->count, acts);
+}
+
+/* The first layer with parameters: below it no gradient is needed, unless the caller wants dx. */
+static int cnn__lowest_layer(const cnn__pass *e) {
+    int i = 0;
+    while (!e->dx && i < e->net->count && !e->net->info[i].weights)
+        i++;
+    return i;
+}
+
+static void cnn__block_conv_backward(const cnn__pass *e, int layer, const float *x, const float *dy,
+                                     float *dx, float *slot, float *packed) {
+    const cnn__conv *v = &e->ws->plan[layer].conv;
+    const float *weight = e->net->parameters + e->net->offset[layer];
+    float *dw = slot + e->ws->plan[layer].slot, *db = dw + e->net->info[layer].weights;
+    const size_t image = (size_t)v->h * (size_t)v->w * CNN__LANES;
+    for (int m = 0; e->net->info[layer].biases && m < v->o * v->groups; m++)
+        db[m] += e->k->sum(dy + (size_t)m * (size_t)v->y_plane, (size_t)v->y_plane);
+    for (int g = 0; g < v->groups; g++) {
+        const size_t weights = (size_t)g * (size_t)v->o * (size_t)v->steps;
+        const float *dy_g = dy + (size_t)g * (size_t)v->o * (size_t)v->y_plane;
+        const float *x_g = x + (size_t)g * (size_t)v->c * image;
+        float *dx_g = dx ? dx + (size_t)g * (size_t)v->c * image : NULL;
+        if (!v->direct) {
+            cnn__pack(v, x_g, 0, v->c, packed);
+            x_g = packed;
+        }
+        cnn__conv_backward_w(v, e->k, x_g, dy_g, 0, v->o, dw + weights);
+        if (!dx)
+            continue;
+        float *to = v->direct ? dx_g : packed;
+        memset(to, 0, (size_t)v->c * (size_t)v->plane * sizeof(float));
+        cnn__conv_backward_x(v, e->k, weight + weights, dy_g, 0, v->c, to);
+        if (!v->direct)
+            cnn__unpack(v, e->k, packed, 0, v->c, dx_g);
+    }
+}
+
+static void cnn__block_linear_backward(const cnn__pass *e, int layer, int block, const float *x,
+                                       const float *dy, float *dx) {
+    const cnn__plan *p = &e->ws->plan[layer];
+    const size_t first = (size_t)block * CNN__LANES;
+    cnn__rows_from_block(x, p->in, CNN__LANES, p->x_rows + first * (size_t)p->x_pitch, (size_t)p->x_pitch);
+    cnn__rows_from_block(dy, p->out, CNN__LANES, p->dy_rows + first * (size_t)p->dy_pitch,
+                         (size_t)p->dy_pitch);
+    if (!dx)
+        return;
+    cnn__product a;
+    memset(&a, 0, sizeof a);
+    a.rows = (int)p->in;
+    a.steps = (int)p->out;
+    a.n = CNN__LANES;
+    a.tap = p->back;
+    a.x = dy;
+    a.w = e->net->parameters + e->net->offset[layer];
+    a.wm = 1;
+    a.y = dx;
+    a.ym = CNN__LANES;
+    a.start = CNN__ZERO;
+    e->k->product(&a);
+}
+
+/* dx of one layer, or NULL where nobody needs it, and its parameter gradients. Element-wise layers work in
+   place: dx is dy. */
+static void cnn__backward_layer(const cnn__pass *e, int layer, int block, const float *x, const float *y,
+                                float *dy, float *dx, float *slot, float *packed) {
+    const cnn__plan *p = &e->ws->plan[layer];
+    const int c = e->net->info[layer].c;
+    const size_t n = p->out * CNN__LANES;
+    switch (e->net->layers[layer].kind) {
+    case CNN_CONV2D:
+        cnn__block_conv_backward(e, layer, x, dy, dx, slot, packed);
+        break;
+    case CNN_MAXPOOL2D:
+        e->k->maxpool_backward(&p->pool, x, y, dy, dx, c, CNN__LANES);
+        break;
+    case CNN_AVGPOOL2D:
+    case CNN_GLOBALAVGPOOL2D:
+        e->k->avgpool_backward(&p->pool, dy, dx, c, CNN__LANES);
+        break;
+    case CNN_LINEAR:
+        cnn__block_linear_backward(e, layer, block, x, dy, dx);
+        break;
+    case CNN_SIGMOID:
+        e->k->sigmoid_backward(y, dy, dy, n);
+        break;
+    case CNN_TANH:
+        e->k->tanh_backward(y, dy, dy, n);
+        break;
+    case CNN_RELU:
+        e->k->relu_backward(y, dy, dy, n);
+        break;
+    case CNN_SOFTMAX:
+        e->k->softmax_backward(y, dy, dy, c, n / (size_t)c);
+        break;
+    case CNN_DROPOUT:
+        if (e->training)
+            cnn__block_dropout(e, layer, block, dy, dy);
+        break;
+    case CNN_FLATTEN:
+    default:
+        break;
+    }
+}
+
+/* From the outputs' gradient, which lies in the first of the thread's two gradient buffers. */
+static void cnn__block_backward(const cnn__pass *e, int block, int thread, float *slot) {
+    cnn_workspace *ws = e->ws;
+    float *acts = cnn__block_acts(e, block, thread);
+    float *packed = ws->packed + (size_t)thread * ws->pack_floats;
+    float *dy = ws->gradient_buffers + 2 * (size_t)thread * ws->grad_floats, *other = dy + ws->grad_floats;
+    const int lowest = cnn__lowest_layer(e);
+    for (int i = e->net->count - 1; i >= lowest; i--) {
+        const int last = i == lowest && !e->dx;
+        cnn__backward_layer(e, i, block, cnn__layer_input(e, i, acts), cnn__layer_input(e, i + 1, acts), dy,
+                            last ? NULL : other, slot, packed);
+        if (!cnn__kinds[e->net->layers[i].kind].in_place && !last) {
+            float *t = dy;
+            dy = other;
+            other = t;
+        }
+    }
+    if (e->dx) {
+        const size_t f = cnn__elements(1, e->net->c, e->net->h, e->net->w);
+        cnn__rows_from_block(dy, f, cnn__block_count(e, block), e->dx->data + (size_t)block * CNN__LANES * f,
+                             f);
+    }
+}
+
+/* ---- phase B ---- */
+
+static void cnn__piece_linear(const cnn__pass *e, const cnn__piece *piece) {
+    const cnn__plan *p = &e->ws->plan[piece->layer];
+    const size_t at = e->net->offset[piece->layer];
+    float *dw = e->ws->gradients + at + piece->first * p->in;
+    cnn__product a;
+    memset(&a, 0, sizeof a);
+    a.rows = (int)piece->count;
+    a.steps = e->n;
+    a.n = p->in;
+    a.tap = e->ws->sample + (size_t)piece->layer * (size_t)e->ws->blocks * CNN__LANES;
+    a.x = p->x_rows;
+    a.w = p->dy_rows + piece->first;
+    a.wm = 1;
+    a.y = dw;
+    a.ym = (ptrdiff_t)p->in;
+    a.start = e->start;
+    e->k->product(&a);
+}
+
+static void cnn__piece_biases(const cnn__pass *e, const cnn__piece *piece) {
+    const cnn__plan *p = &e->ws->plan[piece->layer];
+    float *db = e->ws->gradients + e->net->offset[piece->layer] + e->net->info[piece->layer].weights;
+    if (e->start == CNN__ZERO)
+        memset(db, 0, p->out * sizeof(float));
+    for (int s = 0; s < e->n; s++)
+        e->k->add(db, p->dy_rows + (size_t)s * (size_t)p->dy_pitch, p->out);
+}
+
+static void cnn__piece_slots(const cnn__pass *e, const cnn__piece *piece) {
+    const cnn_workspace *ws = e->ws;
+    float *g = ws->gradients + e->net->offset[piece->layer] + piece->first;
+    const float *from = ws->slot + ws->plan[piece->layer].slot + piece->first;
+    if (e->start == CNN__ZERO)
+        memset(g, 0, piece->count * sizeof(float));
+    const int slots = cnn__min(ws->slots, cnn__blocks(e->n));
+    for (int s = 0; s < slots; s++)
+        e->k->add(g, from + (size_t)s * ws->slot_floats, piece->count);
+}
+
+static void cnn__piece_task(void *context, int task, int thread) {
+    const cnn__pass *e = (const cnn__pass *)context;
+    const cnn__piece *piece = &e->ws->piece[task];
+    (void)thread;
+    if (e->net->layers[piece->layer].kind == CNN_LINEAR && piece->count)
+        cnn__piece_linear(e, piece);
+    else if (e->net->layers[piece->layer].kind == CNN_LINEAR)
+        cnn__piece_biases(e, piece);
+    else
+        cnn__piece_slots(e, piece);
+}
+
+/* ---- passes ---- */
+
+static void cnn__pass_begin(cnn__pass *e, const cnn_net *net, cnn_workspace *ws, int n) {
+    memset(e, 0, sizeof *e);
+    e->net = net;
+    e->ws = ws;
+    e->k = cnn__k();
+    e->n = n;
+    e->training = ws->mode != CNN_INFERENCE;
+    e->seed = cnn__random(ws->seed, ws->pass);
+}
+
+/* Slot s takes blocks first to end - 1 of the batch. */
+static void cnn__slot_range(const cnn__pass *e, int s, int *first, int *end) {
+    const int blocks = cnn__blocks(e->n), slots = cnn__min(e->ws->slots, blocks);
+    *first = (int)((int64_t)blocks * s / slots);
+    *end = (int)((int64_t)blocks * (s + 1) / slots);
+}
+
+static float *cnn__slot_clear(const cnn__pass *e, int s) {
+    float *slot = e->ws->slot + (size_t)s * e->ws->slot_floats;
+    memset(slot, 0, e->ws->slot_floats * sizeof(float));
+    return slot;
+}
+
+static cnn_status cnn__check_workspace(const char *where, const cnn_net *net, const cnn_workspace *ws,
+                                       int n) {
+    CNN__TRY(cnn__check_pointer(where, "net", net));
+    CNN__TRY(cnn__check_pointer(where, "ws", ws));
+    if (ws->layer_count != net->count || ws->parameter_count != net->parameter_count)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: the workspace was made for another network", where);
+    if (n < 1 || n > ws->batch)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: a batch of %d, the workspace is for 1 to %d", where, n,
+                         ws->batch);
+    return CNN_OK;
+}
+
+static cnn_status cnn__check_input(const char *where, const char *name, const cnn_net *net,
+                                   const cnn_tensor *x) {
+    CNN__TRY(cnn__check(where, name, x));
+    return cnn__check_shape(where, name, x, x->n, net->c, net->h, net->w);
+}
+
+static size_t cnn__outputs(const cnn_net *net) {
+    const cnn_layer_info *last = &net->info[net->count - 1];
+    return cnn__elements(1, last->c, last->h, last->w);
+}
+
+static cnn_status cnn__check_output(const char *where, const char *name, const cnn_net *net,
+                                    const cnn_tensor *y, int n) {
+    const cnn_layer_info *last = &net->info[net->count - 1];
+    CNN__TRY(cnn__check(where, name, y));
+    if (y->n != n || cnn__size(y) / (size_t)y->n != cnn__outputs(net))
+        return cnn__fail(CNN_ERR_SHAPE, "%s: %s is %dx%dx%dx%d, it must be %d samples of %dx%dx%d", where,
+                         name, y->n, y->c, y->h, y->w, n, last->c, last->h, last->w);
+    return CNN_OK;
+}
+
+static void cnn__forward_task(void *context, int block, int thread) {
+    const cnn__pass *e = (const cnn__pass *)context;
+    const float *out = cnn__block_forward(e, block, thread);
+    const size_t f = cnn__outputs(e->net);
+    const int count = cnn__block_count(e, block);
+    if (e->y)
+        cnn__rows_from_block(out, f, count, e->y->data + (size_t)block * CNN__LANES * f, f);
+    for (int s = 0; e->classes && s < count; s++) {
+        size_t best = 0;
+        for (size_t k = 1; k < f; k++)
+            best = out[k * CNN__LANES + (size_t)s] > out[best * CNN__LANES + (size_t)s] ? k : best;
+        e->classes[block * CNN__LANES + s] = (int)best;
+    }
+}
+
+static cnn_status cnn__check_mode_forward(const char *where, const cnn_workspace *ws) {
+    return ws->mode == CNN_TRAINING_STEP
+               ? cnn__fail(CNN_ERR_ARGUMENT,
+                           "%s: the workspace is for cnn_train_step alone (CNN_TRAINING_STEP)", where)
+               : CNN_OK;
+}
+
+CNN_API cnn_status cnn_forward(const cnn_net *net, cnn_workspace *ws, const cnn_tensor *x, cnn_tensor *y) {
+    static const char *const where = "cnn_forward";
+    CNN__TRY(cnn__check_pointer(where, "net", net));
+    CNN__TRY(cnn__check_input(where, "x", net, x));
+    CNN__TRY(cnn__check_workspace(where, net, ws, x->n));
+    CNN__TRY(cnn__check_mode_forward(where, ws));
+    CNN__TRY(cnn__check_output(where, "y", net, y, x->n));
+    CNN__TRY(cnn__check_apart(where, "y", y, "x", x));
+    cnn__pass e;
+    ws->pass += ws->mode == CNN_TRAINING;
+    cnn__pass_begin(&e, net, ws, x->n);
+    e.x = x;
+    e.y = y;
+    cnn__parallel(ws->threads, cnn__blocks(e.n), cnn__forward_task, &e);
+    ws->examples = x->n;
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_predict(const cnn_net *net, cnn_workspace *ws, const cnn_tensor *x, int *classes) {
+    static const char *const where = "cnn_predict";
+    CNN__TRY(cnn__check_pointer(where, "net", net));
+    CNN__TRY(cnn__check_input(where, "x", net, x));
+    CNN__TRY(cnn__check_workspace(where, net, ws, x->n));
+    CNN__TRY(cnn__check_pointer(where, "classes", classes));
+    if (ws->mode != CNN_INFERENCE)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: the workspace must be for inference (CNN_INFERENCE)", where);
+    if (cnn__overlap(classes, (size_t)x->n * sizeof(int), x->data, cnn__size(x) * sizeof(float)))
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: classes overlaps x", where);
+    cnn__pass e;
+    cnn__pass_begin(&e, net, ws, x->n);
+    e.x = x;
+    e.classes = classes;
+    cnn__parallel(ws->threads, cnn__blocks(e.n), cnn__forward_task, &e);
+    return CNN_OK;
+}
+
+static void cnn__backward_task(void *context, int s, int thread) {
+    const cnn__pass *e = (const cnn__pass *)context;
+    const size_t f = cnn__outputs(e->net);
+    float *slot = cnn__slot_clear(e, s);
+    int first = 0, end = 0;
+    cnn__slot_range(e, s, &first, &end);
+    for (int block = first; block < end; block++) {
+        const float *row[CNN__LANES];
+        const int count = cnn__block_count(e, block);
+        for (int i = 0; i < count; i++)
+            row[i] = e->dy->data + ((size_t)block * CNN__LANES + (size_t)i) * f;
+        cnn__block_from_rows(row, f, count,
+                             e->ws->gradient_buffers + 2 * (size_t)thread * e->ws->grad_floats);
+        cnn__block_backward(e, block, thread, slot);
+    }
+}
+
+CNN_API cnn_status cnn_backward(const cnn_net *net, cnn_workspace *ws, const cnn_tensor *dy, cnn_tensor *dx) {
+    static const char *const where = "cnn_backward";
+    CNN__TRY(cnn__check_pointer(where, "net", net));
+    CNN__TRY(cnn__check(where, "dy", dy));
+    CNN__TRY(cnn__check_workspace(where, net, ws, dy->n));
+    if (ws->mode != CNN_TRAINING)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: the workspace must be for training (CNN_TRAINING)", where);
+    if (!ws->examples)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: no cnn_forward has gone before it in this workspace", where);
+    if (ws->examples != dy->n)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: dy has %d samples, the last cnn_forward had %d", where, dy->n,
+                         ws->examples);
+    CNN__TRY(cnn__check_output(where, "dy", net, dy, dy->n));
+    if (dx) {
+        CNN__TRY(cnn__check_shape(where, "dx", dx, dy->n, net->c, net->h, net->w));
+        CNN__TRY(cnn__check_apart(where, "dx", dx, "dy", dy));
+    }
+    cnn__pass e;
+    cnn__pass_begin(&e, net, ws, dy->n);
+    e.dy = dy;
+    e.dx = dx;
+    e.start = CNN__ACCUMULATE;
+    cnn__parallel(ws->threads, cnn__min(ws->slots, cnn__blocks(e.n)), cnn__backward_task, &e);
+    cnn__parallel(ws->threads, ws->pieces, cnn__piece_task, &e);
+    return CNN_OK;
+}
+
+/* ---- >>train ------------------------------------------------------------------------------------------ */
+
+static cnn_status cnn__check_sgd(const char *where, const cnn_sgd_options *o) {
+    CNN__TRY(cnn__check_pointer(where, "options", o));
+    if (!(o->lr > 0 && o->lr <= FLT_MAX))
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: lr is %g, the learning rate must be greater than 0", where,
+                         (double)o->lr);
+    if (!(o->momentum >= 0 && o->momentum <= FLT_MAX) ||
+        !(o->weight_decay >= 0 && o->weight_decay <= FLT_MAX))
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: momentum is %g and weight_decay %g, they must be at least 0",
+                         where, (double)o->momentum, (double)o->weight_decay);
+    if (o->nesterov && o->momentum <= 0)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: nesterov needs a momentum greater than 0", where);
+    return CNN_OK;
+}
+
+typedef struct cnn__sgd_call {
+    const cnn_sgd_options *options;
+    float *parameters, *velocity;
+    const float *gradients;
+    size_t count;
+} cnn__sgd_call;
+
+static void cnn__sgd_task(void *context, int task, int thread) {
+    const cnn__sgd_call *a = (const cnn__sgd_call *)context;
+    const size_t at = (size_t)task * CNN__PIECE, n = a->count - at < CNN__PIECE ? a->count - at : CNN__PIECE;
+    (void)thread;
+    cnn__k()->sgd(a->options, a->parameters + at, a->gradients + at, a->velocity ? a->velocity + at : NULL,
+                  n);
+}
+
+static cnn_status cnn__sgd_apply(const char *where, int threads, cnn__sgd_call *a) {
+    if (a->count / CNN__PIECE >= INT_MAX)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: %zu parameters are too many", where, a->count);
+    cnn__parallel(threads, (int)((a->count + CNN__PIECE - 1) / CNN__PIECE), cnn__sgd_task, a);
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_sgd_step(const cnn_sgd_options *options, float *parameters, const float *gradients,
+                                float *velocity, size_t count) {
+    static const char *const where = "cnn_sgd_step";
+    CNN__TRY(cnn__check_sgd(where, options));
+    CNN__TRY(cnn__check_pointer(where, "parameters", parameters));
+    CNN__TRY(cnn__check_pointer(where, "gradients", gradients));
+    if (options->momentum > 0)
+        CNN__TRY(cnn__check_pointer(where, "velocity", velocity));
+    const size_t bytes = cnn__mul(count, sizeof(float));
+    if (cnn__overlap(parameters, bytes, gradients, bytes) ||
+        (velocity && (cnn__overlap(velocity, bytes, parameters, bytes) ||
+                      cnn__overlap(velocity, bytes, gradients, bytes))))
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: parameters, gradients and velocity overlap", where);
+    cnn__sgd_call a = {options, parameters, velocity, gradients, count};
+    return cnn__sgd_apply(where, cnn__threads_for((double)count), &a);
+}
+
+static cnn_status cnn__check_dataset(const char *where, const char *name, const cnn_net *net,
+                                     const cnn_dataset *data) {
+    CNN__TRY(cnn__check_pointer(where, name, data));
+    if (data->count < 1 || !data->labels || !data->bytes == !data->floats)
+        return cnn__fail(CNN_ERR_ARGUMENT,
+                         "%s: %s must have examples (count is %d), labels, and either bytes or floats", where,
+                         name, data->count);
+    if (data->classes < 1 || data->classes > 256)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: %s has %d classes, it must be 1 to 256", where, name,
+                         data->classes);
+    if (net && (data->c != net->c || data->h != net->h || data->w != net->w))
+        return cnn__fail(CNN_ERR_SHAPE, "%s: %s has examples of %dx%dx%d, the network takes %dx%dx%d", where,
+                         name, data->c, data->h, data->w, net->c, net->h, net->w);
+    if (net && cnn__outputs(net) != (size_t)data->classes)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: %s has %d classes, the network %zu outputs", where, name,
+                         data->classes, cnn__outputs(net));
+    return CNN_OK;
+}
+
+/* Index and label of each example of a batch; index NULL: the first n. */
+static cnn_status cnn__check_examples(const char *where, const cnn_dataset *data, const int *index, int n) {
+    if (!index && n > data->count)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: %d examples wanted, the data set has %d", where, n,
+                         data->count);
+    for (int i = 0; i < n; i++) {
+        const int at = index ? index[i] : i;
+        if (at < 0 || at >= data->count)
+            return cnn__fail(CNN_ERR_ARGUMENT, "%s: index[%d] is %d, the data set has %d examples", where, i,
+                             at, data->count);
+        if (data->labels[at] >= data->classes)
+            return cnn__fail(CNN_ERR_FORMAT, "%s: label %d of example %d is outside the classes 0 to %d",
+                             where, data->labels[at], at, data->classes - 1);
+    }
+    return CNN_OK;
+}
+
+/* Loss and right predictions of a block's logits; d, unless NULL, gets the gradient of the mean loss over the
+   batch: (softmax - onehot)/n. scratch holds the logits' size. */
+static void cnn__block_loss(const cnn__pass *e, int block, const float *logits, float *d) {
+    const int classes = e->data->classes, count = cnn__block_count(e, block);
+    const float scale = 1.0f / (float)e->n;
+    float max[CNN__LANES], sum[CNN__LANES];
+    double loss = 0;
+    int correct = 0;
+    e->k->softmax(logits, d, max, sum, classes, CNN__LANES);
+    for (int s = 0; s < count; s++) {
+        const int first = block * CNN__LANES + s;
+        const int label = e->data->labels[e->index ? e->index[first] : first];
+        const float own = logits[label * CNN__LANES + s];
+        int best = 0;
+        for (int k = 1; k < classes; k++)
+            best = logits[k * CNN__LANES + s] > logits[best * CNN__LANES + s] ? k : best;
+        correct += best == label;
+        loss += log((double)sum[s]) + ((double)max[s] - (double)own);
+        d[label * CNN__LANES + s] -= 1.0f;
+        if (e->classes)
+            e->classes[first] = best;
+    }
+    for (int i = 0; i < classes * CNN__LANES; i++)
+        d[i] = i % CNN__LANES < count ? d[i] * scale : 0.0f;
+    e->ws->block_loss[block] = loss;
+    e->ws->block_correct[block] = correct;
+}
+
+static void cnn__train_task(void *context, int s, int thread) {
+    const cnn__pass *e = (const cnn__pass *)context;
+    float *slot = cnn__slot_clear(e, s);
+    int first = 0, end = 0;
+    cnn__slot_range(e, s, &first, &end);
+    for (int block = first; block < end; block++) {
+        const float *logits = cnn__block_forward(e, block, thread);
+        cnn__block_loss(e, block, logits, e->ws->gradient_buffers + 2 * (size_t)thread * e->ws->grad_floats);
+        cnn__block_backward(e, block, thread, slot);
+    }
+}
+
+static void cnn__add_blocks(const cnn__pass *e, double *loss, int *correct) {
+    double total = 0;
+    int right = 0;
+    for (int i = 0; i < cnn__blocks(e->n); i++) {
+        total += e->ws->block_loss[i];
+        right += e->ws->block_correct[i];
+    }
+    if (loss)
+        *loss += total;
+    if (correct)
+        *correct += right;
+}
+
+static int cnn__finite(double value) {
+    return value >= -DBL_MAX && value <= DBL_MAX;
+}
+
+/* Arguments checked. */
+static cnn_status cnn__train_batch(const char *where, const cnn_net *net, cnn_workspace *ws,
+                                   const cnn_dataset *data, const int *index, int n, double *loss,
+                                   int *correct) {
+    cnn__pass e;
+    double sum = 0;
+    ws->pass++;
+    ws->examples = 0;
+    cnn__pass_begin(&e, net, ws, n);
+    e.data = data;
+    e.index = index;
+    e.start = CNN__ZERO;
+    cnn__parallel(ws->threads, cnn__min(ws->slots, cnn__blocks(n)), cnn__train_task, &e);
+    cnn__add_blocks(&e, &sum, NULL);
+    if (!cnn__finite(sum))
+        return cnn__fail(CNN_ERR_DIVERGED,
+                         "%s: the loss is %g: the training diverged; try a smaller learning rate", where,
+                         sum);
+    cnn__parallel(ws->threads, ws->pieces, cnn__piece_task, &e);
+    cnn__add_blocks(&e, loss, correct);
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_train_step(const cnn_net *net, cnn_workspace *ws, const cnn_dataset *data,
+                                  const int *index, int n, double *loss, int *correct) {
+    static const char *const where = "cnn_train_step";
+    CNN__TRY(cnn__check_workspace(where, net, ws, n));
+    if (ws->mode == CNN_INFERENCE)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: the workspace is for inference", where);
+    CNN__TRY(cnn__check_dataset(where, "data", net, data));
+    CNN__TRY(cnn__check_examples(where, data, index, n));
+    return cnn__train_batch(where, net, ws, data, index, n, loss, correct);
+}
+
+/* Evaluates with a workspace of CNN_INFERENCE and room for a block's softmax in each thread's packed image.
+ */
+typedef struct cnn__evaluator {
+    cnn_workspace *ws;
+    float *softmax; /* classes*CNN__LANES for each thread */
+    int *classes;   /* predictions of a batch */
+} cnn__evaluator;
+
+typedef struct cnn__evaluate_call {
+    cnn__pass pass;
+    float *softmax;
+} cnn__evaluate_call;
+
+static void cnn__evaluate_task(void *context, int block, int thread) {
+    const cnn__evaluate_call *a = (const cnn__evaluate_call *)context;
+    const float *logits = cnn__block_forward(&a->pass, block, thread);
+    cnn__block_loss(&a->pass, block, logits,
+                    a->softmax + (size_t)thread * (size_t)a->pass.data->classes * CNN__LANES);
+}
+
+enum { CNN__EVALUATE_BATCH = 256 };
+
+static cnn_status cnn__evaluator_create(const char *where, cnn__evaluator *v, const cnn_net *net,
+                                        const cnn_dataset *data, int threads) {
+    const int batch = cnn__min(CNN__EVALUATE_BATCH, data->count);
+    memset(v, 0, sizeof *v);
+    CNN__TRY(cnn__workspace_make(where, &v->ws, net, CNN_INFERENCE, batch, threads, NULL, 0, 1, NULL));
+    const size_t softmax = (size_t)v->ws->threads * (size_t)data->classes * CNN__LANES;
+    v->softmax = (float *)cnn__alloc((softmax + (size_t)batch) * sizeof(float));
+    if (!v->softmax) {
+        cnn_workspace_free(v->ws);
+        v->ws = NULL;
+        return cnn__no_memory(where, (softmax + (size_t)batch) * sizeof(float));
+    }
+    v->classes = (int *)(void *)(v->softmax + softmax);
+    return CNN_OK;
+}
+
+static void cnn__evaluator_free(cnn__evaluator *v) {
+    cnn__free(v->softmax);
+    cnn_workspace_free(v->ws);
+}
+
+static void cnn__evaluator_run(cnn__evaluator *v, const cnn_net *net, const cnn_dataset *data,
+                               cnn_evaluation *result) {
+    double loss = 0;
+    int correct = 0;
+    int batch_index[CNN__EVALUATE_BATCH];
+    for (int i = 0; i < data->count; i += v->ws->batch) {
+        cnn__evaluate_call a;
+        const int n = cnn__min(v->ws->batch, data->count - i);
+        for (int j = 0; j < n; j++)
+            batch_index[j] = i + j;
+        cnn__pass_begin(&a.pass, net, v->ws, n);
+        a.pass.data = data;
+        a.pass.index = batch_index;
+        a.pass.classes = v->classes;
+        a.softmax = v->softmax;
+        cnn__parallel(v->ws->threads, cnn__blocks(n), cnn__evaluate_task, &a);
+        cnn__add_blocks(&a.pass, &loss, &correct);
+        for (int j = 0; result->confusion && j < n; j++)
+            result->confusion[(size_t)data->labels[i + j] * (size_t)data->classes + (size_t)v->classes[j]]++;
+    }
+    result->loss = loss / data->count;
+    result->accuracy = (double)correct / data->count;
+}
+
+CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int threads,
+                                cnn_evaluation *evaluation) {
+    static const char *const where = "cnn_evaluate";
+    cnn__evaluator v;
+    CNN__TRY(cnn__check_pointer(where, "net", net));
+    CNN__TRY(cnn__check_dataset(where, "data", net, data));
+    CNN__TRY(cnn__check_examples(where, data, NULL, data->count));
+    CNN__TRY(cnn__check_pointer(where, "evaluation", evaluation));
+    CNN__TRY(cnn__evaluator_create(where, &v, net, data, threads));
+    if (evaluation->confusion)
+        memset(evaluation->confusion, 0, (size_t)data->classes * (size_t)data->classes * sizeof(int));
+    cnn__evaluator_run(&v, net, data, evaluation);
+    cnn__evaluator_free(&v);
+    return CNN_OK;
+}
+
+/* What cnn_fit works with, all taken before the first step. */
+typedef struct cnn__fit {
+    cnn_net *net;
+    const cnn_dataset *train, *test;
+    const cnn_fit_options *o;
+    cnn_workspace *ws;
+    cnn__evaluator test_run;
+    int *index;
+    float *velocity;
+    cnn_progress progress;
+    double loss;
+    int correct;
+    int64_t examples; /* since the start */
+    double seconds;   /* of training steps */
+} cnn__fit;
+
+static int cnn__fit_call(cnn__fit *f, cnn_callback callback) {
+    return callback && callback(&f->progress, f->o->user) ? f->progress.stopped = 1 : 0;
+}
+
+/* Whether a report is due after `step` of `steps`: the r-th of `reports` at step r*steps/reports. */
+static int cnn__report_due(int step, int steps, int reports) {
+    return (int64_t)step * reports / steps != (int64_t)(step - 1) * reports / steps;
+}
+
+static cnn_status cnn__fit_diverged(const cnn__fit *f, const char *what) {
+    const double lr = (double)f->o->sgd.lr;
+    return cnn__fail(CNN_ERR_DIVERGED,
+                     "cnn_fit: %s in epoch %d, step %d: the training diverged at learning rate %g; try a "
+                     "smaller one, say %g",
+                     what, f->progress.epoch, f->progress.step, lr, lr / 10);
+}
+
+/* The last step of an epoch may have been the fatal one. */
+static int cnn__fit_sound(const cnn__fit *f) {
+    double sum = 0;
+    for (size_t i = 0; i < f->net->parameter_count; i++)
+        sum += (double)f->net->parameters[i];
+    return cnn__finite(sum);
+}
+
+/* The learning rate of the current step. */
+static float cnn__fit_rate(const cnn__fit *f) {
+    const cnn_progress *p = &f->progress;
+    const double steps = (double)p->epochs * p->steps - 1, step = (double)(p->epoch - 1) * p->steps + p->step;
+    const float lr = f->o->sgd.lr, end = f->o->lr_end;
+    return end > 0 && steps > 0 ? lr + (end - lr) * (float)(step / steps) : lr;
+}
+
+static cnn_status cnn__fit_epoch(cnn__fit *f) {
+    const cnn_fit_options *o = f->o;
+    cnn_progress *p = &f->progress;
+    cnn_sgd_options rule = o->sgd;
+    cnn__sgd_call sgd = {&rule, f->net->parameters, f->velocity, f->ws->gradients, f->net->parameter_count};
+    f->loss = 0;
+    f->correct = 0;
+    p->test_loss = p->test_accuracy = -1;
+    cnn_shuffle(f->index, f->train->count, o->seed, (uint64_t)p->epoch);
+    for (p->step = 0; p->step < p->steps && !p->stopped;) {
+        const int at = p->step * o->batch, n = cnn__min(o->batch, f->train->count - at);
+        const double start = cnn__seconds();
+        if (cnn__train_batch("cnn_fit", f->net, f->ws, f->train, f->index + at, n, &f->loss, &f->correct) !=
+            CNN_OK)
+            return cnn__fit_diverged(f, "the loss is not finite");
+        rule.lr = cnn__fit_rate(f);
+        CNN__TRY(cnn__sgd_apply("cnn_fit", f->ws->threads, &sgd));
+        f->seconds += cnn__seconds() - start;
+        f->examples += n;
+        p->step++;
+        p->loss = f->loss / (at + n);
+        p->accuracy = (double)f->correct / (at + n);
+        p->examples_per_second = f->seconds > 0 ? (double)f->examples / f->seconds : 0;
+        if (cnn__report_due(p->step, p->steps, cnn__or(o->reports, 5)))
+            cnn__fit_call(f, o->on_progress);
+    }
+    return cnn__fit_sound(f) ? CNN_OK : cnn__fit_diverged(f, "a parameter is not finite");
+}
+
+static cnn_status cnn__fit_run(cnn__fit *f) {
+    cnn_progress *p = &f->progress;
+    for (p->epoch = 1; p->epoch <= p->epochs; p->epoch++) {
+        CNN__TRY(cnn__fit_epoch(f));
+        if (p->stopped)
+            return CNN_OK;
+        if (f->test) {
+            cnn_evaluation e = {0, 0, NULL};
+            cnn__evaluator_run(&f->test_run, f->net, f->test, &e);
+            p->test_loss = e.loss;
+            p->test_accuracy = e.accuracy;
+        }
+        if (cnn__fit_call(f, f->o->on_epoch) || p->epoch == p->epochs)
+            return CNN_OK;
+    }
+    return CNN_OK;
+}
+
+static cnn_status cnn__fit_memory(cnn__fit *f) {
+    const size_t count = (size_t)f->train->count * sizeof(int),
+                 velocity = f->net->parameter_count * sizeof(float);
+    f->index = (int *)cnn__alloc(count);
+    f->velocity = f->o->sgd.momentum > 0 ? (float *)cnn__alloc(velocity + 1) : NULL;
+    if (!f->index || (f->o->sgd.momentum > 0 && !f->velocity))
+        return cnn__no_memory("cnn_fit", count + velocity);
+    CNN__TRY(cnn__workspace_make("cnn_fit", &f->ws, f->net, CNN_TRAINING_STEP, f->o->batch, f->o->threads,
+                                 NULL, 0, 1, NULL));
+    f->ws->seed = f->o->seed;
+    return f->test ? cnn__evaluator_create("cnn_fit", &f->test_run, f->net, f->test, f->o->threads) : CNN_OK;
+}
+
+static cnn_status cnn__fit_check(const char *where, const cnn_net *net, const cnn_dataset *train,
+                                 const cnn_dataset *test, const cnn_fit_options *o) {
+    CNN__TRY(cnn__check_pointer(where, "net", net));
+    CNN__TRY(cnn__check_dataset(where, "train", net, train));
+    CNN__TRY(cnn__check_pointer(where, "options", o));
+    CNN__TRY(cnn__check_sgd(where, &o->sgd));
+    if (!(o->lr_end >= 0 && o->lr_end <= o->sgd.lr))
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: lr_end is %g, it must be between 0 and lr, which is %g",
+                         where, (double)o->lr_end, (double)o->sgd.lr);
+    if (o->epochs < 1 || o->batch < 1 || o->threads < 0 || o->reports < 0)
+        return cnn__fail(
+            CNN_ERR_ARGUMENT,
+            "%s: epochs %d and batch %d must be at least 1, threads %d and reports %d at least 0", where,
+            o->epochs, o->batch, o->threads, o->reports);
+    if (o->batch > train->count)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: a batch of %d is larger than the data set of %d examples",
+                         where, o->batch, train->count);
+    CNN__TRY(cnn__check_examples(where, train, NULL, train->count));
+    if (test) {
+        CNN__TRY(cnn__check_dataset(where, "test", net, test));
+        CNN__TRY(cnn__check_examples(where, test, NULL, test->count));
+    }
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_fit(cnn_net *net, const cnn_dataset *train, const cnn_dataset *test,
+                           const cnn_fit_options *options, cnn_progress *result) {
+    CNN__TRY(cnn__fit_check("cnn_fit", net, train, test, options));
+    cnn__fit f;
+    memset(&f, 0, sizeof f);
+    f.net = net;
+    f.train = train;
+    f.test = test;
+    f.o = options;
+    f.progress.epochs = options->epochs;
+    f.progress.steps = (int)(((int64_t)train->count + options->batch - 1) / options->batch);
+    cnn_status status = cnn__fit_memory(&f);
+    if (status == CNN_OK)
+        status = cnn__fit_run(&f);
+    if (status == CNN_OK && result)
+        *result = f.progress;
+    cnn__free(f.index);
+    cnn__free(f.velocity);
+    cnn_workspace_free(f.ws);
+    cnn__evaluator_free(&f.test_run);
+    return status;
+}
+
+/* ---- >>data -------------------------------------------------------------------------------------------
+
+   IDX: two zero bytes, the type (8: unsigned byte), the number of dimensions, each dimension as 4 bytes, high
+   byte first, then the values. */
+
+static uint32_t cnn__big_endian(const unsigned char *p) {
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+/* Checks a header of `dims` dimensions, of which `have` bytes are there, against the file's size. */
+static cnn_status cnn__idx_header(const char *name, const unsigned char *p, size_t have, size_t size,
+                                  int dims, int *dim) {
+    const char *const what = dims == 3 ? "images" : "labels";
+    if (!size)
+        return cnn__fail(CNN_ERR_FORMAT, "%s: the file is empty", name);
+    if (have >= 2 && p[0] == 0x1f && p[1] == 0x8b)
+        return cnn__fail(CNN_ERR_FORMAT, "%s: the file is gzip-compressed; decompress it first", name);
+    if (have >= 4 && (p[0] || p[1] || p[2] != 8 || p[3] != dims))
+        return cnn__fail(CNN_ERR_FORMAT, "%s: the magic number is %d %d %d %d, IDX %s have 0 0 8 %d", name,
+                         p[0], p[1], p[2], p[3], what, dims);
+    if (have < 4 + 4 * (size_t)dims)
+        return cnn__fail(CNN_ERR_FORMAT, "%s: the header is cut off: %zu bytes of %d", name, have,
+                         4 + 4 * dims);
+    size_t values = 1;
+    for (int i = 0; i < dims; i++) {
+        static const char *const fields[] = {"count", "height", "width"};
+        const uint32_t d = cnn__big_endian(p + 4 + 4 * i);
+        if (d < 1 || d > INT_MAX)
+            return cnn__fail(CNN_ERR_FORMAT, "%s: the %s is %zu, it must be 1 to 2147483647", name, fields[i],
+                             (size_t)d);
+        dim[i] = (int)d;
+        values = cnn__mul(values, d);
+    }
+    if (values != size - (4 + 4 * (size_t)dims))
+        return cnn__fail(CNN_ERR_FORMAT,
+                         "%s: the header's count of %d %s asks for %zu bytes of data, the file has %zu", name,
+                         dim[0], what, values, size - (4 + 4 * (size_t)dims));
+    return CNN_OK;
+}
+
+/* Both headers, and that they agree. */
+static cnn_status cnn__idx_headers(const char *image_name, const unsigned char *images, size_t image_have,
+                                   size_t image_bytes, const char *label_name, const unsigned char *labels,
+                                   size_t label_have, size_t label_bytes, int classes, cnn_dataset *data) {
+    int dim[3] = {0, 0, 0}, count = 0;
+    CNN__TRY(cnn__idx_header(image_name, images, image_have, image_bytes, 3, dim));
+    CNN__TRY(cnn__idx_header(label_name, labels, label_have, label_bytes, 1, &count));
+    if (count != dim[0])
+        return cnn__fail(CNN_ERR_FORMAT, "%s: the count is %d labels, %s has %d images", label_name, count,
+                         image_name, dim[0]);
+    memset(data, 0, sizeof *data);
+    data->count = count;
+    data->c = 1;
+    data->h = dim[1];
+    data->w = dim[2];
+    data->classes = classes;
+    return CNN_OK;
+}
+
+static cnn_status cnn__idx_labels(const char *name, const cnn_dataset *d) {
+    for (int i = 0; i < d->count; i++)
+        if (d->labels[i] >= d->classes)
+            return cnn__fail(CNN_ERR_FORMAT, "%s: label %d of example %d is outside the classes 0 to %d",
+                             name, d->labels[i], i, d->classes - 1);
+    return CNN_OK;
+}
+
+static cnn_status cnn__check_classes(const char *where, int classes) {
+    return classes >= 1 && classes <= 256
+               ? CNN_OK
+               : cnn__fail(CNN_ERR_ARGUMENT, "%s: classes is %d, it must be 1 to 256", where, classes);
+}
+
+enum { CNN__IDX_IMAGES = 16, CNN__IDX_LABELS = 8 }; /* bytes of the headers */
+
+CNN_API cnn_status cnn_dataset_from_idx(cnn_dataset *data, const void *images, size_t image_bytes,
+                                        const void *labels, size_t label_bytes, int classes) {
+    static const char *const where = "cnn_dataset_from_idx";
+    cnn_dataset d;
+    CNN__TRY(cnn__check_pointer(where, "data", data));
+    CNN__TRY(cnn__check_pointer(where, "images", images));
+    CNN__TRY(cnn__check_pointer(where, "labels", labels));
+    CNN__TRY(cnn__check_classes(where, classes));
+    CNN__TRY(cnn__idx_headers("cnn_dataset_from_idx: images", (const unsigned char *)images, image_bytes,
+                              image_bytes, "cnn_dataset_from_idx: labels", (const unsigned char *)labels,
+                              label_bytes, label_bytes, classes, &d));
+    d.bytes = (const unsigned char *)images + CNN__IDX_IMAGES;
+    d.labels = (const unsigned char *)labels + CNN__IDX_LABELS;
+    CNN__TRY(cnn__idx_labels("cnn_dataset_from_idx: labels", &d));
+    *data = d;
+    return CNN_OK;
+}
+
+#ifndef CNN_NO_STDIO
+typedef struct cnn__file {
+    const char *name;
+    FILE *stream;
+    unsigned char header[CNN__IDX_IMAGES];
+    size_t have, size;
+} cnn__file;
+
+/* Opens a file, reads a header's worth and finds its size. */
+static cnn_status cnn__file_open(cnn__file *f, const char *name, size_t header) {
+    memset(f, 0, sizeof *f);
+    f->name = name;
+    f->stream = fopen(name, "rb");
+    if (!f->stream)
+        return cnn__fail(CNN_ERR_IO, "%s: the file cannot be opened; is it there?", name);
+    f->have = fread(f->header, 1, header, f->stream);
+    if (ferror(f->stream))
+        return cnn__fail(CNN_ERR_IO, "%s: the file cannot be read; is it a folder?", name);
+    const long end = fseek(f->stream, 0, SEEK_END) ? -1 : ftell(f->stream);
+    if (end < 0)
+        return cnn__fail(CNN_ERR_IO, "%s: the file's size cannot be found", name);
+    f->size = (size_t)end;
+    return CNN_OK;
+}
+
+static cnn_status cnn__file_body(cnn__file *f, size_t header, unsigned char *to) {
+    const size_t n = f->size - header;
+    if (fseek(f->stream, (long)header, SEEK_SET) || fread(to, 1, n, f->stream) != n)
+        return cnn__fail(CNN_ERR_IO, "%s: %zu bytes of data cannot be read", f->name, n);
+    return CNN_OK;
+}
+
+static void cnn__file_close(cnn__file *f) {
+    if (f->stream)
+        fclose(f->stream);
+}
+
+static cnn_status cnn__idx_read(cnn__file *images, cnn__file *labels, const char *image_file,
+                                const char *label_file, int classes, cnn_dataset *d) {
+    CNN__TRY(cnn__file_open(images, image_file, CNN__IDX_IMAGES));
+    CNN__TRY(cnn__file_open(labels, label_file, CNN__IDX_LABELS));
+    CNN__TRY(cnn__idx_headers(image_file, images->header, images->have, images->size, label_file,
+                              labels->header, labels->have, labels->size, classes, d));
+    const size_t pixels = images->size - CNN__IDX_IMAGES, bytes = pixels + (size_t)d->count;
+    unsigned char *memory = (unsigned char *)cnn__alloc(bytes);
+    if (!memory)
+        return cnn__no_memory("cnn_dataset_load_idx", bytes);
+    d->memory = memory;
+    d->bytes = memory;
+    d->labels = memory + pixels;
+    CNN__TRY(cnn__file_body(images, CNN__IDX_IMAGES, memory));
+    CNN__TRY(cnn__file_body(labels, CNN__IDX_LABELS, memory + pixels));
+    return cnn__idx_labels(label_file, d);
+}
+
+CNN_API cnn_status cnn_dataset_load_idx(cnn_dataset *data, const char *image_file, const char *label_file,
+                                        int classes) {
+    static const char *const where = "cnn_dataset_load_idx";
+    CNN__TRY(cnn__check_pointer(where, "data", data));
+    CNN__TRY(cnn__check_pointer(where, "image_file", image_file));
+    CNN__TRY(cnn__check_pointer(where, "label_file", label_file));
+    CNN__TRY(cnn__check_classes(where, classes));
+    cnn__file images, labels;
+    cnn_dataset d;
+    memset(&images, 0, sizeof images);
+    memset(&labels, 0, sizeof labels);
+    memset(&d, 0, sizeof d);
+    const cnn_status status = cnn__idx_read(&images, &labels, image_file, label_file, classes, &d);
+    cnn__file_close(&images);
+    cnn__file_close(&labels);
+    if (status == CNN_OK)
+        *data = d;
+    else
+        cnn__free(d.memory);
+    return status;
+}
+#endif
+
+CNN_API void cnn_dataset_free(cnn_dataset *data) {
+    if (!data)
+        return;
+    cnn__free(data->memory);
+    memset(data, 0, sizeof *data);
+}
+
+CNN_API cnn_status cnn_dataset_batch(const cnn_dataset *data, const int *index, cnn_tensor *x, int *labels) {
+    static const char *const where = "cnn_dataset_batch";
+    CNN__TRY(cnn__check_dataset(where, "data", NULL, data));
+    CNN__TRY(cnn__check(where, "x", x));
+    CNN__TRY(cnn__check_shape(where, "x", x, x->n, data->c, data->h, data->w));
+    CNN__TRY(cnn__check_examples(where, data, index, x->n));
+    const size_t f = cnn__size(x) / (size_t)x->n;
+    for (int i = 0; i < x->n; i++) {
+        const size_t at = (size_t)(index ? index[i] : i);
+        float *to = x->data + (size_t)i * f;
+        if (labels)
+            labels[i] = data->labels[at];
+        if (data->floats)
+            memcpy(to, data->floats + at * f, f * sizeof(float));
+        for (size_t j = 0; data->bytes && j < f; j++)
+            to[j] = (float)data->bytes[at * f + j] / 255.0f;
+    }
+    return CNN_OK;
+}
+#endif /* CNN_IMPLEMENTATION, second part */
+
+/*
+   MIT License
+
+   Copyright (c) 2026 the cnn.h authors
+
+   Permission is hereby granted, free of charge, to any person obtaining a copy
+   of this software and associated documentation files (the "Software"), to deal
+   in the Software without restriction, including without limitation the rights
+   to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+   copies of the Software, and to permit persons to whom the Software is
+   furnished to do so, subject to the following conditions:
+
+   The above copyright notice and this permission notice shall be included in all
+   copies or substantial portions of the Software.
+
+   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+   IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+   FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+   AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+   LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+   OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+   SOFTWARE.
+*/
