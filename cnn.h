@@ -227,7 +227,7 @@ CNN_API cnn_status cnn_linear_backward(const cnn_tensor *x, const cnn_tensor *we
                                        cnn_tensor *dx, cnn_tensor *dw, cnn_tensor *db);
 
 /* Activations, element by element; x and y of equal shape, y may be x itself (in place). The backward passes
-   take the result y, not x, and work in place too (dx may be dy).
+   take the result y, not x, and work in place too (dx may be dy or y).
    sigmoid 1/(1 + exp(-x)); tanh; relu max(x, 0), whose gradient at 0 is 0. Of NaN: NaN. */
 CNN_API cnn_status cnn_sigmoid_forward(const cnn_tensor *x, cnn_tensor *y);
 CNN_API cnn_status cnn_sigmoid_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx);
@@ -460,7 +460,7 @@ CNN_API cnn_status cnn_sgd_step(const cnn_sgd_options *options, float *parameter
    the number of right predictions to *correct (either may be NULL). A batch in ten lines:
 
        cnn_workspace_create(&ws, net, CNN_TRAINING_STEP, batch, 0);
-       for (int epoch = 0; epoch < epochs; epoch++) {
+       for (int epoch = 1; epoch <= epochs; epoch++) {
            double loss = 0;
            cnn_shuffle(index, data.count, seed, (uint64_t)epoch);
            for (int i = 0; i + batch <= data.count; i += batch) {

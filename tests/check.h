@@ -1,6 +1,7 @@
-/* The few lines that every C test shares. A test program includes this before cnn.h's implementation, makes its
-   checks, and returns check_done(): 0 when all held, 1 otherwise; check_skip() makes the status 77. The last
-   line a program prints is its summary, or the reason of its skip. Random tests take their seed from check_seed(). */
+/* The few lines that every C test shares. A test program is linked with tests/library.c, makes its checks, and
+   returns check_done(): 0 when all held and no memory leaked, 1 otherwise; check_skip() makes the status 77. The
+   last line a program prints is its summary, or the reason of its skip. Random tests take their seed from
+   check_seed(). */
 #ifndef CHECK_H
 #define CHECK_H
 
@@ -10,18 +11,26 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Of the library's allocator: calls so far, blocks not yet freed, the number of the call that fails (0: none), calls
+   of CNN_FREE(NULL), and the largest request in bytes. Above 1 GiB every request fails. */
+extern long alloc_calls, alloc_live, alloc_fail_at, alloc_null_frees;
+extern size_t alloc_largest;
+
+/* Uses the instruction set of this name from now on, NULL the best; 0: this machine or build lacks it. */
+int check_select_isa(const char *name);
+
 static long check_count_;
 static long check_failures_;
 
 /* Records one check; the first 20 failures are printed. The message is a printf format and its arguments. */
-#define CHECK(condition, ...)                                                                                 \
-    do {                                                                                                      \
-        check_count_++;                                                                                       \
-        if (!(condition) && check_failures_++ < 20) {                                                         \
-            printf("%s:%d: %s: ", __FILE__, __LINE__, #condition);                                            \
-            printf(__VA_ARGS__);                                                                              \
-            printf("\n");                                                                                     \
-        }                                                                                                     \
+#define CHECK(condition, ...)                                                                                \
+    do {                                                                                                     \
+        check_count_++;                                                                                      \
+        if (!(condition) && check_failures_++ < 20) {                                                        \
+            printf("%s:%d: %s: ", __FILE__, __LINE__, #condition);                                           \
+            printf(__VA_ARGS__);                                                                             \
+            printf("\n");                                                                                    \
+        }                                                                                                    \
     } while (0)
 
 /* got within absolute + relative*|want| of want; NaN only for NaN. */
@@ -54,6 +63,8 @@ static float check_uniform(uint64_t *state) { /* uniform in -1..1 */
 }
 
 static int check_done(void) {
+    CHECK(!alloc_live && !alloc_null_frees, "%ld blocks leaked, %ld frees of NULL", alloc_live,
+          alloc_null_frees);
     if (check_failures_)
         printf("%ld of %ld checks failed\n", check_failures_, check_count_);
     else

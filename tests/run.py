@@ -2,8 +2,8 @@
 
     make test                      or    python3 tests/run.py [WORD ...]
 
-With words, only the groups whose names contain one. A group is a command: exit status 0 passes, 77 skips (the last line
-printed is the reason), anything else fails and its output is shown. CC, CFLAGS, OPENMP, BUILD and DATA come from the
+With words, only the groups whose names contain one. A group is a row of commands: exit status 0 passes, 77 skips (the
+last line printed is the reason), anything else fails and its output is shown. CC, CFLAGS, OPENMP, BUILD and DATA come from the
 environment, as the Makefile sets them.
 """
 
@@ -13,6 +13,7 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
 
 CC = os.environ.get("CC", "cc")
@@ -20,16 +21,32 @@ CFLAGS = shlex.split(os.environ.get("CFLAGS", "-O2 -g"))
 OPENMP = shlex.split(os.environ.get("OPENMP", ""))
 BUILD = os.environ.get("BUILD", "build")
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]
-SANITIZE = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+SANITIZE = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 TIMEOUT = 280
 
 
-def c_group(source, variant, flags):
-    """A C test program: compiled, then run."""
-    name = os.path.splitext(os.path.basename(source))[0]
-    program = os.path.join(BUILD, "tests", name + variant.replace(" ", "_"))
-    compile_it = [*shlex.split(CC), "-std=c99", *WARNINGS, *flags, "-I.", source, "-o", program, "-lm"]
-    return (name[5:] + (", " + variant if variant else ""), [compile_it, [program]])
+def variant_groups(sources, variant, flags):
+    """C test programs in one variant: the library compiled once (the first to need it waits for it), then each program."""
+    folder = os.path.join(BUILD, "tests", variant.replace(" ", "_") or "plain")
+    os.makedirs(folder, exist_ok=True)
+    library = os.path.join(folder, "library.o")
+    compiler = [*shlex.split(CC), "-std=c99", *WARNINGS, *flags, "-I."]
+    built = threading.Lock()
+    state = {}
+
+    def build_library():
+        with built:
+            if not state:
+                state["done"] = call([*compiler, "-c", "tests/library.c", "-o", library])
+        return state["done"]
+
+    def group(source):
+        name = os.path.splitext(os.path.basename(source))[0]
+        program = os.path.join(folder, name)
+        return (name[5:] + (", " + variant if variant else ""),
+                [build_library, [*compiler, source, library, "-o", program, "-lm"], [program]])
+
+    return [group(s) for s in sources]
 
 
 def can_sanitize():
@@ -44,34 +61,41 @@ def can_sanitize():
 def groups():
     sources = sorted(glob.glob("tests/test_*.c"))
     result = [(os.path.basename(s)[5:-3], [[sys.executable, s]]) for s in sorted(glob.glob("tests/test_*.py"))]
-    result += [c_group(s, "", CFLAGS + OPENMP) for s in sources]
+    result += variant_groups(sources, "", CFLAGS + OPENMP)
     if OPENMP:
-        result += [c_group(s, "no openmp", CFLAGS) for s in sources if "network" in s]
+        result += variant_groups(sources, "no openmp", CFLAGS)
+    result += variant_groups([s for s in sources if "operators" in s or "network" in s], "no simd",
+                             CFLAGS + ["-DCNN_NO_SIMD"])
     if any("sanitize" in flag for flag in CFLAGS):
         return result
     if can_sanitize():
-        result += [c_group(s, "sanitized", SANITIZE + OPENMP) for s in sources]
+        result += variant_groups(sources, "sanitized", SANITIZE + OPENMP)
     else:
         result.append(("sanitized", [["sh", "-c", "echo '%s has no sanitizers'; exit 77" % CC]]))
     return result
 
 
+def call(command):
+    """(exit status, output)"""
+    environment = dict(os.environ, OMP_WAIT_POLICY="passive", PYTHONDONTWRITEBYTECODE="1")
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              timeout=TIMEOUT, env=environment)
+    except subprocess.TimeoutExpired as e:
+        return 1, (e.output or b"").decode(errors="replace") + f"\nstopped after {TIMEOUT} s"
+    return done.returncode, done.stdout.decode(errors="replace").rstrip()
+
+
 def run(group):
     """(name, status, output, seconds)"""
-    name, commands = group
+    name, steps = group
     begin = time.monotonic()
-    output = ""
-    environment = dict(os.environ, ASAN_OPTIONS="detect_leaks=1", PYTHONDONTWRITEBYTECODE="1")
-    for command in commands:
-        try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                  timeout=TIMEOUT, env=environment)
-        except subprocess.TimeoutExpired as e:
-            return name, 1, (e.output or b"").decode(errors="replace") + f"\nstopped after {TIMEOUT} s", TIMEOUT
-        output = done.stdout.decode(errors="replace").rstrip()
-        if done.returncode:
+    status, output = 1, "no steps"
+    for step in steps:
+        status, output = step() if callable(step) else call(step)
+        if status:
             break
-    return name, done.returncode, output, time.monotonic() - begin
+    return name, status, output, time.monotonic() - begin
 
 
 def main():
@@ -86,7 +110,7 @@ def main():
             count[verdict] += 1
             print(f"{verdict:8}{name:32}{seconds:6.1f} s  {last[:120]}", flush=True)
             if verdict == "failed":
-                print("\n".join("    " + line for line in output.splitlines()[-60:]), flush=True)
+                print("\n".join("    " + line for line in output.splitlines()[-25:]), flush=True)
             for line in output.splitlines()[:-1]:
                 if verdict == "passed" and line.lower().lstrip().startswith("skipped"):
                     print("    " + line, flush=True)

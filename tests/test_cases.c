@@ -1,7 +1,6 @@
 /* Cases with known answers, most of them from textbooks: operators on small integers, output sizes, a kernel
    that is learned, and the shapes, parameters and costs of the classic networks. */
 #include "check.h"
-#define CNN_IMPLEMENTATION
 #include "cnn.h"
 #include "../examples/zoo.h"
 

@@ -2,27 +2,6 @@
    Failing allocations, memory handed in by the caller, and that nothing allocates within a step. */
 #include "check.h"
 
-/* The allocator of this program: counts, fails call number alloc_fail_at, and refuses what is absurdly large.
- */
-static long alloc_calls;
-static long alloc_live;
-static long alloc_fail_at;
-
-static void *test_malloc(size_t bytes) {
-    void *memory = ++alloc_calls == alloc_fail_at || bytes > ((size_t)1 << 28) ? NULL : malloc(bytes);
-    alloc_live += memory != NULL;
-    return memory;
-}
-
-static void test_free(void *memory) {
-    CHECK(memory != NULL, "CNN_FREE(NULL)");
-    alloc_live--;
-    free(memory);
-}
-
-#define CNN_MALLOC(bytes) test_malloc(bytes)
-#define CNN_FREE(memory)  test_free(memory)
-#define CNN_IMPLEMENTATION
 #include "cnn.h"
 #include <ctype.h>
 #include <limits.h>
@@ -1401,7 +1380,7 @@ static void fail_allocations(const char *name, cnn_status (*call)(void), int mus
 static void test_failing_operations(void) {
     static const char *const isas[] = {"avx512", "avx2", "sse2", "neon", "vector", "scalar"};
     for (int i = 0; i < COUNT(isas); i++) {
-        if (!cnn__select_isa(isas[i]))
+        if (!check_select_isa(isas[i]))
             continue;
         for (int k = 0; k < COUNT(operations); k++) {
             made_operation = &operations[k];
@@ -1411,7 +1390,7 @@ static void test_failing_operations(void) {
             unwatch();
         }
     }
-    cnn__select_isa(NULL);
+    check_select_isa(NULL);
 }
 
 static void test_failing_allocations(void) {

@@ -5,28 +5,6 @@
 #endif
 #include "check.h"
 
-/* Counts allocations, fails number alloc_fail_at, and keeps the largest request. */
-static long alloc_calls;
-static long alloc_live;
-static long alloc_fail_at;
-static size_t alloc_largest;
-
-static void *test_malloc(size_t bytes) {
-    alloc_largest = bytes > alloc_largest ? bytes : alloc_largest;
-    void *memory = ++alloc_calls == alloc_fail_at || bytes > ((size_t)1 << 28) ? NULL : malloc(bytes);
-    alloc_live += memory != NULL;
-    return memory;
-}
-
-static void test_free(void *memory) {
-    CHECK(memory != NULL, "CNN_FREE(NULL)");
-    alloc_live--;
-    free(memory);
-}
-
-#define CNN_MALLOC(bytes) test_malloc(bytes)
-#define CNN_FREE(memory)  test_free(memory)
-#define CNN_IMPLEMENTATION
 #include "cnn.h"
 #include <sys/stat.h>
 #include <unistd.h>

@@ -9,7 +9,6 @@
 
 #include "check.h"
 #include "reference.h"
-#define CNN_IMPLEMENTATION
 #include "cnn.h"
 
 enum { X, WEIGHT, BIAS, DY, Y, DX, DW, DB, SLOTS };
@@ -60,7 +59,7 @@ static void find_instruction_sets(void) {
     static const char *const names[] = {"avx512", "avx2", "sse2", "neon", "vector", "scalar"};
     printf("instruction sets:");
     for (size_t k = 0; k < sizeof names / sizeof names[0]; k++)
-        if (cnn__select_isa(names[k])) {
+        if (check_select_isa(names[k])) {
             CHECK(strcmp(cnn_instruction_set(), names[k]) == 0, "%s calls itself %s", names[k],
                   cnn_instruction_set());
             instruction_sets[instruction_set_count++] = names[k];
@@ -68,8 +67,8 @@ static void find_instruction_sets(void) {
         }
     printf("\n");
     CHECK(instruction_set_count > 0, "no instruction set can be selected");
-    CHECK(!cnn__select_isa("no such"), "an unknown instruction set was selected");
-    CHECK(cnn__select_isa(NULL), "the best instruction set was not selected");
+    CHECK(!check_select_isa("no such"), "an unknown instruction set was selected");
+    CHECK(check_select_isa(NULL), "the best instruction set was not selected");
 }
 
 /* 0: this build has no such number of threads. */
@@ -298,12 +297,12 @@ static void run(trial *t) {
     describe(t);
     for (int k = 0; k < instruction_set_count; k++) {
         double first_loss = 0;
-        cnn__select_isa(instruction_sets[k]);
+        check_select_isa(instruction_sets[k]);
         for (int threads = 1; threads <= MAX_THREADS; threads++)
             if (set_threads(threads))
                 check_call(t, instruction_sets[k], threads, &first_loss);
     }
-    cnn__select_isa(NULL);
+    check_select_isa(NULL);
     free_trial(t);
 }
 
@@ -1204,10 +1203,10 @@ int main(void) {
     test_activations(&random);
     test_softmax_extremes(&random);
     for (int k = 0; k < instruction_set_count; k++) {
-        cnn__select_isa(instruction_sets[k]);
+        check_select_isa(instruction_sets[k]);
         check_softmax_rows(&random, instruction_sets[k]);
     }
-    cnn__select_isa(NULL);
+    check_select_isa(NULL);
     test_dropout(&random);
     test_flatten(&random);
     test_cross_entropy(&random);
