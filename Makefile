@@ -20,7 +20,7 @@ WARNINGS = -Wall -Wextra -Wpedantic -Wshadow -Wconversion
 COMPILE  = $(CC) -std=c99 $(CFLAGS) $(WARNINGS) $(OPENMP) -I.
 EXAMPLES = $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c))
 
-.PHONY: all run test data bench clean help FORCE
+.PHONY: all run test data bench bench-peers clean help FORCE
 .DELETE_ON_ERROR:
 
 all: $(EXAMPLES)
@@ -28,7 +28,7 @@ all: $(EXAMPLES)
 $(BUILD)/%: examples/%.c cnn.h $(BUILD)/.flags
 	$(COMPILE) $< -o $@ -lm
 
-$(BUILD)/lenet_fashion $(BUILD)/summary: examples/zoo.h
+$(BUILD)/lenet_fashion $(BUILD)/summary $(BUILD)/bench: examples/zoo.h
 
 # Changes when the compiler or the flags do, so that everything is then built anew.
 $(BUILD)/.flags: FORCE
@@ -51,7 +51,10 @@ $(BUILD)/bench: tests/bench/bench.c cnn.h $(BUILD)/.flags
 	$(COMPILE) $< -o $@ -lm
 
 bench: $(BUILD)/bench
-	$(BUILD)/bench $(ARGS)
+	@$(BUILD)/bench $(ARGS)
+
+bench-peers: $(BUILD)/bench
+	@BUILD='$(BUILD)' DATA='$(DATA)' $(PYTHON) tests/bench/peers.py $(ARGS)
 
 clean:
 	rm -rf $(BUILD)
@@ -62,5 +65,6 @@ help:
 	@echo 'make test    all tests'
 	@echo 'make data    fill $(DATA)/ with Fashion-MNIST, or a synthetic stand-in'
 	@echo 'make bench   speed against the FMA peak of this machine'
+	@echo 'make bench-peers   the same beside PyTorch and oneDNN, where they are installed'
 	@echo 'make clean   remove $(BUILD)/'
 	@echo 'Variables: CC CFLAGS OPENMP (empty: without) BUILD DATA PYTHON ARGS'

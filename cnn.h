@@ -338,7 +338,7 @@ typedef struct cnn_net cnn_net; /* a table of layers, checked, and its parameter
 
 /* Creates a network with parameters of zero. The table is copied. On an error *net is NULL. */
 CNN_API cnn_status cnn_net_create(cnn_net **net, const cnn_layer *layers, int count, int c, int h, int w);
-CNN_API void cnn_net_free(cnn_net *net);
+CNN_API void cnn_net_free(cnn_net *net); /* NULL is fine */
 
 /* The same in memory of the caller's, any alignment, of at least the bytes that cnn_net_bytes says; it must
    outlive the network, which cnn_net_free then leaves to the caller. */
@@ -384,7 +384,7 @@ typedef struct cnn_workspace cnn_workspace;
    net's shape must not change; its parameters may. On an error *ws is NULL. */
 CNN_API cnn_status cnn_workspace_create(cnn_workspace **ws, const cnn_net *net, cnn_mode mode, int batch,
                                         int threads);
-CNN_API void cnn_workspace_free(cnn_workspace *ws);
+CNN_API void cnn_workspace_free(cnn_workspace *ws); /* NULL is fine */
 CNN_API cnn_status cnn_workspace_bytes(const cnn_net *net, cnn_mode mode, int batch, int threads,
                                        size_t *bytes);
 CNN_API cnn_status cnn_workspace_create_in(cnn_workspace **ws, const cnn_net *net, cnn_mode mode, int batch,
@@ -496,7 +496,7 @@ typedef struct cnn_fit_options {
                      last */
     uint64_t seed; /* of the shuffling and of dropout */
     int threads;   /* 0: cnn_max_threads() */
-    int reports;   /* calls of on_progress an epoch, evenly spread, the last at its end; 0: 5 */
+    int reports; /* calls of on_progress an epoch, evenly spread, the last at its end; 0: 5; at most one a step */
     cnn_callback on_progress;
     cnn_callback on_epoch; /* after each epoch and its evaluation on the test set */
     void *user;            /* handed to both */
@@ -4372,20 +4372,23 @@ CNN__INLINE void cnn__store_u64(unsigned char *p, uint64_t v) {
 
 /* 8 rows of 8 bytes to 8 columns, each at to[0], to[CNN__LANES], ...: bytes, pairs and fours change places
    across the diagonal of the matrix of ever larger squares. */
-static void cnn__transpose_bytes8(const uint64_t *rows, unsigned char *to) {
+CNN__INLINE void cnn__transpose_bytes8(const uint64_t *rows, unsigned char *to) {
     static const uint64_t masks[] = {0x00ff00ff00ff00ffu, 0x0000ffff0000ffffu, 0x00000000ffffffffu};
     uint64_t a[8];
-    memcpy(a, rows, sizeof a);
+    CNN__UNROLL
+    for (int i = 0; i < 8; i++)
+        a[i] = rows[i];
+    CNN__UNROLL
     for (int stage = 0; stage < 3; stage++) {
-        const int step = 1 << stage, shift = 8 << stage;
-        for (int i = 0; i < 8; i++) {
-            if (i & step)
-                continue;
-            const uint64_t t = ((a[i] >> shift) ^ a[i + step]) & masks[stage];
-            a[i] ^= t << shift;
-            a[i + step] ^= t;
+        CNN__UNROLL
+        for (int i = 0; i < 4; i++) { /* the pairs of rows that differ in bit `stage` of their number */
+            const int low = i >> stage << (stage + 1) | (i & ((1 << stage) - 1)), high = low | 1 << stage;
+            const uint64_t t = ((a[low] >> (8 << stage)) ^ a[high]) & masks[stage];
+            a[low] ^= t << (8 << stage);
+            a[high] ^= t;
         }
     }
+    CNN__UNROLL
     for (int i = 0; i < 8; i++)
         cnn__store_u64(to + i * CNN__LANES, a[i]);
 }
@@ -4398,6 +4401,7 @@ static void cnn__block_from_bytes(const cnn__kernels *k, const unsigned char *co
     for (; i + 8 <= f; i += 8) {
         for (int half = 0; half < CNN__LANES; half += 8) {
             uint64_t a[8];
+            CNN__UNROLL
             for (int s = 0; s < 8; s++)
                 a[s] = half + s < count ? cnn__load_u64(row[half + s] + i) : 0;
             cnn__transpose_bytes8(a, bytes + half);

@@ -58,7 +58,7 @@ static const settings recipes[] = {
     {.net = "lenet-relu",
      .init = CNN_KAIMING_UNIFORM,
      .batch = 64,
-     .lr = 0.02,
+     .lr = 0.03,
      .momentum = 0.9,
      .weight_decay = 5e-4,
      .lr_fall = 0.01},
@@ -93,6 +93,13 @@ static const option options[] = {
 };
 enum { option_count = sizeof options / sizeof options[0] };
 
+static void print_rule(const settings *s) {
+    printf("batch %d, lr %g", s->batch, s->lr);
+    if (s->lr_fall > 0)
+        printf(" falling to %g", s->lr * s->lr_fall);
+    printf(", momentum %g, weight decay %g", s->momentum, s->weight_decay);
+}
+
 static void print_help(void) {
     puts("Usage: lenet_fashion [OPTION]...\nTrains LeNet on Fashion-MNIST.\n");
     for (int i = 0; i < option_count; i++) {
@@ -102,9 +109,9 @@ static void print_help(void) {
     }
     puts("\nNetworks, with what they are trained with unless an option says otherwise:\n");
     for (int i = 0; i < recipe_count; i++) {
-        const settings *r = &recipes[i];
-        printf("  %-10s  %s\n%14sbatch %d, learning rate %g, momentum %g, weight decay %g\n", r->net,
-               zoo_find(r->net)->title, "", r->batch, r->lr, r->momentum, r->weight_decay);
+        printf("  %-10s  %s\n%6s", recipes[i].net, zoo_find(recipes[i].net)->title, "");
+        print_rule(&recipes[i]);
+        puts("");
     }
 }
 
@@ -409,8 +416,9 @@ static void print_start(const training *t, const cnn_net *net, const cnn_dataset
     printf("data from %s (%s): %d training images, %d test images\n", s->data,
            *t->source ? t->source : "source not stated: real or synthetic is unknown", t->images,
            test->count);
-    printf("%s: %zu parameters, batch %d, learning rate %g, momentum %g, weight decay %g, seed %d\n", s->net,
-           cnn_net_parameter_count(net), s->batch, s->lr, s->momentum, s->weight_decay, s->seed);
+    printf("%s: %zu parameters, ", s->net, cnn_net_parameter_count(net));
+    print_rule(s);
+    printf(", seed %d\n", s->seed);
     printf("training on cpu (%s, %d thread%s)\n", cnn_instruction_set(), s->threads,
            s->threads == 1 ? "" : "s");
     fflush(stdout);
@@ -482,6 +490,9 @@ int main(int argc, char **argv) {
     if (status)
         return status;
     t.settings = &s;
+#ifndef _OPENMP
+    s.threads = 1; /* whatever was asked for */
+#endif
 #if POSIX
     t.terminal = isatty(fileno(stdout));
     signal(SIGPIPE, SIG_IGN); /* a closed pipe is then an error of the write, which is reported */

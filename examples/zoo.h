@@ -43,7 +43,7 @@ static const cnn_layer zoo_lenet_max[] = {
 };
 
 /* LeNet modernised: ReLU, max pooling and a few more channels. Train it from CNN_KAIMING_UNIFORM with batches
-   of 64, a learning rate of 0.02, momentum 0.9 and weight decay 0.0005. */
+   of 64, a learning rate that falls from 0.03 to 0.0003, momentum 0.9 and weight decay 0.0005. */
 static const cnn_layer zoo_lenet_relu[] = {
     {.kind = CNN_CONV2D, .out = 8, .kernel = 5, .padding = 2}, {.kind = CNN_RELU}, /* 8x28x28 */
     {.kind = CNN_MAXPOOL2D, .kernel = 2},                                          /* 8x14x14 */

@@ -20,7 +20,7 @@ static struct {
     double reference_seconds; /* of one measurement of the machine between them */
     const char *only[MAX_WORDS];
     int words;
-} settings = {.repetitions = 5, .batch_seconds = 0.06, .reference_seconds = 5e-3};
+} settings = {.repetitions = 5, .batch_seconds = 0.05, .reference_seconds = 5e-3};
 
 static void fail(int code, const char *format, ...) {
     va_list args;
@@ -225,13 +225,13 @@ typedef struct result {
     int threads;
     double seconds;               /* of one call */
     double examples, flop, bytes; /* of one call; 0: not reported */
-    double peak, memcpy;          /* GFLOP/s and GB/s of the machine in the meantime */
+    double peak, copying;         /* GFLOP/s and GB/s of the machine in the meantime */
     const conv_shape *shape;      /* convolutions */
 } result;
 
 static int result_count;
 
-/* The result's member, or a dash in its place. */
+/* A member of the result, unless it is not reported. */
 static void print_number(const char *name, double value) {
     if (value > 0)
         printf(", \"%s\": %.6g", name, value);
@@ -252,8 +252,8 @@ static void print_result(const result *r) {
     print_number("peak_gflops", r->peak);
     print_number("percent_of_peak", r->peak > 0 ? r->flop / r->seconds * 1e-7 / r->peak : 0);
     print_number("gbytes_per_second", r->bytes / r->seconds * 1e-9);
-    print_number("memcpy_gbytes_per_second", r->memcpy);
-    print_number("percent_of_memcpy", r->memcpy > 0 ? r->bytes / r->seconds * 1e-7 / r->memcpy : 0);
+    print_number("memcpy_gbytes_per_second", r->copying);
+    print_number("percent_of_memcpy", r->copying > 0 ? r->bytes / r->seconds * 1e-7 / r->copying : 0);
     printf("}");
 }
 
@@ -275,7 +275,7 @@ static double timed(void (*body)(void *), void *context, int calls) {
 }
 
 /* Measures body(context) on r->threads threads, unless it is not wanted (seconds stay 0): r->seconds, and
-   r->peak where flop is given, or else r->memcpy. */
+   r->peak where flop is given, or else r->copying. */
 static void measure(result *r, void (*body)(void *), void *context) {
     if (!wanted(r->section, r->name, r->pass))
         return;
@@ -299,7 +299,7 @@ static void measure(result *r, void (*body)(void *), void *context) {
         times[i] = timed(body, context, calls) / calls;
     }
     r->seconds = median(times, settings.repetitions);
-    *(r->flop > 0 ? &r->peak : &r->memcpy) = median(references, settings.repetitions);
+    *(r->flop > 0 ? &r->peak : &r->copying) = median(references, settings.repetitions);
 }
 
 /* Counts a measured result and, under --json, prints it. */
@@ -334,7 +334,7 @@ static void say_threads(int indent, int width) {
 /* A rate and a percentage, ten columns wide. */
 static void say_cell(double rate, double percent) {
     if (rate > 0)
-        say(" %5.*f%4.0f", rate < 100 ? 1 : 0, rate, percent);
+        say(" %5.*f %3.0f", rate < 100 ? 1 : 0, rate, percent);
     else
         say("%10s", "-");
 }
@@ -351,13 +351,15 @@ static double percent_of_peak(const result *r) {
     return r->peak > 0 ? 100 * gflops(r) / r->peak : 0;
 }
 
+/* Random values in -0.5..0.5, which repeat after a prime number of them: quick to fill in. */
 static cnn_tensor tensor(int n, int c, int h, int w, uint64_t seed) {
+    const size_t period = 4099;
     cnn_tensor t;
     size_t count = 0;
     check(cnn_tensor_alloc(&t, n, c, h, w));
     check(cnn_tensor_count(&t, &count));
     for (size_t i = 0; i < count; i++)
-        t.data[i] = cnn__uniform(seed, i) - 0.5f;
+        t.data[i] = i < period ? cnn__uniform(seed, i) - 0.5f : t.data[i - period];
     return t;
 }
 
@@ -421,17 +423,18 @@ static double lenet_flop(const cnn_net *net, int training) {
 }
 
 static void say_lenet(const result *r) {
-    if (r->seconds > 0)
-        say("%12.1f%12.0f%9.1f%6.1f", r->seconds * 1e6, r->examples / r->seconds, gflops(r),
-            percent_of_peak(r));
-    else
-        say("%12s%12s%9s%6s", "-", "-", "-", "-");
+    say("%12.1f%12.0f%9.1f%6.1f", r->seconds * 1e6, r->examples / r->seconds, gflops(r), percent_of_peak(r));
+}
+
+static const char *batch_name(int batch, char name[32]) {
+    snprintf(name, 32, "batch%d", batch);
+    return name;
 }
 
 static void lenet_measure(lenet_run *run, int batch, int threads, int training) {
     char name[32];
-    snprintf(name, sizeof name, "batch%d", batch);
-    result r = {.section = "lenet", .name = name, .pass = training ? "train" : "infer", .threads = threads};
+    result r = {.section = "lenet", .pass = training ? "train" : "infer", .threads = threads};
+    r.name = batch_name(batch, name);
     r.examples = batch;
     r.flop = batch * lenet_flop(run->net, training);
     run->batch = batch;
@@ -448,9 +451,16 @@ static void lenet_training(lenet_run *run) {
     static const int batches[] = {256, 250, 64, 17, 16, 7, 3, 2, 1};
     int threads[2];
     const int counts = thread_counts(threads);
-    say("\nLeNet, training steps on random bytes: microseconds, examples/s, GFLOP/s, percent of the peak\n");
-    say_threads(9, 39);
+    int rows = 0;
+    char name[32];
     for (size_t b = 0; b < sizeof batches / sizeof *batches; b++) {
+        if (!wanted("lenet", batch_name(batches[b], name), "train"))
+            continue;
+        if (!rows++) {
+            say("\nLeNet, training steps on random bytes: microseconds, examples/s, GFLOP/s, percent of "
+                "the peak\n");
+            say_threads(9, 39);
+        }
         say("batch%4d", batches[b]);
         for (int t = 0; t < counts; t++)
             lenet_measure(run, batches[b], threads[t], 1);
@@ -462,9 +472,15 @@ static void lenet_inference(lenet_run *run) {
     static const int batches[] = {1, 256};
     int threads[2];
     const int counts = thread_counts(threads);
-    say("\nLeNet, inference: microseconds, images/s, GFLOP/s, percent of the peak\n");
-    say_threads(9, 39);
+    int rows = 0;
+    char name[32];
     for (size_t b = 0; b < sizeof batches / sizeof *batches; b++) {
+        if (!wanted("lenet", batch_name(batches[b], name), "infer"))
+            continue;
+        if (!rows++) {
+            say("\nLeNet, inference: microseconds, images/s, GFLOP/s, percent of the peak\n");
+            say_threads(9, 39);
+        }
         run->x = tensor(batches[b], 1, 28, 28, 5);
         run->y = tensor(batches[b], 10, 1, 1, 6);
         say("batch%4d", batches[b]);
@@ -582,7 +598,7 @@ static void depthwise_bytes(const conv_run *run, result *r) {
     copy_create(r->bytes);
     for (int i = 0; i < settings.repetitions; i++)
         samples[i] = copy_sample(r->threads);
-    r->memcpy = median(samples, settings.repetitions);
+    r->copying = median(samples, settings.repetitions);
     copy_free();
 }
 
@@ -591,14 +607,14 @@ static void say_depthwise(result (*results)[PASSES], int counts) {
         say("%-10s%d thread%s, GB/s:", "", results[t][0].threads, results[t][0].threads > 1 ? "s" : "");
         for (int p = 0; p < PASSES; p++)
             if (results[t][p].seconds > 0)
-                say("  %s %.1f (memcpy %.1f)", pass_names[p], gbytes(&results[t][p]), results[t][p].memcpy);
+                say("  %s %.1f (memcpy %.1f)", pass_names[p], gbytes(&results[t][p]), results[t][p].copying);
         say("\n");
     }
 }
 
 static void conv_measure(const conv_shape *s) {
     static void (*const bodies[PASSES])(void *) = {conv_forward, conv_dx, conv_dw};
-    const int depthwise = s->groups == s->c;
+    const int depthwise = s->groups > 1 && s->groups == s->c;
     int threads[2];
     const int counts = thread_counts(threads);
     result results[2][PASSES];
@@ -630,7 +646,7 @@ static void conv_measure(const conv_shape *s) {
 
 static int conv_wanted(const conv_shape *s) {
     const double macs = (double)s->n * s->o * s->h * s->w * s->c * s->kernel * s->kernel;
-    if (settings.quick && macs > 1e10)
+    if (settings.quick && macs > 1e9)
         return 0;
     for (int p = 0; p < PASSES; p++)
         if (wanted("conv", s->name, pass_names[p]))
@@ -638,7 +654,7 @@ static int conv_wanted(const conv_shape *s) {
     return 0;
 }
 
-static void bench_conv(void) {
+static void say_conv_head(void) {
     int threads[2];
     const int counts = thread_counts(threads);
     say("\nConvolutions, NCHW: GFLOP/s and percent of the peak (kernel, stride, padding, dilation, "
@@ -649,9 +665,17 @@ static void bench_conv(void) {
         for (int p = 0; p < PASSES; p++)
             say("%10s", pass_names[p]);
     say("\n");
-    for (size_t i = 0; i < sizeof conv_shapes / sizeof *conv_shapes; i++)
-        if (conv_wanted(&conv_shapes[i]))
-            conv_measure(&conv_shapes[i]);
+}
+
+static void bench_conv(void) {
+    int rows = 0;
+    for (size_t i = 0; i < sizeof conv_shapes / sizeof *conv_shapes; i++) {
+        if (!conv_wanted(&conv_shapes[i]))
+            continue;
+        if (!rows++)
+            say_conv_head();
+        conv_measure(&conv_shapes[i]);
+    }
 }
 
 /* ---- Pooling and activations: bytes rather than arithmetic ------------------------------------------- */
@@ -695,40 +719,44 @@ static void map_backward(void *context) {
     check(run->backward(&run->y, &run->dy, &run->dx));
 }
 
+static void say_map_head(const char *section) {
+    int threads[2];
+    const int counts = thread_counts(threads);
+    say("\n%s: GB/s read and written, and percent of what memcpy moves at that size\n",
+        strcmp(section, "pool") == 0 ? "Pooling 2x2" : "Activations");
+    say_threads(30, 20);
+    say("%-30s", "");
+    for (int t = 0; t < counts; t++)
+        say("%10s%10s", "forward", "backward");
+    say("\n");
+}
+
+static const char *const map_passes[] = {"forward", "backward"};
+
+static int map_wanted(const char *section, const char *name) {
+    return wanted(section, name, map_passes[0]) || wanted(section, name, map_passes[1]);
+}
+
 /* A row of the table: forward and backward, which move so many bytes, on one thread and on all. */
 static void map_measure(const char *section, const char *name, map_run *run, void (*const bodies[2])(void *),
                         const double bytes[2]) {
-    static const char *const passes[] = {"forward", "backward"};
     int threads[2];
     const int counts = thread_counts(threads);
     char shape[64];
-    if (!wanted(section, name, passes[0]) && !wanted(section, name, passes[1]))
-        return;
     bodies[0](run); /* what the backward pass needs */
     snprintf(shape, sizeof shape, "%dx%dx%dx%d", run->x.n, run->x.c, run->x.h, run->x.w);
-    say("%-14s%-16s", name, shape);
+    say("%-16s%-14s", name, shape);
     for (int t = 0; t < counts; t++)
         for (int p = 0; p < 2; p++) {
-            result r = {.section = section, .name = name, .pass = passes[p], .threads = threads[t]};
+            result r = {.section = section, .name = name, .pass = map_passes[p], .threads = threads[t]};
             r.examples = run->x.n;
             r.bytes = bytes[p];
             copy_create(bytes[p]);
             measure(&r, bodies[p], run);
             copy_free();
             report(&r);
-            say_cell(gbytes(&r), r.memcpy > 0 ? 100 * gbytes(&r) / r.memcpy : 0);
+            say_cell(gbytes(&r), r.copying > 0 ? 100 * gbytes(&r) / r.copying : 0);
         }
-    say("\n");
-}
-
-static void say_map_head(const char *what) {
-    int threads[2];
-    const int counts = thread_counts(threads);
-    say("\n%s: GB/s read and written, and percent of what memcpy moves at that size\n", what);
-    say_threads(30, 20);
-    say("%-30s", "");
-    for (int t = 0; t < counts; t++)
-        say("%10s%10s", "forward", "backward");
     say("\n");
 }
 
@@ -752,59 +780,63 @@ static void map_free(map_run *run) {
 }
 
 /* Two sizes: in the second-level cache of most CPUs, and beyond the caches of many. */
-static const int map_batches[] = {1, 64};
-static const char *const map_sizes[] = {"small", "large"};
+static const struct {
+    const char *name;
+    int times; /* the batch */
+} map_sizes[] = {{"small", 1}, {"large", 64}};
 
-static void bench_pool(void) {
-    static void (*const max[])(void *) = {max_forward, max_backward};
-    static void (*const average[])(void *) = {average_forward, average_backward};
-    say_map_head("Pooling 2x2");
-    for (int size = 0; size < 2; size++) {
-        map_run run;
+typedef struct map_kind {
+    const char *name;
+    void (*bodies[2])(void *);
+    cnn_status (*forward)(const cnn_tensor *x, cnn_tensor *y);
+    cnn_status (*backward)(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx);
+    int n, c, h, w, oh, ow; /* of the small size */
+    int in[2], out[2];      /* how often the input and the output are read or written, forward, backward */
+} map_kind;
+
+/* An index is as long as a value, so max pooling has one output more. */
+static const map_kind pools[] = {
+    {"max", {max_forward, max_backward}, NULL, NULL, 1, 32, 56, 56, 28, 28, {1, 1}, {2, 2}},
+    {"average", {average_forward, average_backward}, NULL, NULL, 1, 32, 56, 56, 28, 28, {1, 1}, {1, 1}},
+};
+
+#define ACTIVATION(NAME) {map_forward, map_backward}, cnn_##NAME##_forward, cnn_##NAME##_backward
+static const map_kind activations[] = {
+    {"relu", ACTIVATION(relu), 1, 32, 56, 56, 56, 56, {1, 1}, {1, 2}},
+    {"sigmoid", ACTIVATION(sigmoid), 1, 32, 56, 56, 56, 56, {1, 1}, {1, 2}},
+    {"tanh", ACTIVATION(tanh), 1, 32, 56, 56, 56, 56, {1, 1}, {1, 2}},
+    {"softmax", ACTIVATION(softmax), 100, 1000, 1, 1, 1, 1, {1, 1}, {1, 2}},
+    {"softmax10", ACTIVATION(softmax), 10000, 10, 1, 1, 1, 1, {1, 1}, {1, 2}},
+};
+
+static void map_table(const char *section, const map_kind *kinds, size_t count) {
+    int rows = 0;
+    for (size_t i = 0; i < 2 * count; i++) {
+        const map_kind *kind = &kinds[i / 2];
         char name[32];
-        map_create(&run, map_batches[size], 32, 56, 56, 28, 28);
-        const double in = 4 * elements(&run.x);
-        const double out = 4 * elements(&run.y);
-        const double max_bytes[] = {in + 2 * out, in + 2 * out}; /* an index is as long as a value */
-        const double average_bytes[] = {in + out, in + out};
-        snprintf(name, sizeof name, "max-%s", map_sizes[size]);
-        map_measure("pool", name, &run, max, max_bytes);
-        snprintf(name, sizeof name, "average-%s", map_sizes[size]);
-        map_measure("pool", name, &run, average, average_bytes);
+        snprintf(name, sizeof name, "%s-%s", kind->name, map_sizes[i % 2].name);
+        if ((settings.quick && i % 2) || !map_wanted(section, name))
+            continue;
+        if (!rows++)
+            say_map_head(section);
+        map_run run;
+        map_create(&run, kind->n * map_sizes[i % 2].times, kind->c, kind->h, kind->w, kind->oh, kind->ow);
+        run.forward = kind->forward;
+        run.backward = kind->backward;
+        double bytes[2];
+        for (int p = 0; p < 2; p++)
+            bytes[p] = 4 * (kind->in[p] * elements(&run.x) + kind->out[p] * elements(&run.y));
+        map_measure(section, name, &run, kind->bodies, bytes);
         map_free(&run);
     }
 }
 
+static void bench_pool(void) {
+    map_table("pool", pools, sizeof pools / sizeof *pools);
+}
+
 static void bench_activation(void) {
-    static const struct {
-        const char *name;
-        cnn_status (*forward)(const cnn_tensor *x, cnn_tensor *y);
-        cnn_status (*backward)(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx);
-        int n, c, h, w; /* of the small size */
-    } activations[] = {
-        {"relu", cnn_relu_forward, cnn_relu_backward, 1, 32, 56, 56},
-        {"sigmoid", cnn_sigmoid_forward, cnn_sigmoid_backward, 1, 32, 56, 56},
-        {"tanh", cnn_tanh_forward, cnn_tanh_backward, 1, 32, 56, 56},
-        {"softmax", cnn_softmax_forward, cnn_softmax_backward, 100, 1000, 1, 1},
-        {"softmax10", cnn_softmax_forward, cnn_softmax_backward, 10000, 10, 1, 1},
-    };
-    static void (*const bodies[])(void *) = {map_forward, map_backward};
-    say_map_head("Activations");
-    for (size_t i = 0; i < sizeof activations / sizeof *activations; i++)
-        for (int size = 0; size < 2; size++) {
-            map_run run;
-            char name[32];
-            const int h = activations[i].h;
-            const int w = activations[i].w;
-            map_create(&run, activations[i].n * map_batches[size], activations[i].c, h, w, h, w);
-            run.forward = activations[i].forward;
-            run.backward = activations[i].backward;
-            const double array = 4 * elements(&run.x);
-            const double bytes[] = {2 * array, 3 * array};
-            snprintf(name, sizeof name, "%s-%s", activations[i].name, map_sizes[size]);
-            map_measure("activation", name, &run, bodies, bytes);
-            map_free(&run);
-        }
+    map_table("activation", activations, sizeof activations / sizeof *activations);
 }
 
 /* ---- The program ------------------------------------------------------------------------------------- */
@@ -838,7 +870,7 @@ static void help(void) {
          "  --isa NAME        this instruction set (avx512, avx2, sse2, neon, vector, scalar)\n"
          "  --threads N       one thread and N (default: all)\n"
          "  --repetitions N   medians of so many, 1 to 99 (default 5)\n"
-         "  --quick           a few seconds in all: 2 repetitions of 2 ms, without the largest shape\n"
+         "  --quick           a few seconds in all: 2 repetitions of 2 ms, without the large shapes\n"
          "  --help            this text");
 }
 
@@ -851,22 +883,26 @@ static int number(const char *option, const char *text, int most) {
 }
 
 static void set_option(const char *option, const char *value) {
+    static const char *const known[] = {"--only", "--isa", "--threads", "--repetitions"};
+    size_t which = 0;
+    while (which < sizeof known / sizeof *known && strcmp(option, known[which]) != 0)
+        which++;
+    if (which == sizeof known / sizeof *known)
+        fail(2, "%s is no option; see --help", option);
     if (!value)
-        fail(2, "%s needs a value, or is no option; see --help", option);
-    if (strcmp(option, "--only") == 0) {
+        fail(2, "%s needs a value; see --help", option);
+    if (which == 0) {
         if (settings.words == MAX_WORDS)
             fail(2, "--only may be given %d times", MAX_WORDS);
         settings.only[settings.words++] = value;
-    } else if (strcmp(option, "--isa") == 0) {
+    } else if (which == 1) {
         if (!cnn__select_isa(value))
             fail(2, "--isa: this machine or this build has no \"%s\"; the best it has is \"%s\"", value,
                  cnn_instruction_set());
-    } else if (strcmp(option, "--threads") == 0) {
+    } else if (which == 2) {
         settings.threads = number(option, value, CNN__OPENMP ? MAX_THREADS : 1);
-    } else if (strcmp(option, "--repetitions") == 0) {
-        settings.repetitions = number(option, value, MAX_REPETITIONS);
     } else {
-        fail(2, "%s is no option; see --help", option);
+        settings.repetitions = number(option, value, MAX_REPETITIONS);
     }
 }
 
