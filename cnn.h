@@ -547,9 +547,12 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN_FREE(pointer) free(pointer)
 #endif
 
-#define CNN__LANES      16   /* examples in a block: one AVX-512 vector, two AVX2 vectors, ... */
-#define CNN__ALIGN      64   /* bytes; a cache line, an AVX-512 vector */
-#define CNN__SMALL_WORK 2e5  /* multiply-accumulates below which starting threads costs more than it gives */
+#define CNN__LANES      16  /* examples in a block: one AVX-512 vector, two AVX2 vectors, ... */
+#define CNN__ALIGN      64  /* bytes; a cache line, an AVX-512 vector */
+#define CNN__SMALL_WORK 2e5 /* multiply-accumulates below which starting threads costs more than it gives */
+#define CNN__STRIP_ROWS 4   /* most rows in a strip */
+#define CNN__STRIP_WEIGHTS                                                                                   \
+    512                      /* weights of a convolution whose gradient is taken by strips: 32 KiB of lanes */
 #define CNN__SLOT_BYTES 64e6 /* what a workspace spends on partial gradients beyond its first four slots */
 
 /* ---- >>platform ------------------------------------------------------------------------------------ */
@@ -950,15 +953,16 @@ typedef struct cnn__product {
     cnn__start start;
 } cnn__product;
 
-/* g[m*gm + k*gk] += sum over r < lines, p < n of y[m*ym + r*yr + p] * x[tap[k].x + r*xr + p], m < rows, k <
- * steps. */
+/* g[m*gm + k*gk] += sum over r < lines, p < n of y[m*ym + r*yr + p] * x[tap[k].x + r*xr + p], m < rows,
+   k < steps. Where lanes is not NULL, vector m*steps + k of it += that sum lane by lane instead, to be folded
+   into a gradient when more has been added. */
 typedef struct cnn__dot {
     int rows, steps, lines;
     size_t n;
     const cnn__tap *tap;
     const float *x, *y;
     ptrdiff_t xr, yr, ym;
-    float *g;
+    float *g, *lanes;
     ptrdiff_t gm, gk;
 } cnn__dot;
 
@@ -993,6 +997,7 @@ typedef struct cnn__kernels {
     const char *name;
     void (*product)(const cnn__product *a);
     void (*dot)(const cnn__dot *a);
+    void (*fold)(const float *lanes, float *g, size_t n);
     float (*sum)(const float *x, size_t n);
     void (*add)(float *y, const float *x, size_t n);
     void (*sigmoid)(const float *x, float *y, size_t n);
@@ -1188,11 +1193,13 @@ static void CNN__FN(cnn__product_run)(const cnn__product *a) {
 CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const int MR, const int NK) {
     CNN__VEC acc[4][6];
     const float *x[6];
+    float *const lanes = a->lanes ? a->lanes + ((ptrdiff_t)m0 * a->steps + k0) * CNN__V : NULL;
     CNN__UNROLL
-    for (int m = 0; m < MR; m++)
+    for (int m = 0; m < MR; m++) {
         CNN__UNROLL
-    for (int k = 0; k < NK; k++)
-        acc[m][k] = CNN__SET1(0.0f);
+        for (int k = 0; k < NK; k++)
+            acc[m][k] = lanes ? CNN__LOAD(lanes + (m * a->steps + k) * CNN__V) : CNN__SET1(0.0f);
+    }
     CNN__UNROLL
     for (int k = 0; k < NK; k++)
         x[k] = a->x + a->tap[k0 + k].x;
@@ -1234,10 +1241,14 @@ CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const
     }
     float *g = a->g + m0 * a->gm + k0 * a->gk;
     CNN__UNROLL
-    for (int m = 0; m < MR; m++)
+    for (int m = 0; m < MR; m++) {
         CNN__UNROLL
-    for (int k = 0; k < NK; k++)
-        g[m * a->gm + k * a->gk] += CNN__SUM(acc[m][k]);
+        for (int k = 0; k < NK; k++)
+            if (lanes)
+                CNN__STORE(lanes + (m * a->steps + k) * CNN__V, acc[m][k]);
+            else
+                g[m * a->gm + k * a->gk] += CNN__SUM(acc[m][k]);
+    }
 }
 
 /* clang-format off */
@@ -1279,6 +1290,12 @@ static void CNN__FN(cnn__dot_run)(const cnn__dot *a) {
             }
         }
     }
+}
+
+/* g[i] += the sum of vector i of lanes. */
+static void CNN__FN(cnn__fold)(const float *lanes, float *g, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        g[i] += CNN__SUM(CNN__LOAD(lanes + i * CNN__V));
 }
 
 static float CNN__FN(cnn__sum)(const float *x, size_t n) {
@@ -1684,6 +1701,7 @@ static void CNN__FN(cnn__from_bytes)(const unsigned char *bytes, float *block, s
 static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
                                                    CNN__FN(cnn__product_run),
                                                    CNN__FN(cnn__dot_run),
+                                                   CNN__FN(cnn__fold),
                                                    CNN__FN(cnn__sum),
                                                    CNN__FN(cnn__add_to),
                                                    CNN__FN(cnn__sigmoid),
@@ -2396,9 +2414,10 @@ static void cnn__unpack(const cnn__conv *v, const cnn__kernels *k, const float *
    First the three products over one group of one image (a plane) or of one block. The weight, and dw, point
    to the group's part; packed is the group's packed image. */
 
-/* Output channels m0..m1-1 of the group; y begins with channel m0. bias, of the group, may be NULL. */
+/* Output channels m0..m1-1 of the group, lines i0..i1-1; y begins with channel m0. bias, of the group, may be NULL. */
 static void cnn__conv_forward(const cnn__conv *v, const cnn__kernels *k, const float *packed,
-                              const float *weight, const float *bias, int m0, int m1, float *y) {
+                              const float *weight, const float *bias, int m0, int m1, int i0, int i1,
+                              float *y) {
     cnn__product a;
     memset(&a, 0, sizeof a);
     a.rows = m1 - m0;
@@ -2410,7 +2429,7 @@ static void cnn__conv_forward(const cnn__conv *v, const cnn__kernels *k, const f
     a.bias = bias ? bias + m0 : NULL;
     a.start = bias ? CNN__BIAS : CNN__ZERO;
     a.ym = v->y_plane;
-    for (int i = 0; i < v->lines; i++) {
+    for (int i = i0; i < i1; i++) {
         a.x = packed + (size_t)i * (size_t)v->x_pitch;
         a.y = y + (size_t)i * (size_t)v->y_pitch;
         k->product(&a);
@@ -2525,7 +2544,7 @@ static void cnn__conv_forward_task(void *context, int task, int thread) {
     float *y = a->y + ((size_t)index * (size_t)v->o + (size_t)m0) * out;
     float *to = v->flat ? cnn__task_scratch(a, thread) : y;
     cnn__conv_forward(v, a->k, packed, a->weight + at * (size_t)v->steps, a->bias ? a->bias + at : NULL, m0,
-                      m1, to);
+                      m1, 0, v->lines, to);
     if (v->flat)
         for (int m = 0; m < m1 - m0; m++)
             for (int i = 0; i < v->oh; i++)
@@ -4060,6 +4079,9 @@ typedef struct cnn__plan { /* of one layer */
     size_t slot;          /* the gradient's place in a slot, in floats */
     float *x_rows, *dy_rows;
     int x_pitch, dy_pitch;
+    int activation, pooling; /* of a convolution: the layers that go with it strip by strip, 0 for none */
+    int strip;               /* rows of its output in a strip */
+    int lanes;               /* whether the backward pass may go by strips too */
 } cnn__plan;
 
 /* A piece of phase B: the weights of outputs first to first + count of a linear layer, or its biases (count
@@ -4080,9 +4102,11 @@ struct cnn_workspace {
     size_t act_floats;  /* of a block */
     size_t grad_floats; /* of each of a thread's two gradient buffers */
     size_t pack_floats; /* of a thread's packed image */
+    size_t strip_floats,
+        lane_floats; /* of a thread's strip of gradients, and of its weight gradients by lanes */
     size_t slot_floats;
     float *activations; /* a block each, or a thread each */
-    float *gradient_buffers, *packed, *slot;
+    float *gradient_buffers, *packed, *slot, *strips, *lanes;
     cnn__piece *piece;
     cnn__tap *sample; /* [batch]: phase B's taps, set anew for each layer's pitch */
     float *gradients;
@@ -4131,6 +4155,30 @@ static void cnn__plan_activations(cnn_workspace *ws, const cnn_net *net, cnn__pl
         plan[i].act *= largest;
 }
 
+/* Which layers go with the convolution at `layer` strip by strip, so that its output is still in the first-level cache
+   when the next layer wants it: an activation in place, then a pool of whole windows side by side. Going backward,
+   only a convolution that needs no dx (the first) and has few weights. */
+static void cnn__plan_strips(const cnn_workspace *ws, const cnn_net *net, int layer, cnn__plan *plan) {
+    cnn__plan *p = &plan[layer];
+    int next = layer + 1;
+    p->strip = 1;
+    p->activation = p->pooling = p->lanes = 0;
+    if (p->conv.groups != 1 || p->conv.lines != p->conv.oh)
+        return;
+    if (next < net->count && plan[next].alias &&
+        (net->layers[next].kind == CNN_SIGMOID || net->layers[next].kind == CNN_TANH ||
+         net->layers[next].kind == CNN_RELU))
+        p->activation = next++;
+    /* Two places in turn: a pool's output would overwrite the image that is being read. */
+    const int safe = ws->mode != CNN_INFERENCE || !p->conv.direct;
+    if (safe && next < net->count && plan[next].pool.tiled && plan[next].pool.kh <= CNN__STRIP_ROWS) {
+        p->pooling = next;
+        p->strip = plan[next].pool.kh;
+    }
+    p->lanes = ws->mode != CNN_INFERENCE && (p->activation || p->pooling) &&
+               p->conv.o * p->conv.steps <= CNN__STRIP_WEIGHTS;
+}
+
 /* Lays out everything behind the struct; with base NULL it only counts. */
 static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net, cnn__arena *arena) {
     const int training = ws->mode != CNN_INFERENCE;
@@ -4177,6 +4225,20 @@ static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net, cnn__are
             cnn__layer_pool_setup("", l, info->in_h, info->in_w, &p->pool);
         }
     }
+    ws->strip_floats = ws->lane_floats = 0;
+    for (int i = 0; training && i < net->count; i++) /* the first convolution, if any, may go by strips */
+        if (net->layers[i].kind == CNN_CONV2D && !ws->strip_floats) {
+            cnn__conv v;
+            const cnn_layer_info *info = &net->info[i];
+            cnn__layer_conv_setup("", &net->layers[i], info->in_c, info->in_h, info->in_w, CNN__LANES, &v);
+            ws->strip_floats = (size_t)v.o * (size_t)v.y_pitch * CNN__STRIP_ROWS;
+            ws->lane_floats = CNN__STRIP_WEIGHTS * CNN__LANES;
+        }
+    ws->strips = cnn__take_floats(arena, cnn__mul(threads, ws->strip_floats));
+    ws->lanes = cnn__take_floats(arena, cnn__mul(threads, ws->lane_floats));
+    for (int i = 0; arena->base && i < net->count; i++)
+        if (net->layers[i].kind == CNN_CONV2D)
+            cnn__plan_strips(ws, net, i, plans);
     ws->plan = plans;
     ws->slot_floats = cnn__round_up(slot_floats, CNN__LANES);
     ws->activations = cnn__take_floats(arena, cnn__mul((size_t)ws->arenas, ws->act_floats));
@@ -4459,7 +4521,7 @@ static void cnn__block_conv(const cnn__pass *e, int layer, const float *x, float
             image = packed;
         }
         cnn__conv_forward(v, e->k, image, weight + (size_t)g * (size_t)v->o * (size_t)v->steps,
-                          bias ? bias + (size_t)g * (size_t)v->o : NULL, 0, v->o,
+                          bias ? bias + (size_t)g * (size_t)v->o : NULL, 0, v->o, 0, v->lines,
                           y + (size_t)g * (size_t)v->o * (size_t)v->y_plane);
     }
 }
@@ -4489,6 +4551,71 @@ static float *cnn__block_acts(const cnn__pass *e, int block, int thread) {
 
 static float *cnn__layer_input(const cnn__pass *e, int layer, float *acts) {
     return layer ? acts + e->ws->plan[layer - 1].act : acts;
+}
+
+typedef void (*cnn__unary_kernel)(const float *x, float *y, size_t n);
+typedef void (*cnn__binary_kernel)(const float *y, const float *dy, float *dx, size_t n);
+
+static cnn__unary_kernel cnn__activation(const cnn__kernels *k, cnn_layer_kind kind) {
+    return kind == CNN_SIGMOID ? k->sigmoid : kind == CNN_TANH ? k->tanh : k->relu;
+}
+
+static cnn__binary_kernel cnn__activation_backward(const cnn__kernels *k, cnn_layer_kind kind) {
+    return kind == CNN_SIGMOID ? k->sigmoid_backward : kind == CNN_TANH ? k->tanh_backward : k->relu_backward;
+}
+
+/* The pool of `rows` rows of its input, which are whole windows. */
+static cnn__pool cnn__strip_pool(const cnn__pool *pool, int rows) {
+    cnn__pool p = *pool;
+    p.h = rows;
+    p.oh = rows / p.kh;
+    p.covers = p.ow * p.kw == p.w;
+    return p;
+}
+
+/* Rows of the convolution at `layer`, channel m, and what its pool makes of them. */
+static size_t cnn__strip_at(const cnn__conv *v, int m, int row) {
+    return (size_t)m * (size_t)v->y_plane + (size_t)row * (size_t)v->y_pitch;
+}
+
+static size_t cnn__pooled_at(const cnn__pool *p, int m, int row) {
+    return ((size_t)m * (size_t)p->oh + (size_t)(row / p->kh)) * (size_t)p->ow * CNN__LANES;
+}
+
+/* The padded input of a convolution without groups. */
+static const float *cnn__block_packed(const cnn__conv *v, const float *x, float *packed) {
+    if (v->direct)
+        return x;
+    cnn__pack(v, x, 0, v->c, packed);
+    return packed;
+}
+
+/* A convolution and the layers that go with it, strip by strip. */
+static void cnn__block_conv_strips(const cnn__pass *e, int layer, const float *x, float *acts,
+                                   float *packed) {
+    const cnn__plan *p = &e->ws->plan[layer];
+    const cnn__conv *v = &p->conv;
+    const cnn__pool *pool = &e->ws->plan[p->pooling].pool;
+    const float *weight = e->net->parameters + e->net->offset[layer];
+    const float *bias = e->net->info[layer].biases ? weight + e->net->info[layer].weights : NULL;
+    const cnn__unary_kernel activation = cnn__activation(e->k, e->net->layers[p->activation].kind);
+    float *y = acts + p->act, *pooled = acts + e->ws->plan[p->pooling].act;
+    x = cnn__block_packed(v, x, packed);
+    for (int row = 0; row < v->oh; row += p->strip) {
+        const int rows = cnn__min(p->strip, v->oh - row);
+        const int pools = p->pooling && row / pool->kh < pool->oh;
+        const cnn__pool part = pools ? cnn__strip_pool(pool, rows) : *pool;
+        cnn__conv_forward(v, e->k, x, weight, bias, 0, v->o, row, row + rows, y);
+        for (int m = 0; m < v->o; m++) {
+            float *at = y + cnn__strip_at(v, m, row);
+            if (p->activation)
+                activation(at, at, (size_t)rows * (size_t)v->y_pitch);
+            if (pools && pool->max)
+                e->k->maxpool(&part, at, pooled + cnn__pooled_at(pool, m, row), 1, CNN__LANES);
+            else if (pools)
+                e->k->avgpool(&part, at, pooled + cnn__pooled_at(pool, m, row), 1, CNN__LANES);
+        }
+    }
 }
 
 static void cnn__forward_layer(const cnn__pass *e, int layer, int block, const float *x, float *y,
@@ -4558,11 +4685,15 @@ static float *cnn__block_forward(const cnn__pass *e, int block, int thread) {
     float *acts = cnn__block_acts(e, block, thread);
     float *packed = e->ws->packed + (size_t)thread * e->ws->pack_floats;
     cnn__load_block(e, block, acts);
-    const float *x = acts;
     for (int i = 0; i < e->net->count; i++) {
-        float *y = e->ws->plan[i].alias ? cnn__layer_input(e, i, acts) : acts + e->ws->plan[i].act;
-        cnn__forward_layer(e, i, block, x, y, packed);
-        x = y;
+        const cnn__plan *p = &e->ws->plan[i];
+        const float *x = cnn__layer_input(e, i, acts);
+        if (p->activation || p->pooling) {
+            cnn__block_conv_strips(e, i, x, acts, packed);
+            i = p->pooling ? p->pooling : p->activation;
+        } else {
+            cnn__forward_layer(e, i, block, x, cnn__layer_input(e, i + 1, acts), packed);
+        }
     }
     return cnn__layer_input(e, e->net->count, acts);
 }
@@ -4573,6 +4704,12 @@ static int cnn__lowest_layer(const cnn__pass *e) {
     while (!e->dx && i < e->net->count && !e->net->info[i].weights)
         i++;
     return i;
+}
+
+/* The last layer of those that go backward by strips with the lowest, a convolution; or -1. */
+static int cnn__strips_end(const cnn__pass *e, int lowest) {
+    const cnn__plan *p = &e->ws->plan[lowest < e->net->count ? lowest : 0];
+    return e->dx || lowest >= e->net->count || !p->lanes ? -1 : p->pooling ? p->pooling : p->activation;
 }
 
 static void cnn__block_conv_backward(const cnn__pass *e, int layer, const float *x, const float *dy,
@@ -4670,6 +4807,64 @@ static void cnn__backward_layer(const cnn__pass *e, int layer, int block, const 
     }
 }
 
+/* The gradient of rows of the convolution's own output, channel m, from dy, that of the last layer that goes with it. */
+static void cnn__strip_gradient(const cnn__pass *e, const cnn__plan *p, const float *acts, int m, int row,
+                                int rows, const float *dy, float *to) {
+    const cnn__conv *v = &p->conv;
+    const cnn__pool *pool = &e->ws->plan[p->pooling].pool;
+    const float *y = acts + p->act + cnn__strip_at(v, m, row);
+    const size_t n = (size_t)rows * (size_t)v->y_pitch;
+    const float *from = dy + cnn__strip_at(v, m, row);
+    if (p->pooling) {
+        const cnn__pool part = cnn__strip_pool(pool, rows);
+        const size_t at = cnn__pooled_at(pool, m, row);
+        if (row / pool->kh >= pool->oh)
+            memset(to, 0, n * sizeof(float));
+        else if (pool->max)
+            e->k->maxpool_backward(&part, y, acts + e->ws->plan[p->pooling].act + at, dy + at, to, 1,
+                                   CNN__LANES);
+        else
+            e->k->avgpool_backward(&part, dy + at, to, 1, CNN__LANES);
+        from = to;
+    }
+    if (p->activation)
+        cnn__activation_backward(e->k, e->net->layers[p->activation].kind)(y, from, to, n);
+}
+
+/* The parameter gradients of the first convolution, together with the layers that go with it, strip by strip: the
+   gradient of its output never leaves the first-level cache. dw is kept by lanes until the slot ends. */
+static void cnn__block_conv_strips_backward(const cnn__pass *e, int layer, const float *x, const float *acts,
+                                            const float *dy, float *slot, float *packed, int thread) {
+    const cnn__plan *p = &e->ws->plan[layer];
+    const cnn__conv *v = &p->conv;
+    const size_t strip_plane = (size_t)p->strip * (size_t)v->y_pitch;
+    float *strip = e->ws->strips + (size_t)thread * e->ws->strip_floats;
+    float *db = slot + p->slot + e->net->info[layer].weights;
+    cnn__dot a;
+    memset(&a, 0, sizeof a);
+    x = cnn__block_packed(v, x, packed);
+    a.rows = v->o;
+    a.steps = v->steps;
+    a.n = v->run;
+    a.tap = v->tap;
+    a.y = strip;
+    a.xr = v->x_pitch;
+    a.yr = v->y_pitch;
+    a.ym = (ptrdiff_t)strip_plane;
+    a.lanes = e->ws->lanes + (size_t)thread * e->ws->lane_floats;
+    for (int row = 0; row < v->oh; row += p->strip) {
+        a.lines = cnn__min(p->strip, v->oh - row);
+        for (int m = 0; m < v->o; m++) {
+            float *at = strip + (size_t)m * strip_plane;
+            cnn__strip_gradient(e, p, acts, m, row, a.lines, dy, at);
+            if (e->net->info[layer].biases)
+                db[m] += e->k->sum(at, (size_t)a.lines * (size_t)v->y_pitch);
+        }
+        a.x = x + (size_t)row * (size_t)v->x_pitch;
+        e->k->dot(&a);
+    }
+}
+
 /* From the outputs' gradient, which lies in the first of the thread's two gradient buffers. */
 static void cnn__block_backward(const cnn__pass *e, int block, int thread, float *slot) {
     cnn_workspace *ws = e->ws;
@@ -4677,8 +4872,14 @@ static void cnn__block_backward(const cnn__pass *e, int block, int thread, float
     float *packed = ws->packed + (size_t)thread * ws->pack_floats;
     float *dy = ws->gradient_buffers + 2 * (size_t)thread * ws->grad_floats, *other = dy + ws->grad_floats;
     const int lowest = cnn__lowest_layer(e);
+    const int strips = cnn__strips_end(e, lowest);
     for (int i = e->net->count - 1; i >= lowest; i--) {
         const int last = i == lowest && !e->dx;
+        if (i == strips) {
+            cnn__block_conv_strips_backward(e, lowest, cnn__layer_input(e, lowest, acts), acts, dy, slot,
+                                            packed, thread);
+            return;
+        }
         cnn__backward_layer(e, i, block, cnn__layer_input(e, i, acts), cnn__layer_input(e, i + 1, acts), dy,
                             last ? NULL : other, slot, packed);
         if (!cnn__kinds[e->net->layers[i].kind].in_place && !last) {
@@ -4766,10 +4967,19 @@ static void cnn__slot_range(const cnn__pass *e, int s, int *first, int *end) {
     *end = (int)((int64_t)blocks * (s + 1) / slots);
 }
 
-static float *cnn__slot_clear(const cnn__pass *e, int s) {
+static float *cnn__slot_begin(const cnn__pass *e, int s, int thread) {
     float *slot = e->ws->slot + (size_t)s * e->ws->slot_floats;
     memset(slot, 0, e->ws->slot_floats * sizeof(float));
+    if (e->ws->lanes)
+        memset(e->ws->lanes + (size_t)thread * e->ws->lane_floats, 0, e->ws->lane_floats * sizeof(float));
     return slot;
+}
+
+static void cnn__slot_end(const cnn__pass *e, float *slot, int thread) {
+    const int lowest = cnn__lowest_layer(e);
+    if (cnn__strips_end(e, lowest) >= 0)
+        e->k->fold(e->ws->lanes + (size_t)thread * e->ws->lane_floats, slot + e->ws->plan[lowest].slot,
+                   e->net->info[lowest].weights);
 }
 
 static cnn_status cnn__check_workspace(const char *where, const cnn_net *net, const cnn_workspace *ws,
@@ -4866,7 +5076,7 @@ CNN_API cnn_status cnn_predict(const cnn_net *net, cnn_workspace *ws, const cnn_
 static void cnn__backward_task(void *context, int s, int thread) {
     const cnn__pass *e = (const cnn__pass *)context;
     const size_t f = cnn__outputs(e->net);
-    float *slot = cnn__slot_clear(e, s);
+    float *slot = cnn__slot_begin(e, s, thread);
     int first = 0, end = 0;
     cnn__slot_range(e, s, &first, &end);
     for (int block = first; block < end; block++) {
@@ -4878,6 +5088,7 @@ static void cnn__backward_task(void *context, int s, int thread) {
                              e->ws->gradient_buffers + 2 * (size_t)thread * e->ws->grad_floats);
         cnn__block_backward(e, block, thread, slot);
     }
+    cnn__slot_end(e, slot, thread);
 }
 
 CNN_API cnn_status cnn_backward(const cnn_net *net, cnn_workspace *ws, const cnn_tensor *dy, cnn_tensor *dx) {
@@ -5028,7 +5239,7 @@ static void cnn__block_loss(const cnn__pass *e, int block, const float *logits, 
 
 static void cnn__train_task(void *context, int s, int thread) {
     const cnn__pass *e = (const cnn__pass *)context;
-    float *slot = cnn__slot_clear(e, s);
+    float *slot = cnn__slot_begin(e, s, thread);
     int first = 0, end = 0;
     cnn__slot_range(e, s, &first, &end);
     for (int block = first; block < end; block++) {
@@ -5036,6 +5247,7 @@ static void cnn__train_task(void *context, int s, int thread) {
         cnn__block_loss(e, block, logits, e->ws->gradient_buffers + 2 * (size_t)thread * e->ws->grad_floats);
         cnn__block_backward(e, block, thread, slot);
     }
+    cnn__slot_end(e, slot, thread);
 }
 
 static void cnn__add_blocks(const cnn__pass *e, double *loss, int *correct) {
