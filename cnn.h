@@ -939,7 +939,7 @@ typedef struct cnn__tap {
 
 typedef enum cnn__start { CNN__ZERO, CNN__BIAS, CNN__ACCUMULATE } cnn__start;
 
-/* y[m*ym + p] = start + sum over k of w[m*wm + tap[k].w] * x[p + tap[k].x], m < rows, p < n.
+/* y[m*ym + p] = start + sum over k of w[m*wm + tap[k].w] * x[p + shift + tap[k].x], m < rows, p < n.
    Where start is 0, bias[m], or what y holds. Each sum runs over k in order: its bits depend on nothing else.
  */
 typedef struct cnn__product {
@@ -947,7 +947,7 @@ typedef struct cnn__product {
     size_t n;
     const cnn__tap *tap;
     const float *x, *w, *bias;
-    ptrdiff_t wm;
+    ptrdiff_t wm, shift;
     float *y;
     ptrdiff_t ym;
     cnn__start start;
@@ -1047,7 +1047,7 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__product *a, int m0, size_t p0, in
     const float *CNN__RESTRICT w = a->w + m0 * a->wm;
     float *CNN__RESTRICT y = a->y + m0 * a->ym + (ptrdiff_t)p0;
     const cnn__tap *CNN__RESTRICT tap = a->tap;
-    const ptrdiff_t wm = a->wm, ym = a->ym;
+    const ptrdiff_t wm = a->wm, ym = a->ym, shift = a->shift;
     if (a->start == CNN__ACCUMULATE) {
         CNN__UNROLL
         for (int m = 0; m < MR; m++)
@@ -1065,7 +1065,7 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__product *a, int m0, size_t p0, in
     }
     const int steps = a->steps;
     for (int k = 0; k < steps; k++) {
-        const float *xk = x + tap[k].x, *wk = w + tap[k].w;
+        const float *xk = x + (shift + tap[k].x), *wk = w + tap[k].w;
         CNN__VEC v[8];
         CNN__UNROLL
         for (int j = 0; j < NV; j++)
@@ -2163,7 +2163,7 @@ typedef struct cnn__conv {
     int lines, x_pitch, y_pitch;
     size_t run;
     cnn__tap *tap;  /* [steps]: forward and dw */
-    cnn__tap *back; /* [o]: dx */
+    cnn__tap *back; /* [kh*o]: dx */
 } cnn__conv;
 
 static int cnn__or(int value, int otherwise) {
@@ -2281,26 +2281,41 @@ static cnn_status cnn__conv_setup(const char *where, cnn__conv *v, int c, int h,
     return CNN_OK;
 }
 
-static int cnn__conv_offset(const cnn__conv *v, int a, int b) {
-    const int phase = a * v->dh % v->sh * v->sw + b * v->dw % v->sw;
-    return ((phase * v->hq + a * v->dh / v->sh) * v->wq + b * v->dw / v->sw) * v->cell;
+/* Where, in a channel of the packed image, row i of the phases (r, 0) begins; and how far from there the pixels lie
+   that kernel column b reads. */
+static int cnn__packed_row(const cnn__conv *v, int r, int i) {
+    return (r * v->sw * v->hq + i) * v->wq * v->cell;
 }
 
-/* Takes the tables from the arena and, unless it only counts, fills them in. */
+static int cnn__packed_column(const cnn__conv *v, int b) {
+    return (b * v->dw % v->sw * v->hq * v->wq + b * v->dw / v->sw) * v->cell;
+}
+
+/* The phase that kernel row e reads. */
+static int cnn__row_phase(const cnn__conv *v, int e) {
+    return e * v->dh % v->sh;
+}
+
+/* Takes the tables from the arena and, unless it only counts, fills them in. `back` holds kernel rows by phase, each
+   with all output channels; over several lines x is relative to the line that the kernel's row 0 would take. */
 static void cnn__conv_tables(cnn__conv *v, cnn__arena *arena) {
     v->tap = (cnn__tap *)cnn__take(arena, (size_t)v->steps, sizeof *v->tap);
-    v->back = (cnn__tap *)cnn__take(arena, (size_t)v->o, sizeof *v->back);
+    v->back = (cnn__tap *)cnn__take(arena, (size_t)v->kh * (size_t)v->o, sizeof *v->back);
     if (!arena->base)
         return;
     for (int k = 0; k < v->steps; k++) {
         const int c = k / (v->kh * v->kw), a = k / v->kw % v->kh, b = k % v->kw;
-        v->tap[k].x = c * v->plane + cnn__conv_offset(v, a, b);
+        v->tap[k].x = c * v->plane + cnn__packed_row(v, a * v->dh % v->sh, a * v->dh / v->sh) +
+                      cnn__packed_column(v, b);
         v->tap[k].w = k;
     }
-    for (int o = 0; o < v->o; o++) {
-        v->back[o].x = o * v->y_plane;
-        v->back[o].w = o * v->steps;
-    }
+    cnn__tap *back = v->back;
+    for (int r = 0; r < v->sh; r++)
+        for (int e = 0; e < v->kh; e++)
+            for (int o = 0; o < v->o && cnn__row_phase(v, e) == r; o++, back++) {
+                back->x = o * v->y_plane - (v->lines > 1 ? e * v->dh / v->sh * v->y_pitch : 0);
+                back->w = o * v->steps + e * v->kw;
+            }
 }
 
 /* The positions j of phase s, at stride step, that lie on an image row of size n behind `pad` padding: from
@@ -2436,26 +2451,67 @@ static void cnn__conv_forward(const cnn__conv *v, const cnn__kernels *k, const f
     }
 }
 
-/* Input channels c0..c1-1; packed_dx begins with channel c0 and must hold zeros. */
+/* The kernel rows of phase r that meet row i of the packed image's phase: those whose output line exists. Returns how
+   many; *first is the place of the first among the phase's. */
+static int cnn__meeting_rows(const cnn__conv *v, int r, int i, int *first) {
+    int place = 0, count = 0;
+    *first = 0;
+    for (int e = 0; e < v->kh; e++) {
+        if (cnn__row_phase(v, e) != r)
+            continue;
+        const int line = i - e * v->dh / v->sh;
+        if (line >= 0 && line < v->oh) {
+            *first = count ? *first : place;
+            count++;
+        }
+        place++;
+    }
+    return count;
+}
+
+/* `rows` kernel rows, from `tap` on, into the row of packed dx at y: a product for each kernel column. */
+static void cnn__backward_row(const cnn__conv *v, const cnn__kernels *k, cnn__product *a, const cnn__tap *tap,
+                              int rows, const float *weight, float *y) {
+    a->tap = tap;
+    a->steps = rows * v->o;
+    for (int b = 0; b < v->kw && rows; b++) {
+        a->w = weight + b;
+        a->y = y + cnn__packed_column(v, b);
+        k->product(a);
+    }
+}
+
+/* Input channels c0..c1-1; packed_dx begins with channel c0 and must hold zeros. A row of packed dx is a sum over the
+   output channels and the kernel rows that meet it. Where all lines are one, it is a kernel row at a time. */
 static void cnn__conv_backward_x(const cnn__conv *v, const cnn__kernels *k, const float *weight,
                                  const float *dy, int c0, int c1, float *packed_dx) {
-    const int elements = v->kh * v->kw;
+    const cnn__tap *tap = v->back;
     cnn__product a;
     memset(&a, 0, sizeof a);
     a.rows = c1 - c0;
-    a.steps = v->o;
     a.n = v->run;
-    a.tap = v->back;
-    a.wm = elements;
+    a.x = dy;
+    a.wm = v->kh * v->kw;
     a.start = CNN__ACCUMULATE;
     a.ym = v->plane;
-    for (int i = 0; i < v->lines; i++)
-        for (int e = 0; e < elements; e++) {
-            a.x = dy + (size_t)i * (size_t)v->y_pitch;
-            a.w = weight + (size_t)c0 * (size_t)elements + e;
-            a.y = packed_dx + cnn__conv_offset(v, e / v->kw, e % v->kw) + (size_t)i * (size_t)v->x_pitch;
-            k->product(&a);
+    weight += (size_t)c0 * (size_t)(v->kh * v->kw);
+    for (int r = 0; r < v->sh; r++) {
+        for (int i = 0; v->lines > 1 && i < v->hq; i++) {
+            int first = 0;
+            const int rows = cnn__meeting_rows(v, r, i, &first);
+            a.shift = (ptrdiff_t)i * v->y_pitch;
+            cnn__backward_row(v, k, &a, tap + first * v->o, rows, weight,
+                              packed_dx + cnn__packed_row(v, r, i));
         }
+        for (int e = 0; e < v->kh; e++) {
+            if (cnn__row_phase(v, e) != r)
+                continue;
+            if (v->lines == 1)
+                cnn__backward_row(v, k, &a, tap, 1, weight,
+                                  packed_dx + cnn__packed_row(v, r, e * v->dh / v->sh));
+            tap += v->o;
+        }
+    }
 }
 
 /* Output channels m0..m1-1; dy begins with channel m0, dw is the group's. */
@@ -4091,7 +4147,13 @@ typedef struct cnn__piece {
     size_t first, count;
 } cnn__piece;
 
-enum { CNN__PIECE_OUT = 8, CNN__PIECE_SUM = 8192 };
+enum { CNN__PIECE_WEIGHTS = 4096, CNN__PIECE_SUM = 8192 };
+
+/* Outputs of a linear layer in a piece: pieces of about equal work, so that threads get equal shares of them. */
+static size_t cnn__piece_outputs(size_t in) {
+    const size_t outputs = CNN__PIECE_WEIGHTS / in / 8 * 8;
+    return outputs ? outputs : 8;
+}
 
 struct cnn_workspace {
     cnn_mode mode;
@@ -4220,7 +4282,8 @@ static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net, cnn__are
                 p->x_rows = cnn__take_floats(arena, cnn__mul(batch16, (size_t)p->x_pitch));
                 p->dy_rows = cnn__take_floats(arena, cnn__mul(batch16, (size_t)p->dy_pitch));
             }
-            pieces += ((size_t)l->out + CNN__PIECE_OUT - 1) / CNN__PIECE_OUT + (info->biases != 0);
+            const size_t outputs = cnn__piece_outputs((size_t)in);
+            pieces += ((size_t)l->out + outputs - 1) / outputs + (info->biases != 0);
         } else if (l->kind == CNN_MAXPOOL2D || l->kind == CNN_AVGPOOL2D || l->kind == CNN_GLOBALAVGPOOL2D) {
             cnn__layer_pool_setup("", l, info->in_h, info->in_w, &p->pool);
         }
@@ -4264,7 +4327,7 @@ static void cnn__workspace_pieces(cnn_workspace *ws, const cnn_net *net) {
         const cnn_layer_info *info = &net->info[i];
         const int linear = net->layers[i].kind == CNN_LINEAR;
         const size_t all = linear ? (size_t)net->layers[i].out : info->weights + info->biases;
-        const size_t step = linear ? CNN__PIECE_OUT : CNN__PIECE_SUM;
+        const size_t step = linear ? cnn__piece_outputs(info->weights / all) : CNN__PIECE_SUM;
         for (size_t at = 0; info->weights && at < all; at += step, piece++) {
             piece->layer = i;
             piece->first = at;

@@ -66,7 +66,7 @@ def sanitizer_compiler():
 
 def groups():
     sources = sorted(glob.glob("tests/test_*.c"))
-    result = [(os.path.basename(s)[5:-3], [[sys.executable, s]]) for s in sorted(glob.glob("tests/test_*.py"))]
+    result = [(os.path.basename(s)[5:-3], [[sys.executable, s, "-v"]]) for s in sorted(glob.glob("tests/test_*.py"))]
     result += variant_groups(sources, "", CFLAGS + OPENMP)
     if OPENMP:
         result += variant_groups(sources, "no openmp", CFLAGS)
@@ -119,8 +119,8 @@ def main():
             if verdict == "failed":
                 print("\n".join("    " + line for line in output.splitlines()[-25:]), flush=True)
             for line in output.splitlines()[:-1]:
-                if verdict == "passed" and line.lower().lstrip().startswith("skipped"):
-                    print("    " + line, flush=True)
+                if verdict == "passed" and (line.lstrip().startswith("skipped") or " ... skipped " in line):
+                    print("    " + line.strip(), flush=True)
     skipped = f", {count['skipped']} skipped" if count["skipped"] else ""
     print(f"{count['passed']} passed, {count['failed']} failed{skipped}")
     return 1 if count["failed"] or not count["passed"] else 0

@@ -186,6 +186,27 @@ class Readme(unittest.TestCase):
                 self.assertEqual(re.sub(r"[\d.]+", "#", ran.stdout.strip()), re.sub(r"[\d.]+", "#", shown[0].strip()))
 
 
+class Makefile(unittest.TestCase):
+    def make(self, *arguments):
+        done = subprocess.run(["make", "-j2", "CFLAGS=-O0", "BUILD=" + self.build, *arguments], cwd=ROOT,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              env={k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "OPENMP")})
+        self.assertEqual(done.returncode, 0, done.stdout)
+        return done.stdout
+
+    def test_states(self):
+        """Parallel from nothing; again with nothing to do; anew for other flags; clean."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.build = os.path.join(folder, "build")
+            self.assertEqual(self.make().count(" -o "), 4)
+            self.assertEqual(self.make().count(" -o "), 0)
+            self.assertNotIn("fopenmp", self.make("OPENMP=", self.build + "/minimal"))
+            self.assertEqual(self.make("OPENMP=", self.build + "/minimal").count(" -o "), 0)
+            self.assertIn("make run", self.make("help"))
+            self.make("clean")
+            self.assertFalse(os.path.exists(self.build))
+
+
 class Licence(unittest.TestCase):
     def test_same_text_in_header(self):
         def words(path):
