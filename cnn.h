@@ -496,7 +496,8 @@ typedef struct cnn_fit_options {
                      last */
     uint64_t seed; /* of the shuffling and of dropout */
     int threads;   /* 0: cnn_max_threads() */
-    int reports; /* calls of on_progress an epoch, evenly spread, the last at its end; 0: 5; at most one a step */
+    int reports;   /* calls of on_progress an epoch, evenly spread, the last at its end; 0: 5; at most one
+                      a step */
     cnn_callback on_progress;
     cnn_callback on_epoch; /* after each epoch and its evaluation on the test set */
     void *user;            /* handed to both */
@@ -2281,8 +2282,8 @@ static cnn_status cnn__conv_setup(const char *where, cnn__conv *v, int c, int h,
     return CNN_OK;
 }
 
-/* Where, in a channel of the packed image, row i of the phases (r, 0) begins; and how far from there the pixels lie
-   that kernel column b reads. */
+/* Where, in a channel of the packed image, row i of the phases (r, 0) begins; and how far from there the
+   pixels lie that kernel column b reads. */
 static int cnn__packed_row(const cnn__conv *v, int r, int i) {
     return (r * v->sw * v->hq + i) * v->wq * v->cell;
 }
@@ -2296,8 +2297,9 @@ static int cnn__row_phase(const cnn__conv *v, int e) {
     return e * v->dh % v->sh;
 }
 
-/* Takes the tables from the arena and, unless it only counts, fills them in. `back` holds kernel rows by phase, each
-   with all output channels; over several lines x is relative to the line that the kernel's row 0 would take. */
+/* Takes the tables from the arena and, unless it only counts, fills them in. `back` holds kernel rows by
+   phase, each with all output channels; over several lines x is relative to the line that the kernel's row 0
+   would take. */
 static void cnn__conv_tables(cnn__conv *v, cnn__arena *arena) {
     v->tap = (cnn__tap *)cnn__take(arena, (size_t)v->steps, sizeof *v->tap);
     v->back = (cnn__tap *)cnn__take(arena, (size_t)v->kh * (size_t)v->o, sizeof *v->back);
@@ -2429,7 +2431,8 @@ static void cnn__unpack(const cnn__conv *v, const cnn__kernels *k, const float *
    First the three products over one group of one image (a plane) or of one block. The weight, and dw, point
    to the group's part; packed is the group's packed image. */
 
-/* Output channels m0..m1-1 of the group, lines i0..i1-1; y begins with channel m0. bias, of the group, may be NULL. */
+/* Output channels m0..m1-1 of the group, lines i0..i1-1; y begins with channel m0. bias, of the group, may be
+   NULL. */
 static void cnn__conv_forward(const cnn__conv *v, const cnn__kernels *k, const float *packed,
                               const float *weight, const float *bias, int m0, int m1, int i0, int i1,
                               float *y) {
@@ -2451,8 +2454,8 @@ static void cnn__conv_forward(const cnn__conv *v, const cnn__kernels *k, const f
     }
 }
 
-/* The kernel rows of phase r that meet row i of the packed image's phase: those whose output line exists. Returns how
-   many; *first is the place of the first among the phase's. */
+/* The kernel rows of phase r that meet row i of the packed image's phase: those whose output line exists.
+   Returns how many; *first is the place of the first among the phase's. */
 static int cnn__meeting_rows(const cnn__conv *v, int r, int i, int *first) {
     int place = 0, count = 0;
     *first = 0;
@@ -2481,8 +2484,9 @@ static void cnn__backward_row(const cnn__conv *v, const cnn__kernels *k, cnn__pr
     }
 }
 
-/* Input channels c0..c1-1; packed_dx begins with channel c0 and must hold zeros. A row of packed dx is a sum over the
-   output channels and the kernel rows that meet it. Where all lines are one, it is a kernel row at a time. */
+/* Input channels c0..c1-1; packed_dx begins with channel c0 and must hold zeros. A row of packed dx is a sum
+   over the output channels and the kernel rows that meet it. Where all lines are one, it is a kernel row at a
+   time. */
 static void cnn__conv_backward_x(const cnn__conv *v, const cnn__kernels *k, const float *weight,
                                  const float *dy, int c0, int c1, float *packed_dx) {
     const cnn__tap *tap = v->back;
@@ -3884,7 +3888,7 @@ static cnn_status cnn__infer_layer(const char *where, const cnn_layer *l, cnn_la
     return CNN_OK;
 }
 
-/* One layer after another; `done` keeps the last only where info is NULL. */
+/* One layer after another. info may be NULL. */
 static cnn_status cnn__infer(const cnn_layer *layers, int count, int c, int h, int w, cnn_layer_info *info,
                              size_t *parameters) {
     cnn__view vh = {1, 1, (uint64_t)h}, vw = {1, 1, (uint64_t)w};
@@ -4149,7 +4153,8 @@ typedef struct cnn__piece {
 
 enum { CNN__PIECE_WEIGHTS = 4096, CNN__PIECE_SUM = 8192 };
 
-/* Outputs of a linear layer in a piece: pieces of about equal work, so that threads get equal shares of them. */
+/* Outputs of a linear layer in a piece: pieces of about equal work, so that threads get equal shares of them.
+   */
 static size_t cnn__piece_outputs(size_t in) {
     const size_t outputs = CNN__PIECE_WEIGHTS / in / 8 * 8;
     return outputs ? outputs : 8;
@@ -4174,7 +4179,6 @@ struct cnn_workspace {
     float *gradients;
     double *block_loss;
     int *block_correct;
-    cnn_status *block_status;
     uint64_t seed, pass; /* dropout: a new mask each training pass */
     int examples;        /* of the last forward pass */
     void *owned;
@@ -4217,9 +4221,9 @@ static void cnn__plan_activations(cnn_workspace *ws, const cnn_net *net, cnn__pl
         plan[i].act *= largest;
 }
 
-/* Which layers go with the convolution at `layer` strip by strip, so that its output is still in the first-level cache
-   when the next layer wants it: an activation in place, then a pool of whole windows side by side. Going backward,
-   only a convolution that needs no dx (the first) and has few weights. */
+/* Which layers go with the convolution at `layer` strip by strip, so that its output is still in the first-
+   level cache when the next layer wants it: an activation in place, then a pool of whole windows side by
+   side. Going backward, only a convolution that needs no dx (the first) and has few weights. */
 static void cnn__plan_strips(const cnn_workspace *ws, const cnn_net *net, int layer, cnn__plan *plan) {
     cnn__plan *p = &plan[layer];
     int next = layer + 1;
@@ -4309,7 +4313,6 @@ static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net, cnn__are
     ws->packed = cnn__take_floats(arena, cnn__mul(threads, ws->pack_floats));
     ws->block_loss = (double *)cnn__take(arena, (size_t)ws->blocks, sizeof(double));
     ws->block_correct = (int *)cnn__take(arena, (size_t)ws->blocks, sizeof(int));
-    ws->block_status = (cnn_status *)cnn__take(arena, (size_t)ws->blocks, sizeof(cnn_status));
     if (!training)
         return;
     const double slots = 4 + CNN__SLOT_BYTES / (4.0 * (double)(slot_floats + 1));
@@ -4552,8 +4555,6 @@ typedef struct cnn__pass {
     const int *index;
     cnn_tensor *y, *dx;
     int *classes;
-    const float *dlogit_scale;
-    int *confusion;
     cnn__start start; /* phase B: gradients from zero, or accumulated */
 } cnn__pass;
 
@@ -4870,7 +4871,8 @@ static void cnn__backward_layer(const cnn__pass *e, int layer, int block, const 
     }
 }
 
-/* The gradient of rows of the convolution's own output, channel m, from dy, that of the last layer that goes with it. */
+/* The gradient of rows of the convolution's own output, channel m, from dy, that of the last layer that goes
+   with it. */
 static void cnn__strip_gradient(const cnn__pass *e, const cnn__plan *p, const float *acts, int m, int row,
                                 int rows, const float *dy, float *to) {
     const cnn__conv *v = &p->conv;
@@ -4894,8 +4896,8 @@ static void cnn__strip_gradient(const cnn__pass *e, const cnn__plan *p, const fl
         cnn__activation_backward(e->k, e->net->layers[p->activation].kind)(y, from, to, n);
 }
 
-/* The parameter gradients of the first convolution, together with the layers that go with it, strip by strip: the
-   gradient of its output never leaves the first-level cache. dw is kept by lanes until the slot ends. */
+/* The parameter gradients of the first convolution, together with the layers that go with it, strip by strip:
+   the gradient of its output never leaves the first-level cache. dw is kept by lanes until the slot ends. */
 static void cnn__block_conv_strips_backward(const cnn__pass *e, int layer, const float *x, const float *acts,
                                             const float *dy, float *slot, float *packed, int thread) {
     const cnn__plan *p = &e->ws->plan[layer];
@@ -5272,8 +5274,8 @@ static cnn_status cnn__check_examples(const char *where, const cnn_dataset *data
     return CNN_OK;
 }
 
-/* Loss and right predictions of a block's logits; d, unless NULL, gets the gradient of the mean loss over the
-   batch: (softmax - onehot)/n. scratch holds the logits' size. */
+/* Loss and right predictions of a block's logits; d gets the gradient of the mean loss over the batch,
+   (softmax - onehot)/n. */
 static void cnn__block_loss(const cnn__pass *e, int block, const float *logits, float *d) {
     const int classes = e->data->classes, count = cnn__block_count(e, block);
     const float scale = 1.0f / (float)e->n;
@@ -5364,8 +5366,7 @@ CNN_API cnn_status cnn_train_step(const cnn_net *net, cnn_workspace *ws, const c
     return cnn__train_batch(where, net, ws, data, index, n, loss, correct);
 }
 
-/* Evaluates with a workspace of CNN_INFERENCE and room for a block's softmax in each thread's packed image.
- */
+/* A workspace of CNN_INFERENCE, and what the loss needs besides. */
 typedef struct cnn__evaluator {
     cnn_workspace *ws;
     float *softmax; /* classes*CNN__LANES for each thread */

@@ -1,7 +1,7 @@
-/* The few lines that every C test shares. A test program is linked with tests/library.c, makes its checks, and
-   returns check_done(): 0 when all held and no memory leaked, 1 otherwise; check_skip() makes the status 77. The
-   last line a program prints is its summary, or the reason of its skip. Random tests take their seed from
-   check_seed(). */
+/* The few lines that every C test shares. A test program is linked with tests/library.c, makes its checks,
+   and returns check_done(): 0 when all held and no memory leaked, 1 otherwise; check_skip() makes the status
+   77. The last line a program prints is its summary, or the reason of its skip. Random tests take their seed
+   from check_seed(). */
 #ifndef CHECK_H
 #define CHECK_H
 
@@ -11,8 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Of the library's allocator: calls so far, blocks not yet freed, the number of the call that fails (0: none), calls
-   of CNN_FREE(NULL), and the largest request in bytes. Above 1 GiB every request fails. */
+/* Of the library's allocator: calls so far, blocks not yet freed, the number of the call that fails (0: none),
+   calls of CNN_FREE(NULL), and the largest request in bytes. Above 1 GiB every request fails. */
 extern long alloc_calls, alloc_live, alloc_fail_at, alloc_null_frees;
 extern size_t alloc_largest;
 

@@ -1,5 +1,5 @@
-/* The library as the test programs link it: compiled once, with an allocator that counts and can be made to fail, and a
-   door to the choice of instruction set. */
+/* The library as the test programs link it: compiled once, with an allocator that counts and can be made to
+   fail, and a door to the choice of instruction set. */
 #include <stddef.h>
 #include <stdlib.h>
 

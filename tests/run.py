@@ -2,9 +2,9 @@
 
     make test                      or    python3 tests/run.py [WORD ...]
 
-With words, only the groups whose names contain one. A group is a row of commands: exit status 0 passes, 77 skips (the
-last line printed is the reason), anything else fails and its output is shown. CC, CFLAGS, OPENMP, BUILD and DATA come from the
-environment, as the Makefile sets them.
+With words, only the groups whose names contain one. A group is a row of commands: exit status 0 passes, 77 skips
+(the last line printed is the reason), anything else fails and its output is shown. CC, CFLAGS, OPENMP, BUILD and
+DATA come from the environment, as the Makefile sets them.
 """
 
 import concurrent.futures
@@ -27,7 +27,7 @@ TIMEOUT = 280
 
 
 def variant_groups(sources, variant, flags, compiler=CC):
-    """C test programs in one variant: the library compiled once (the first to need it waits for it), then each program."""
+    """C test programs in one variant: the library compiled once, by the first to need it, then each program."""
     folder = os.path.join(BUILD, "tests", variant.replace(" ", "_") or "plain")
     os.makedirs(folder, exist_ok=True)
     library = os.path.join(folder, "library.o")
@@ -51,8 +51,9 @@ def variant_groups(sources, variant, flags, compiler=CC):
 
 
 def sanitizer_compiler():
-    """CC, or rather gcc where CC is Clang, which takes minutes to instrument the unrolled kernels; None: cannot."""
-    version = subprocess.run([*shlex.split(CC), "--version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    """CC, or gcc where CC is Clang, which takes minutes to instrument the unrolled kernels; None: cannot."""
+    version = subprocess.run([*shlex.split(CC), "--version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             text=True)
     compiler = shutil.which("gcc") if "clang" in version.stdout else CC
     if not compiler:
         return None
@@ -60,13 +61,15 @@ def sanitizer_compiler():
     with open(probe + ".c", "w") as f:
         f.write("int main(void) { return 0; }\n")
     build = [*shlex.split(compiler), *SANITIZE, probe + ".c", "-o", probe]
-    works = not subprocess.run(build, capture_output=True).returncode and not subprocess.run([probe]).returncode
-    return compiler if works else None
+    if subprocess.run(build, capture_output=True).returncode or subprocess.run([probe]).returncode:
+        return None
+    return compiler
 
 
 def groups():
     sources = sorted(glob.glob("tests/test_*.c"))
-    result = [(os.path.basename(s)[5:-3], [[sys.executable, s, "-v"]]) for s in sorted(glob.glob("tests/test_*.py"))]
+    scripts = sorted(glob.glob("tests/test_*.py"))
+    result = [(os.path.basename(s)[5:-3], [[sys.executable, s, "-v"]]) for s in scripts]
     result += variant_groups(sources, "", CFLAGS + OPENMP)
     if OPENMP:
         result += variant_groups(sources, "no openmp", CFLAGS)
@@ -86,8 +89,8 @@ def call(command):
     """(exit status, output)"""
     environment = dict(os.environ, OMP_WAIT_POLICY="passive", PYTHONDONTWRITEBYTECODE="1")
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              timeout=TIMEOUT, env=environment)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, timeout=TIMEOUT, env=environment)
     except subprocess.TimeoutExpired as e:
         return 1, (e.output or b"").decode(errors="replace") + f"\nstopped after {TIMEOUT} s"
     return done.returncode, done.stdout.decode(errors="replace").rstrip()
