@@ -4144,21 +4144,16 @@ typedef struct cnn__plan { /* of one layer */
     int lanes;               /* whether the backward pass may go by strips too */
 } cnn__plan;
 
-/* A piece of phase B: the weights of outputs first to first + count of a linear layer, or its biases (count
+/* A piece of phase B: columns first to first + count of a linear layer's weight gradient, or its biases' (count
    0), or such elements of a convolution's slots. */
 typedef struct cnn__piece {
     int layer;
     size_t first, count;
 } cnn__piece;
 
-enum { CNN__PIECE_WEIGHTS = 4096, CNN__PIECE_SUM = 8192 };
-
-/* Outputs of a linear layer in a piece: pieces of about equal work, so that threads get equal shares of them.
-   */
-static size_t cnn__piece_outputs(size_t in) {
-    const size_t outputs = CNN__PIECE_WEIGHTS / in / 8 * 8;
-    return outputs ? outputs : 8;
-}
+/* Columns of a linear layer's gradient in a piece: so few that their inputs, for a whole batch, stay in the
+   first-level cache while all outputs pass by. */
+enum { CNN__PIECE_COLUMNS = 32, CNN__PIECE_SUM = 8192 };
 
 struct cnn_workspace {
     cnn_mode mode;
@@ -4286,8 +4281,7 @@ static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net, cnn__are
                 p->x_rows = cnn__take_floats(arena, cnn__mul(batch16, (size_t)p->x_pitch));
                 p->dy_rows = cnn__take_floats(arena, cnn__mul(batch16, (size_t)p->dy_pitch));
             }
-            const size_t outputs = cnn__piece_outputs((size_t)in);
-            pieces += ((size_t)l->out + outputs - 1) / outputs + (info->biases != 0);
+            pieces += ((size_t)in + CNN__PIECE_COLUMNS - 1) / CNN__PIECE_COLUMNS + (info->biases != 0);
         } else if (l->kind == CNN_MAXPOOL2D || l->kind == CNN_AVGPOOL2D || l->kind == CNN_GLOBALAVGPOOL2D) {
             cnn__layer_pool_setup("", l, info->in_h, info->in_w, &p->pool);
         }
@@ -4329,8 +4323,8 @@ static void cnn__workspace_pieces(cnn_workspace *ws, const cnn_net *net) {
     for (int i = 0; i < net->count; i++) {
         const cnn_layer_info *info = &net->info[i];
         const int linear = net->layers[i].kind == CNN_LINEAR;
-        const size_t all = linear ? (size_t)net->layers[i].out : info->weights + info->biases;
-        const size_t step = linear ? cnn__piece_outputs(info->weights / all) : CNN__PIECE_SUM;
+        const size_t all = linear ? ws->plan[i].in : info->weights + info->biases;
+        const size_t step = linear ? CNN__PIECE_COLUMNS : CNN__PIECE_SUM;
         for (size_t at = 0; info->weights && at < all; at += step, piece++) {
             piece->layer = i;
             piece->first = at;
@@ -4964,18 +4958,16 @@ static void cnn__block_backward(const cnn__pass *e, int block, int thread, float
 
 static void cnn__piece_linear(const cnn__pass *e, const cnn__piece *piece) {
     const cnn__plan *p = &e->ws->plan[piece->layer];
-    const size_t at = e->net->offset[piece->layer];
-    float *dw = e->ws->gradients + at + piece->first * p->in;
     cnn__product a;
     memset(&a, 0, sizeof a);
-    a.rows = (int)piece->count;
+    a.rows = (int)p->out;
     a.steps = e->n;
-    a.n = p->in;
+    a.n = piece->count;
     a.tap = e->ws->sample + (size_t)piece->layer * (size_t)e->ws->blocks * CNN__LANES;
-    a.x = p->x_rows;
-    a.w = p->dy_rows + piece->first;
+    a.x = p->x_rows + piece->first;
+    a.w = p->dy_rows;
     a.wm = 1;
-    a.y = dw;
+    a.y = e->ws->gradients + e->net->offset[piece->layer] + piece->first;
     a.ym = (ptrdiff_t)p->in;
     a.start = e->start;
     e->k->product(&a);
