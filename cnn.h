@@ -548,10 +548,11 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN_FREE(pointer) free(pointer)
 #endif
 
-#define CNN__LANES      16  /* examples in a block: one AVX-512 vector, two AVX2 vectors, ... */
-#define CNN__ALIGN      64  /* bytes; a cache line, an AVX-512 vector */
-#define CNN__SMALL_WORK 2e5 /* multiply-accumulates below which starting threads costs more than it gives */
-#define CNN__STRIP_ROWS 4   /* most rows in a strip */
+#define CNN__LANES        16  /* examples in a block: one AVX-512 vector, two AVX2 vectors, ... */
+#define CNN__ALIGN        64  /* bytes; a cache line, an AVX-512 vector */
+#define CNN__SMALL_WORK   2e5 /* multiply-accumulates below which starting threads costs more than it gives */
+#define CNN__CACHE_FLOATS 65536 /* 256 KiB: a share of the second-level cache */
+#define CNN__STRIP_ROWS   4     /* most rows in a strip */
 #define CNN__STRIP_WEIGHTS                                                                                   \
     512                      /* weights of a convolution whose gradient is taken by strips: 32 KiB of lanes */
 #define CNN__SLOT_BYTES 64e6 /* what a workspace spends on partial gradients beyond its first four slots */
@@ -1170,13 +1171,18 @@ CNN__INLINE int CNN__FN(cnn__tile_vectors)(int sizes, int left) {
 
 static void CNN__FN(cnn__product_run)(const cnn__product *a) {
     const int vectors = (int)(a->n / CNN__V), tail = (int)(a->n % CNN__V), rows = a->rows;
-    int mr = 0, nv = 0;
-    for (int m = 0; m < rows && vectors; m += mr) {
-        mr = CNN__FN(cnn__tile_rows)(rows - m, vectors);
-        const int sizes = CNN__FN(cnn__tile_sizes)[mr];
-        for (int v = 0; v < vectors; v += nv) {
-            nv = CNN__FN(cnn__tile_vectors)(sizes, vectors - v);
-            CNN__FN(cnn__tile_call)(a, m, (size_t)v * CNN__V, mr, nv);
+    /* So few vectors at a time that what the steps load stays in the second-level cache while all rows pass by. */
+    const int few = CNN__CACHE_FLOATS / CNN__V / (a->steps > 0 ? a->steps : 1), most = few > 8 ? few : 8;
+    for (int begin = 0; begin < vectors; begin += most) {
+        const int end = vectors - begin < most ? vectors : begin + most;
+        int mr = 0, nv = 0;
+        for (int m = 0; m < rows; m += mr) {
+            mr = CNN__FN(cnn__tile_rows)(rows - m, end - begin);
+            const int sizes = CNN__FN(cnn__tile_sizes)[mr];
+            for (int v = begin; v < end; v += nv) {
+                nv = CNN__FN(cnn__tile_vectors)(sizes, end - v);
+                CNN__FN(cnn__tile_call)(a, m, (size_t)v * CNN__V, mr, nv);
+            }
         }
     }
     if (!tail)
@@ -2740,6 +2746,13 @@ CNN_API cnn_status cnn_conv2d_shape(const cnn_tensor *x, const cnn_tensor *weigh
     return CNN_OK;
 }
 
+/* Channels of a group in a task: all, or, where there are fewer images and groups than threads, a thread's share. */
+static int cnn__conv_part(const cnn__conv *v, int images, int channels) {
+    const int tasks = cnn_max_threads(), have = images < tasks / v->groups + 1 ? images * v->groups : tasks;
+    const int parts = (tasks + have - 1) / have, part = (channels + parts - 1) / parts;
+    return cnn__min(channels, part > 8 ? part : 8);
+}
+
 static cnn_status cnn__conv2d_forward(const char *where, const cnn_tensor *x, const cnn_tensor *weight,
                                       const cnn_tensor *bias, const cnn_conv2d_options *options,
                                       cnn_tensor *y) {
@@ -2760,7 +2773,7 @@ static cnn_status cnn__conv2d_forward(const char *where, const cnn_tensor *x, co
     a.bias = bias ? bias->data : NULL;
     a.y = y->data;
     a.n = x->n;
-    const int part = cnn__min(v.o, 16);
+    const int part = cnn__conv_part(&v, x->n, v.o);
     const cnn__conv_job job = {cnn__conv_forward_task,
                                x->n,
                                v.o,
@@ -2797,7 +2810,7 @@ static cnn_status cnn__conv2d_backward(const char *where, const cnn_tensor *x, c
     cnn__conv_job jobs[2];
     int count = 0;
     if (dx) {
-        const int part = cnn__min(v.c, 16);
+        const int part = cnn__conv_part(&v, x->n, v.c);
         const cnn__conv_job job = {cnn__conv_dx_task,
                                    x->n,
                                    v.c,
