@@ -548,14 +548,13 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN_FREE(pointer) free(pointer)
 #endif
 
-#define CNN__LANES        16  /* examples in a block: one AVX-512 vector, two AVX2 vectors, ... */
-#define CNN__ALIGN        64  /* bytes; a cache line, an AVX-512 vector */
-#define CNN__SMALL_WORK   2e5 /* multiply-accumulates below which starting threads costs more than it gives */
-#define CNN__CACHE_FLOATS 65536 /* 256 KiB: a share of the second-level cache */
-#define CNN__STRIP_ROWS   4     /* most rows in a strip */
-#define CNN__STRIP_WEIGHTS                                                                                   \
-    512                      /* weights of a convolution whose gradient is taken by strips: 32 KiB of lanes */
-#define CNN__SLOT_BYTES 64e6 /* what a workspace spends on partial gradients beyond its first four slots */
+#define CNN__LANES         16  /* examples in a block: one AVX-512 vector, two AVX2 vectors, ... */
+#define CNN__ALIGN         64  /* bytes; a cache line, an AVX-512 vector */
+#define CNN__SMALL_WORK    2e5 /* multiply-accumulates below which starting threads costs more than it gives */
+#define CNN__CACHE_FLOATS  65536 /* 256 KiB: a share of the second-level cache */
+#define CNN__STRIP_ROWS    4     /* most rows in a strip */
+#define CNN__STRIP_WEIGHTS 512   /* most weights whose gradient is taken by strips: 32 KiB of lanes */
+#define CNN__SLOT_BYTES    64e6 /* what a workspace spends on partial gradients beyond its first four slots */
 
 /* ---- >>platform ------------------------------------------------------------------------------------ */
 
@@ -1052,10 +1051,11 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__product *a, int m0, size_t p0, in
     const ptrdiff_t wm = a->wm, ym = a->ym, shift = a->shift;
     if (a->start == CNN__ACCUMULATE) {
         CNN__UNROLL
-        for (int m = 0; m < MR; m++)
+        for (int m = 0; m < MR; m++) {
             CNN__UNROLL
-        for (int j = 0; j < NV; j++)
-            acc[m][j] = tail ? CNN__LOAD_N(y + m * ym, tail) : CNN__LOAD(y + m * ym + j * CNN__V);
+            for (int j = 0; j < NV; j++)
+                acc[m][j] = tail ? CNN__LOAD_N(y + m * ym, tail) : CNN__LOAD(y + m * ym + j * CNN__V);
+        }
     } else {
         CNN__UNROLL
         for (int m = 0; m < MR; m++) {
@@ -1081,13 +1081,14 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__product *a, int m0, size_t p0, in
         }
     }
     CNN__UNROLL
-    for (int m = 0; m < MR; m++)
+    for (int m = 0; m < MR; m++) {
         CNN__UNROLL
-    for (int j = 0; j < NV; j++)
-        if (tail)
-            CNN__STORE_N(y + m * ym, acc[m][j], tail);
-        else
-            CNN__STORE(y + m * ym + j * CNN__V, acc[m][j]);
+        for (int j = 0; j < NV; j++)
+            if (tail)
+                CNN__STORE_N(y + m * ym, acc[m][j], tail);
+            else
+                CNN__STORE(y + m * ym + j * CNN__V, acc[m][j]);
+    }
 }
 
 #define CNN__TILE(MR, NV)                                                                                    \
