@@ -551,9 +551,13 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__LANES         16  /* examples in a block: one AVX-512 vector, two AVX2 vectors, ... */
 #define CNN__ALIGN         64  /* bytes; a cache line, an AVX-512 vector */
 #define CNN__SMALL_WORK    2e5 /* multiply-accumulates below which starting threads costs more than it gives */
-#define CNN__CACHE_FLOATS  65536 /* 256 KiB: a share of the second-level cache */
-#define CNN__STRIP_ROWS    4     /* most rows in a strip */
-#define CNN__STRIP_WEIGHTS 512   /* most weights whose gradient is taken by strips: 32 KiB of lanes */
+#define CNN__CACHE_FLOATS  65536  /* 256 KiB: a share of the second-level cache */
+#define CNN__CHUNK         256    /* steps of a product at a time */
+#define CNN__COLUMNS       12     /* vectors of a product at a time */
+#define CNN__STRIP_FLOATS  131072 /* a packed strip of a plane */
+#define CNN__STRIP_COLUMNS 96     /* outputs below which a strip is not worth cutting off */
+#define CNN__STRIP_ROWS    4      /* most rows in a strip */
+#define CNN__STRIP_WEIGHTS 512    /* most weights whose gradient is taken by strips: 32 KiB of lanes */
 #define CNN__SLOT_BYTES    64e6 /* what a workspace spends on partial gradients beyond its first four slots */
 
 /* ---- >>platform ------------------------------------------------------------------------------------ */
@@ -625,7 +629,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #if defined(__clang__)
 #define CNN__UNROLL _Pragma("clang loop unroll(full)")
 #elif CNN__GNU
-#define CNN__UNROLL _Pragma("GCC unroll 16")
+#define CNN__UNROLL _Pragma("GCC unroll 32")
 #else
 #define CNN__UNROLL
 #endif
@@ -849,8 +853,8 @@ static size_t cnn__round_up(size_t a, size_t unit) { /* SIZE_MAX where it overfl
     return a > SIZE_MAX - (unit - 1) ? SIZE_MAX : (a + unit - 1) / unit * unit;
 }
 
-/* Zeroed, aligned memory; its true start lies just before it. NULL on failure. */
-static void *cnn__alloc(size_t bytes) {
+/* Aligned memory; its true start lies just before it. NULL on failure. */
+static void *cnn__alloc_raw(size_t bytes) {
     const size_t total = cnn__add(bytes, CNN__ALIGN + sizeof(void *));
     char *start = total == SIZE_MAX ? NULL : (char *)CNN_MALLOC(total);
     if (!start)
@@ -858,7 +862,13 @@ static void *cnn__alloc(size_t bytes) {
     char *p = start + sizeof(void *);
     p += (CNN__ALIGN - (uintptr_t)p % CNN__ALIGN) % CNN__ALIGN;
     memcpy(p - sizeof(void *), &start, sizeof(void *));
-    memset(p, 0, bytes);
+    return p;
+}
+
+static void *cnn__alloc(size_t bytes) { /* zeroed */
+    void *p = cnn__alloc_raw(bytes);
+    if (p)
+        memset(p, 0, bytes);
     return p;
 }
 
@@ -933,34 +943,53 @@ CNN_API void cnn_shuffle(int *index, int count, uint64_t seed, uint64_t epoch) {
 
 /* ---- what kernels are called with ------------------------------------------------------------------- */
 
-/* Where step k of a product finds its input and its weight, in floats from the bases. */
-typedef struct cnn__tap {
-    int x, w;
-} cnn__tap;
-
 typedef enum cnn__start { CNN__ZERO, CNN__BIAS, CNN__ACCUMULATE } cnn__start;
 
-/* y[m*ym + p] = start + sum over k of w[m*wm + tap[k].w] * x[p + shift + tap[k].x], m < rows, p < n.
-   Where start is 0, bias[m], or what y holds. Each sum runs over k in order: its bits depend on nothing else.
- */
+/* y[m*ym + p] = start + sum over k of W(m, k) * x[p + tap[k - first]], m < rows, first <= k < first + steps,
+   p < n. Where start is 0, bias[m], or what y holds. Each sum runs over k in order: its bits depend on nothing
+   else. W lies in PANELS: its rows in runs of cnn__panel_rows, the panel of row m0 at w + m0*panel, there for
+   each k the weights of its rows together, `wk` floats from step to step, or, with wk 0, as many as it has
+   rows. So a tile finds the weights of a step at constant distances, which saves it a third of its
+   instructions. Written by cnn__panels; a matrix with W(m, k) at w[m + k*wk] is one as it stands, panel 1. */
 typedef struct cnn__product {
-    int rows, steps;
+    int rows, first, steps;
     size_t n;
-    const cnn__tap *tap;
+    const int *tap;
     const float *x, *w, *bias;
-    ptrdiff_t wm, shift;
+    ptrdiff_t panel, wk;
     float *y;
     ptrdiff_t ym;
     cnn__start start;
 } cnn__product;
 
-/* g[m*gm + k*gk] += sum over r < lines, p < n of y[m*ym + r*yr + p] * x[tap[k].x + r*xr + p], m < rows,
+/* Rows of the next panel where `left` are left and tiles have at most `most`. No rest of one row: a tile of one
+   is slow. */
+static int cnn__panel_rows(int most, int left) {
+    if (most == 8 && left >= 8 && left != 9 && left != 10 && left != 12)
+        return 8;
+    if (left >= 6 && left != 7 && (left != 8 || most == 8))
+        return 6;
+    return left >= 4 && left != 5 ? 4 : left >= 3 ? 3 : left;
+}
+
+/* One tile: where it starts, and how many lanes of its last vector count. */
+typedef struct cnn__tile {
+    const float *x, *w, *bias;
+    const int *tap;
+    int steps, last;
+    ptrdiff_t panel, wk;
+    float *y;
+    ptrdiff_t ym;
+    cnn__start start;
+} cnn__tile;
+
+/* g[m*gm + k*gk] += sum over r < lines, p < n of y[m*ym + r*yr + p] * x[tap[k] + r*xr + p], m < rows,
    k < steps. Where lanes is not NULL, vector m*steps + k of it += that sum lane by lane instead, to be folded
    into a gradient when more has been added. */
 typedef struct cnn__dot {
     int rows, steps, lines;
     size_t n;
-    const cnn__tap *tap;
+    const int *tap;
     const float *x, *y;
     ptrdiff_t xr, yr, ym;
     float *g, *lanes;
@@ -996,6 +1025,7 @@ CNN__INLINE cnn__window cnn__window_at(int i, int n, int kernel, int stride, int
 /* One instruction set's kernels. */
 typedef struct cnn__kernels {
     const char *name;
+    int panel; /* most rows of a tile */
     void (*product)(const cnn__product *a);
     void (*dot)(const cnn__dot *a);
     void (*fold)(const float *lanes, float *g, size_t n);
@@ -1038,162 +1068,233 @@ typedef struct cnn__kernels {
 #define CNN__JOIN(a, b)  CNN__JOIN_(a, b)
 #define CNN__FN(name)    CNN__JOIN(name, CNN__INSTANCE)
 
-/* A tile of MR rows and NV vectors of a product: MR*NV accumulators in registers; for each tap NV loads, MR
-   broadcasts, MR*NV fused multiply-adds. MR and NV are constants after inlining. tail, where not 0, says that
-   the only vector has so many lanes: nothing is read or written beyond them. */
-CNN__INLINE void CNN__FN(cnn__tile)(const cnn__product *a, int m0, size_t p0, int tail, const int MR,
-                                    const int NV) {
-    CNN__VEC acc[12][8];
-    const float *CNN__RESTRICT x = a->x + p0;
-    const float *CNN__RESTRICT w = a->w + m0 * a->wm;
-    float *CNN__RESTRICT y = a->y + m0 * a->ym + (ptrdiff_t)p0;
-    const cnn__tap *CNN__RESTRICT tap = a->tap;
-    const ptrdiff_t wm = a->wm, ym = a->ym, shift = a->shift;
+/* The last vector of a tile, of which n lanes count. With masks at no cost (CNN__MASKED) that holds for the
+   inner loop too; otherwise what it loads must be whole. */
+#ifdef CNN__MASKED
+#define CNN__LOAD_LAST(p, n)      CNN__LOAD_N(p, n)
+#define CNN__LOAD_UP_TO(p, n)     CNN__LOAD_N(p, n)
+#define CNN__STORE_UP_TO(p, v, n) CNN__STORE_N(p, v, n)
+#else
+#define CNN__MASKED           0
+#define CNN__LOAD_LAST(p, n)  CNN__LOAD(p)
+#define CNN__LOAD_UP_TO(p, n) ((n) == CNN__V ? CNN__LOAD(p) : CNN__LOAD_N(p, n))
+#define CNN__STORE_UP_TO(p, v, n)                                                                            \
+    do {                                                                                                     \
+        if ((n) == CNN__V)                                                                                   \
+            CNN__STORE(p, v);                                                                                \
+        else                                                                                                 \
+            CNN__STORE_N(p, v, n);                                                                           \
+    } while (0)
+#endif
+
+/* A tile of `panels` panels of MR rows, and NV vectors of a product: all accumulators in registers; for each
+   step NV loads, a broadcast a row, a fused multiply-add an accumulator, and as little else as can be: the
+   weights are reached by constant distances from one pointer a panel. Where a neighbour on the same core takes
+   half of the instruction slots, it is the number of instructions that decides the speed. MR, NV and panels
+   are constants after inlining. */
+CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int NV, const int panels) {
+    CNN__VEC acc[24][8];
+    const float *CNN__RESTRICT x = a->x;
+    const float *w[3];
+    float *const y = a->y;
+    const int *CNN__RESTRICT tap = a->tap;
+    const ptrdiff_t ym = a->ym, wk = a->wk ? a->wk : MR;
+    const int last = a->last, steps = a->steps;
+    CNN__UNROLL
+    for (int q = 0; q < panels; q++)
+        w[q] = a->w + q * MR * a->panel;
     if (a->start == CNN__ACCUMULATE) {
         CNN__UNROLL
-        for (int m = 0; m < MR; m++) {
+        for (int m = 0; m < panels * MR; m++) {
             CNN__UNROLL
             for (int j = 0; j < NV; j++)
-                acc[m][j] = tail ? CNN__LOAD_N(y + m * ym, tail) : CNN__LOAD(y + m * ym + j * CNN__V);
+                acc[m][j] = j < NV - 1 ? CNN__LOAD(y + m * ym + j * CNN__V)
+                                       : CNN__LOAD_UP_TO(y + m * ym + j * CNN__V, last);
         }
     } else {
         CNN__UNROLL
-        for (int m = 0; m < MR; m++) {
-            const CNN__VEC b = CNN__SET1(a->start == CNN__BIAS ? a->bias[m0 + m] : 0.0f);
+        for (int m = 0; m < panels * MR; m++) {
+            const CNN__VEC b = CNN__SET1(a->start == CNN__BIAS ? a->bias[m] : 0.0f);
             CNN__UNROLL
             for (int j = 0; j < NV; j++)
                 acc[m][j] = b;
         }
     }
-    const int steps = a->steps;
     for (int k = 0; k < steps; k++) {
-        const float *xk = x + (shift + tap[k].x), *wk = w + tap[k].w;
+        const float *xk = x + tap[k];
         CNN__VEC v[8];
         CNN__UNROLL
         for (int j = 0; j < NV; j++)
-            v[j] = tail ? CNN__LOAD_N(xk, tail) : CNN__LOAD(xk + j * CNN__V);
+            v[j] = j < NV - 1 ? CNN__LOAD(xk + j * CNN__V) : CNN__LOAD_LAST(xk + j * CNN__V, last);
         CNN__UNROLL
-        for (int m = 0; m < MR; m++) {
-            const CNN__VEC b = CNN__SET1(wk[m * wm]);
+        for (int q = 0; q < panels; q++) {
             CNN__UNROLL
-            for (int j = 0; j < NV; j++)
-                acc[m][j] = CNN__FMA(b, v[j], acc[m][j]);
+            for (int m = 0; m < MR; m++) {
+                const CNN__VEC b = CNN__SET1(w[q][m]);
+                CNN__UNROLL
+                for (int j = 0; j < NV; j++)
+                    acc[q * MR + m][j] = CNN__FMA(b, v[j], acc[q * MR + m][j]);
+            }
+            w[q] += wk;
         }
     }
     CNN__UNROLL
-    for (int m = 0; m < MR; m++) {
+    for (int m = 0; m < panels * MR; m++) {
         CNN__UNROLL
         for (int j = 0; j < NV; j++)
-            if (tail)
-                CNN__STORE_N(y + m * ym, acc[m][j], tail);
-            else
+            if (j < NV - 1)
                 CNN__STORE(y + m * ym + j * CNN__V, acc[m][j]);
+            else
+                CNN__STORE_UP_TO(y + m * ym + j * CNN__V, acc[m][j], last);
     }
 }
 
-#define CNN__TILE(MR, NV)                                                                                    \
-    static void CNN__FN(cnn__tile_##MR##x##NV)(const cnn__product *a, int m0, size_t p0) {                   \
-        CNN__FN(cnn__tile)(a, m0, p0, 0, MR, NV);                                                            \
-    }
-#define CNN__TAIL(MR)                                                                                        \
-    static void CNN__FN(cnn__tail_##MR)(const cnn__product *a, int m0, size_t p0, int tail) {                \
-        CNN__FN(cnn__tile)(a, m0, p0, tail, MR, 1);                                                          \
-    }
-CNN__TAIL(1)
-CNN__TAIL(4)
-#undef CNN__TAIL
-
 /* The tiles there are: those that fit the registers (MR*NV accumulators, NV inputs, one weight) and that
-   sizes are well made up from. In 32 registers a tile of few vectors may have up to 12 rows. */
+   sizes are well made up from. */
 /* clang-format off */
 #if CNN__REGISTERS >= 32
+#define CNN__PANEL 8
 #define CNN__TILES(T)                                                                                        \
-    T(1, 1) T(1, 2) T(1, 4) T(1, 8)                                                                          \
-    T(2, 1) T(2, 2) T(2, 4) T(2, 8)                                                                          \
-    T(3, 1) T(3, 2) T(3, 4) T(3, 6)                                                                          \
-    T(4, 1) T(4, 2) T(4, 3) T(4, 4) T(4, 6)                                                                  \
-    T(6, 1) T(6, 2) T(6, 3) T(6, 4)                                                                          \
-    T(8, 1) T(8, 2) T(8, 3)                                                                                  \
-    T(12, 1) T(12, 2)
+    T(1, 1) T(1, 2) T(1, 6)                                                                                  \
+    T(2, 1) T(2, 2) T(2, 6)                                                                                  \
+    T(3, 1) T(3, 2) T(3, 6)                                                                                  \
+    T(4, 1) T(4, 2) T(4, 3) T(4, 6)                                                                          \
+    T(6, 1) T(6, 2) T(6, 4)                                                                                  \
+    T(8, 1) T(8, 2) T(8, 3)
+#define CNN__TILE_SIZES {0, 0x46, 0x46, 0x46, 0x4e, 0, 0x16, 0, 0xe} /* NV for each MR, as bits */
 #else
+#define CNN__PANEL 6
 #define CNN__TILES(T)                                                                                        \
-    T(1, 1) T(1, 2) T(1, 4)                                                                                  \
-    T(2, 1) T(2, 2) T(2, 4)                                                                                  \
+    T(1, 1) T(1, 4)                                                                                          \
+    T(2, 1) T(2, 4)                                                                                          \
     T(3, 1) T(3, 2) T(3, 3)                                                                                  \
     T(4, 1) T(4, 2) T(4, 3)                                                                                  \
-    T(6, 1) T(6, 2)                                                                                          \
-    T(12, 1)
+    T(6, 1) T(6, 2)
+#define CNN__TILE_SIZES {0, 0x12, 0x12, 0xe, 0xe, 0, 0x6}
 #endif
 /* clang-format on */
+#define CNN__TILE(MR, NV)                                                                                    \
+    static void CNN__FN(cnn__tile_##MR##x##NV)(const cnn__tile *a) {                                         \
+        CNN__FN(cnn__tile)(a, MR, NV, 1);                                                                    \
+    }
 CNN__TILES(CNN__TILE)
 #undef CNN__TILE
-
-/* The numbers of vectors that tiles of mr rows come in, as bits. */
-#if CNN__REGISTERS >= 32
-static const int CNN__FN(cnn__tile_sizes)[13] = {0, 0x116, 0x116, 0x56, 0x5e, 0, 0x1e, 0, 0xe, 0, 0, 0, 0x6};
-#else
-static const int CNN__FN(cnn__tile_sizes)[13] = {0, 0x16, 0x16, 0xe, 0xe, 0, 0x6, 0, 0, 0, 0, 0, 0x2};
+#if CNN__PANEL == 8
+static void CNN__FN(cnn__tile_24x1)(const cnn__tile *a) {
+    CNN__FN(cnn__tile)(a, 8, 1, 3);
+}
 #endif
 
-static void CNN__FN(cnn__tile_call)(const cnn__product *a, int m0, size_t p0, int mr, int nv) {
+static void CNN__FN(cnn__tile_call)(const cnn__tile *a, int mr, int nv) {
     switch (mr * 16 + nv) {
 #define CNN__TILE(MR, NV)                                                                                    \
     case MR * 16 + NV:                                                                                       \
-        CNN__FN(cnn__tile_##MR##x##NV)(a, m0, p0);                                                           \
+        CNN__FN(cnn__tile_##MR##x##NV)(a);                                                                   \
         return;
         CNN__TILES(CNN__TILE)
 #undef CNN__TILE
     }
 }
 
-/* Rows of the next tile out of `left`, where `vectors` are to come: 12 only for few vectors. */
-CNN__INLINE int CNN__FN(cnn__tile_rows)(int left, int vectors) {
-#if CNN__REGISTERS >= 32
-    if (left >= 12 && vectors <= 2)
-        return 12;
-    if (left >= 8 && left != 9 && left != 12)
-        return 8;
-#else
-    if (left >= 12 && vectors == 1)
-        return 12;
-#endif
-    return left >= 6 && left != 7 && left != 8 ? 6 : left >= 4 && left != 5 ? 4 : left >= 3 ? 3 : left;
-}
-
-/* Vectors of the next tile out of `left`, from the sizes there are: the most, but rather two equal parts than
-   a rest. */
-CNN__INLINE int CNN__FN(cnn__tile_vectors)(int sizes, int left) {
+/* Vectors of the next tile of mr rows where `left` are left: the most there are, but rather two equal parts
+   than a rest. */
+CNN__INLINE int CNN__FN(cnn__tile_vectors)(int mr, int left) {
+    static const unsigned char sizes[] = CNN__TILE_SIZES;
+    const int has = sizes[mr], half = (left + 1) / 2;
     int most = left < 8 ? left : 8;
-    while (!(sizes >> most & 1))
+    while (!(has >> most & 1))
         most--;
-    const int half = (left + 1) / 2;
-    return left > most && left < 2 * most && sizes >> half & 1 ? half : most;
+    return left > most && left < 2 * most && has >> half & 1 ? half : most;
 }
 
+/* Vectors v0 to v1 - 1, steps k0 to k1 - 1 of a product, whose last vector of all has `last` lanes. */
+static void CNN__FN(cnn__product_part)(const cnn__product *a, int v0, int v1, int k0, int k1, int last) {
+    const int whole = (int)(a->n / CNN__V);
+    cnn__tile t;
+    int mr = 0, nv = 0;
+    t.tap = a->tap + (k0 - a->first);
+    t.steps = k1 - k0;
+    t.panel = a->panel;
+    t.wk = a->wk;
+    t.ym = a->ym;
+    t.start = k0 > a->first ? CNN__ACCUMULATE : a->start;
+    t.bias = NULL;
+    for (int m = 0; m < a->rows; m += mr) {
+        mr = cnn__panel_rows(CNN__PANEL, a->rows - m);
+        t.w = a->w + m * a->panel + k0 * (a->wk ? a->wk : mr);
+        if (t.start == CNN__BIAS)
+            t.bias = a->bias + m;
+#if CNN__PANEL == 8
+        if (v1 - v0 == 1 && mr == 8 && a->rows - m >= 24 && cnn__panel_rows(8, a->rows - m - 16) == 8) {
+            t.x = a->x + v0 * CNN__V;
+            t.y = a->y + m * a->ym + v0 * CNN__V;
+            t.last = v0 < whole ? CNN__V : last;
+            CNN__FN(cnn__tile_24x1)(&t);
+            mr = 24;
+            continue;
+        }
+#endif
+        for (int v = v0; v < v1; v += nv) {
+            nv = CNN__FN(cnn__tile_vectors)(mr, v1 - v);
+            t.x = a->x + v * CNN__V;
+            t.y = a->y + m * a->ym + v * CNN__V;
+            t.last = v + nv <= whole ? CNN__V : last;
+            CNN__FN(cnn__tile_call)(&t, mr, nv);
+        }
+    }
+}
+
+#if !CNN__MASKED && CNN__V > 1
+/* The last n % V columns, where loads cannot be masked at no cost: x is copied to whole vectors. */
+static void CNN__FN(cnn__product_rest)(const cnn__product *a, size_t p0) {
+    enum { STEPS = 64 };
+    float x[STEPS * CNN__V];
+    int tap[STEPS];
+    cnn__product part = *a;
+    const size_t rest = a->n - p0;
+    memset(x, 0, sizeof x);
+    for (int k = 0; k < STEPS; k++)
+        tap[k] = k * CNN__V;
+    part.x = x;
+    part.tap = tap;
+    part.y = a->y + p0;
+    part.n = rest;
+    for (int k0 = 0; k0 < a->steps || !k0; k0 += STEPS) { /* at least once: a sum of nothing is 0 */
+        part.first = a->first + k0;
+        part.steps = a->steps - k0 < STEPS ? a->steps - k0 : STEPS;
+        part.start = k0 ? CNN__ACCUMULATE : a->start;
+        for (int k = 0; k < part.steps; k++)
+            memcpy(x + k * CNN__V, a->x + p0 + a->tap[k0 + k], rest * sizeof(float));
+        CNN__FN(cnn__product_part)(&part, 0, 1, part.first, part.first + part.steps, (int)rest);
+    }
+}
+#endif
+
+/* Blocked for the caches: CNN__CHUNK steps at a time, for them CNN__COLUMNS vectors at a time, whose inputs
+   all rows then find in the first-level cache; and of y so much at a time that it stays in the second-level
+   cache while the chunks pass by. */
 static void CNN__FN(cnn__product_run)(const cnn__product *a) {
-    const int vectors = (int)(a->n / CNN__V), tail = (int)(a->n % CNN__V), rows = a->rows;
-    /* So few vectors at a time that what the steps load stays in the second-level cache while all rows pass by. */
-    const int few = CNN__CACHE_FLOATS / CNN__V / (a->steps > 0 ? a->steps : 1), most = few > 8 ? few : 8;
-    for (int begin = 0; begin < vectors; begin += most) {
-        const int end = vectors - begin < most ? vectors : begin + most;
-        int mr = 0, nv = 0;
-        for (int m = 0; m < rows; m += mr) {
-            mr = CNN__FN(cnn__tile_rows)(rows - m, end - begin);
-            const int sizes = CNN__FN(cnn__tile_sizes)[mr];
-            for (int v = begin; v < end; v += nv) {
-                nv = CNN__FN(cnn__tile_vectors)(sizes, end - v);
-                CNN__FN(cnn__tile_call)(a, m, (size_t)v * CNN__V, mr, nv);
+    const int rest = (int)(a->n % CNN__V), vectors = (int)(a->n / CNN__V) + (CNN__MASKED && rest);
+    const int chunks = vectors > CNN__COLUMNS && a->steps > CNN__CHUNK * 3 / 2
+                           ? (a->steps + CNN__CHUNK - 1) / CNN__CHUNK
+                           : 1;
+    const int fit = CNN__CACHE_FLOATS / CNN__V / (a->rows > 0 ? a->rows : 1);
+    const int most = chunks == 1 ? vectors : fit > CNN__COLUMNS ? fit : CNN__COLUMNS;
+    for (int s0 = 0; s0 < vectors; s0 += most) {
+        const int s1 = vectors - s0 < most ? vectors : s0 + most;
+        for (int i = 0; i < chunks; i++) {
+            const int k0 = a->first + (int)((int64_t)a->steps * i / chunks);
+            const int k1 = a->first + (int)((int64_t)a->steps * (i + 1) / chunks);
+            for (int v0 = s0; v0 < s1; v0 += CNN__COLUMNS) {
+                const int v1 = s1 - v0 < CNN__COLUMNS ? s1 : v0 + CNN__COLUMNS;
+                CNN__FN(cnn__product_part)(a, v0, v1, k0, k1, rest ? rest : CNN__V);
             }
         }
     }
-    if (!tail)
-        return;
-    const size_t p0 = (size_t)vectors * CNN__V;
-    int m = 0;
-    for (; m + 4 <= rows; m += 4)
-        CNN__FN(cnn__tail_4)(a, m, p0, tail);
-    for (; m < rows; m++)
-        CNN__FN(cnn__tail_1)(a, m, p0, tail);
+#if !CNN__MASKED && CNN__V > 1
+    if (rest)
+        CNN__FN(cnn__product_rest)(a, (size_t)vectors * CNN__V);
+#endif
 }
 
 /* A tile of MR rows and NK steps of a dot: MR*NK accumulators; for each vector of positions MR + NK loads and
@@ -1210,7 +1311,7 @@ CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const
     }
     CNN__UNROLL
     for (int k = 0; k < NK; k++)
-        x[k] = a->x + a->tap[k0 + k].x;
+        x[k] = a->x + a->tap[k0 + k];
     const float *y = a->y + m0 * a->ym;
     const ptrdiff_t ym = a->ym;
     const size_t whole = a->n / CNN__V * CNN__V;
@@ -1707,6 +1808,7 @@ static void CNN__FN(cnn__from_bytes)(const unsigned char *bytes, float *block, s
 }
 
 static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
+                                                   CNN__PANEL,
                                                    CNN__FN(cnn__product_run),
                                                    CNN__FN(cnn__dot_run),
                                                    CNN__FN(cnn__fold),
@@ -1750,6 +1852,12 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
 #undef CNN__JOIN
 #undef CNN__JOIN_
 #undef CNN__TILES
+#undef CNN__TILE_SIZES
+#undef CNN__PANEL
+#undef CNN__MASKED
+#undef CNN__LOAD_LAST
+#undef CNN__LOAD_UP_TO
+#undef CNN__STORE_UP_TO
 #undef CNN__DOT_ROWS
 #undef CNN__DOT_STEPS
 #undef CNN__DOT_TILES
@@ -1799,6 +1907,7 @@ CNN__INLINE __m512 cnn__reciprocal16(__m512 v) {
 #define CNN__V                 16
 #define CNN__VEC               __m512
 #define CNN__REGISTERS         32
+#define CNN__MASKED            1
 #define CNN__LANE_MASK(n)      ((__mmask16)((1u << (n)) - 1u))
 #define CNN__LOAD(p)           _mm512_loadu_ps(p)
 #define CNN__STORE(p, v)       _mm512_storeu_ps(p, v)
@@ -2153,25 +2262,29 @@ CNN_API cnn_status cnn_tensor_reshape(cnn_tensor *t, int n, int c, int h, int w)
 
    A convolution's PACKED image: each channel padded and, for a stride (sh, sw), split into sh*sw phases, the
    phase (r, s) holding the padded pixels (i*sh + r, j*sw + s). Kernel element (a, b) then sees, for output
-   (i, j), the pixel (i, j) of one phase shifted by a constant: off(a, b) below. So stride, dilation and every
-   padding mode exist in cnn__pack and its adjoint alone, and the three products know nothing of them: forward
-   y[o] = sum over c, a, b of w[o][c][a][b] * packed[c] at off(a, b) dw        dw[o][c][a][b] += sum over
-   pixels of dy[o] * packed[c] at off(a, b) dx        packed dx[c] at off(a, b) += sum over o of w[o][c][a][b]
-   * dy[o], then unpacked. Without padding and stride the image is its own packed form (`direct`).
+   (i, j), the pixel (i, j) of one phase shifted by a constant. So stride, dilation and every padding mode exist
+   in cnn__pack and its adjoint alone, and the products know nothing of them:
+     forward  y[o] = sum over c, a, b of w[o][c][a][b] * packed[c] at that shift
+     dx       packed dx[c] at that shift += sum over o of w[o][c][a][b] * dy[o], then unpacked.
+   Without padding and stride the image is its own packed form (`direct`).
 
-   The kernels run over LINES of `run` floats: rows of the output; or, for narrow planes (`flat`), one line
-   that takes all rows together at the packed image's pitch, the few columns between the rows being wasted. */
+   Only as many rows are packed at a time as a STRIP of the output needs; a strip of a plane is chosen to stay
+   in the second-level cache, in a block it is all rows. The kernels run over LINES of `run` floats: rows of the
+   output; or, for narrow planes (`flat`), one line that takes all rows together at the packed image's pitch,
+   the few columns between the rows being wasted. */
 typedef struct cnn__conv {
     int groups, c, o; /* channels of one group */
     int h, w, oh, ow, kh, kw, sh, sw, dh, dw, pt, pl;
     cnn_padding_mode mode;
     int cell, hp, wp, hq, wq, direct, flat;
+    int strip, rows;    /* output rows in a strip; rows of a phase that it needs */
     int steps;          /* c*kh*kw */
-    int plane, y_plane; /* floats of a channel: packed, and of y as the kernels see it */
-    int lines, x_pitch, y_pitch;
-    size_t run;
-    cnn__tap *tap;  /* [steps]: forward and dw */
-    cnn__tap *back; /* [kh*o]: dx */
+    int plane, y_plane; /* floats of a channel: of a packed strip, and of y as the kernels see it */
+    int x_pitch, y_pitch;
+    int lines;  /* of a block: 1, or oh */
+    size_t run; /* of one of them */
+    int *tap;   /* [steps]: where a step finds its input */
+    int *back;  /* block: [kh*o], plane: [o*kh*kw]; dx */
 } cnn__conv;
 
 static int cnn__or(int value, int otherwise) {
@@ -2204,6 +2317,15 @@ static cnn_status cnn__check_padding(const char *where, int pad, int size, cnn_p
         return cnn__fail(CNN_ERR_SHAPE, "%s: circular padding %d must be at most the size %d", where, pad,
                          size);
     return CNN_OK;
+}
+
+/* Sets the strip to so many output rows, and what follows from it. */
+static void cnn__conv_strips(cnn__conv *v, int strip) {
+    v->strip = strip;
+    v->rows = v->direct ? v->h : strip + (v->kh - 1) * v->dh / v->sh;
+    v->rows = v->rows > v->hq ? v->hq : v->rows;
+    v->plane = v->sh * v->sw * v->rows * v->wq * v->cell;
+    v->y_plane = (v->flat ? strip : v->oh) * v->y_pitch;
 }
 
 /* Checks options against an input c*h*w and a kernel of o output channels and kh*kw, and works out everything
@@ -2274,11 +2396,10 @@ static cnn_status cnn__conv_setup(const char *where, cnn__conv *v, int c, int h,
     v->wq = (int)wq;
     v->direct = hp == h && wp == w && v->sh == 1 && v->sw == 1;
     v->steps = (int)steps;
-    v->plane = (int)plane;
     v->x_pitch = v->wq * cell;
     v->flat = cell == 1 && v->wq != v->ow && v->ow % 16 && v->ow < 128;
     v->y_pitch = (v->flat ? v->wq : v->ow) * cell;
-    v->y_plane = v->oh * v->y_pitch;
+    cnn__conv_strips(v, v->oh);
     if (v->x_pitch == v->y_pitch) { /* rows follow one another without a gap in x and y */
         v->lines = 1;
         v->run = (size_t)(v->oh - 1) * (size_t)v->y_pitch + (size_t)v->ow * (size_t)cell;
@@ -2289,14 +2410,14 @@ static cnn_status cnn__conv_setup(const char *where, cnn__conv *v, int c, int h,
     return CNN_OK;
 }
 
-/* Where, in a channel of the packed image, row i of the phases (r, 0) begins; and how far from there the
+/* Where, in a channel of the packed strip, row i of the phases (r, 0) begins; and how far from there the
    pixels lie that kernel column b reads. */
 static int cnn__packed_row(const cnn__conv *v, int r, int i) {
-    return (r * v->sw * v->hq + i) * v->wq * v->cell;
+    return (r * v->sw * v->rows + i) * v->wq * v->cell;
 }
 
 static int cnn__packed_column(const cnn__conv *v, int b) {
-    return (b * v->dw % v->sw * v->hq * v->wq + b * v->dw / v->sw) * v->cell;
+    return (b * v->dw % v->sw * v->rows * v->wq + b * v->dw / v->sw) * v->cell;
 }
 
 /* The phase that kernel row e reads. */
@@ -2304,27 +2425,25 @@ static int cnn__row_phase(const cnn__conv *v, int e) {
     return e * v->dh % v->sh;
 }
 
-/* Takes the tables from the arena and, unless it only counts, fills them in. `back` holds kernel rows by
-   phase, each with all output channels; over several lines x is relative to the line that the kernel's row 0
-   would take. */
-static void cnn__conv_tables(cnn__conv *v, cnn__arena *arena) {
-    v->tap = (cnn__tap *)cnn__take(arena, (size_t)v->steps, sizeof *v->tap);
-    v->back = (cnn__tap *)cnn__take(arena, (size_t)v->kh * (size_t)v->o, sizeof *v->back);
-    if (!arena->base)
-        return;
-    for (int k = 0; k < v->steps; k++) {
+/* Takes the table of the forward pass from the arena and, unless it only counts, fills it in. */
+static void cnn__conv_taps(cnn__conv *v, cnn__arena *arena) {
+    v->tap = (int *)cnn__take(arena, (size_t)v->steps, sizeof *v->tap);
+    for (int k = 0; arena->base && k < v->steps; k++) {
         const int c = k / (v->kh * v->kw), a = k / v->kw % v->kh, b = k % v->kw;
-        v->tap[k].x = c * v->plane + cnn__packed_row(v, a * v->dh % v->sh, a * v->dh / v->sh) +
-                      cnn__packed_column(v, b);
-        v->tap[k].w = k;
+        v->tap[k] = c * v->plane + cnn__packed_row(v, a * v->dh % v->sh, a * v->dh / v->sh) +
+                    cnn__packed_column(v, b);
     }
-    cnn__tap *back = v->back;
-    for (int r = 0; r < v->sh; r++)
+}
+
+/* A block's table for dx: kernel rows by phase, each with all output channels. Over several lines it is
+   relative to the line that the kernel's row 0 would take. */
+static void cnn__conv_back_taps(cnn__conv *v, cnn__arena *arena) {
+    v->back = (int *)cnn__take(arena, (size_t)v->kh * (size_t)v->o, sizeof *v->back);
+    int *back = v->back;
+    for (int r = 0; arena->base && r < v->sh; r++)
         for (int e = 0; e < v->kh; e++)
-            for (int o = 0; o < v->o && cnn__row_phase(v, e) == r; o++, back++) {
-                back->x = o * v->y_plane - (v->lines > 1 ? e * v->dh / v->sh * v->y_pitch : 0);
-                back->w = o * v->steps + e * v->kw;
-            }
+            for (int o = 0; o < v->o && cnn__row_phase(v, e) == r; o++)
+                *back++ = o * v->y_plane - (v->lines > 1 ? e * v->dh / v->sh * v->y_pitch : 0);
 }
 
 /* The positions j of phase s, at stride step, that lie on an image row of size n behind `pad` padding: from
@@ -2365,19 +2484,20 @@ static void cnn__pack_row(const cnn__conv *v, const float *src, int s, float *ds
     }
 }
 
-/* Packs channels c0..c1-1 of a group's image x into packed. */
-static void cnn__pack(const cnn__conv *v, const float *x, int c0, int c1, float *packed) {
+/* Packs rows row0 to row0 + v->rows - 1 of the phases of channels c0..c1-1 of a group's image x; rows beyond
+   the padded image become zeros. */
+static void cnn__pack(const cnn__conv *v, const float *x, int c0, int c1, int row0, float *packed) {
     const size_t row = (size_t)v->x_pitch;
     for (int c = c0; c < c1; c++)
         for (int r = 0; r < v->sh; r++)
-            for (int i = 0; i < v->hq; i++) {
-                const int64_t at = (int64_t)i * v->sh + r;
+            for (int i = 0; i < v->rows; i++) {
+                const int64_t at = ((int64_t)row0 + i) * v->sh + r;
                 const int source = at < v->hp ? cnn__source((int)at, v->pt, v->h, v->mode) : -1;
                 const float *src = x + ((size_t)c * (size_t)v->h + (size_t)(source < 0 ? 0 : source)) *
                                            (size_t)v->w * (size_t)v->cell;
                 for (int s = 0; s < v->sw; s++) {
                     float *dst =
-                        packed + (size_t)c * (size_t)v->plane + (size_t)((r * v->sw + s) * v->hq + i) * row;
+                        packed + (size_t)c * (size_t)v->plane + (size_t)((r * v->sw + s) * v->rows + i) * row;
                     if (source < 0)
                         memset(dst, 0, row * sizeof(float));
                     else
@@ -2419,7 +2539,7 @@ static void cnn__unpack(const cnn__conv *v, const cnn__kernels *k, const float *
     memset(dx + (size_t)c0 * image, 0, (size_t)(c1 - c0) * image * sizeof(float));
     for (int c = c0; c < c1; c++)
         for (int r = 0; r < v->sh; r++)
-            for (int i = 0; i < v->hq; i++) {
+            for (int i = 0; i < v->rows; i++) {
                 const int64_t at = (int64_t)i * v->sh + r;
                 const int source = at < v->hp ? cnn__source((int)at, v->pt, v->h, v->mode) : -1;
                 if (source < 0)
@@ -2428,30 +2548,73 @@ static void cnn__unpack(const cnn__conv *v, const cnn__kernels *k, const float *
                 for (int s = 0; s < v->sw; s++)
                     cnn__unpack_row(v, k,
                                     packed + (size_t)(c - c0) * (size_t)v->plane +
-                                        (size_t)((r * v->sw + s) * v->hq + i) * row,
+                                        (size_t)((r * v->sw + s) * v->rows + i) * row,
                                     s, dst);
             }
 }
 
+/* to[j][i] = from[i][j] of 4x4 floats; rows of `from` and `to` at these pitches. */
+CNN__INLINE void cnn__transpose4(const float *from, size_t from_pitch, float *to, size_t to_pitch) {
+#if CNN__X86
+    __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + from_pitch);
+    __m128 c = _mm_loadu_ps(from + 2 * from_pitch), d = _mm_loadu_ps(from + 3 * from_pitch);
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps(to, a);
+    _mm_storeu_ps(to + to_pitch, b);
+    _mm_storeu_ps(to + 2 * to_pitch, c);
+    _mm_storeu_ps(to + 3 * to_pitch, d);
+#else
+    for (size_t i = 0; i < 4; i++)
+        for (size_t j = 0; j < 4; j++)
+            to[j * to_pitch + i] = from[i * from_pitch + j];
+#endif
+}
+
 /* ---- >>conv ------------------------------------------------------------------------------------------
 
-   First the three products over one group of one image (a plane) or of one block. The weight, and dw, point
-   to the group's part; packed is the group's packed image. */
+   First, weights in the order that the kernels want. */
 
-/* Output channels m0..m1-1 of the group, lines i0..i1-1; y begins with channel m0. bias, of the group, may be
-   NULL. */
+/* One panel of mr rows: to[k*mr + m] = w[m*rs + k*ks], k < steps. */
+static void cnn__panel(const float *w, size_t rs, size_t ks, int mr, int steps, float *to) {
+    int m = 0;
+    for (; ks == 1 && m + 4 <= mr; m += 4) {
+        int k = 0;
+        for (; k + 4 <= steps; k += 4)
+            cnn__transpose4(w + (size_t)m * rs + k, rs, to + (size_t)k * (size_t)mr + m, (size_t)mr);
+        for (; k < steps; k++)
+            for (int i = m; i < m + 4; i++)
+                to[(size_t)k * (size_t)mr + (size_t)i] = w[(size_t)i * rs + (size_t)k];
+    }
+    for (; m < mr; m++)
+        for (int k = 0; k < steps; k++)
+            to[(size_t)k * (size_t)mr + (size_t)m] = w[(size_t)m * rs + (size_t)k * ks];
+}
+
+/* All panels of a matrix, or every `of`-th of them from the first-th on. */
+static void cnn__panels(const cnn__kernels *k, const float *w, size_t rs, size_t ks, int rows, int steps,
+                        int first, int of, float *to) {
+    int mr = 0;
+    for (int m = 0, i = 0; m < rows; m += mr, i++) {
+        mr = cnn__panel_rows(k->panel, rows - m);
+        if (i % of == first)
+            cnn__panel(w + (size_t)m * rs, rs, ks, mr, steps, to + (size_t)m * (size_t)steps);
+    }
+}
+
+/* A block's products. The panels, and dw, are the group's; packed is the group's packed image. */
+
+/* All output channels of the group, lines i0..i1-1. bias, of the group, may be NULL. */
 static void cnn__conv_forward(const cnn__conv *v, const cnn__kernels *k, const float *packed,
-                              const float *weight, const float *bias, int m0, int m1, int i0, int i1,
-                              float *y) {
+                              const float *panels, const float *bias, int i0, int i1, float *y) {
     cnn__product a;
     memset(&a, 0, sizeof a);
-    a.rows = m1 - m0;
+    a.rows = v->o;
     a.steps = v->steps;
     a.n = v->run;
     a.tap = v->tap;
-    a.w = weight + (size_t)m0 * (size_t)v->steps;
-    a.wm = v->steps;
-    a.bias = bias ? bias + m0 : NULL;
+    a.w = panels;
+    a.panel = v->steps;
+    a.bias = bias;
     a.start = bias ? CNN__BIAS : CNN__ZERO;
     a.ym = v->y_plane;
     for (int i = i0; i < i1; i++) {
@@ -2459,6 +2622,25 @@ static void cnn__conv_forward(const cnn__conv *v, const cnn__kernels *k, const f
         a.y = y + (size_t)i * (size_t)v->y_pitch;
         k->product(&a);
     }
+}
+
+/* The panels for dx of a block: for each kernel column, rows are input channels and steps in the order of
+   v->back. */
+static void cnn__conv_back_panels(const cnn__conv *v, const cnn__kernels *k, const float *weight, float *to) {
+    const size_t window = (size_t)v->kh * (size_t)v->kw, steps = (size_t)v->kh * (size_t)v->o;
+    int mr = 0;
+    for (int b = 0; b < v->kw; b++, to += (size_t)v->c * steps)
+        for (int c = 0; c < v->c; c += mr) {
+            size_t at = 0;
+            mr = cnn__panel_rows(k->panel, v->c - c);
+            for (int r = 0; r < v->sh; r++)
+                for (int e = 0; e < v->kh; e++)
+                    if (cnn__row_phase(v, e) == r) {
+                        cnn__panel(weight + (size_t)c * window + (size_t)(e * v->kw + b), window,
+                                   (size_t)v->steps, mr, v->o, to + (size_t)c * steps + at * (size_t)mr);
+                        at += (size_t)v->o;
+                    }
+        }
 }
 
 /* The kernel rows of phase r that meet row i of the packed image's phase: those whose output line exists.
@@ -2479,58 +2661,57 @@ static int cnn__meeting_rows(const cnn__conv *v, int r, int i, int *first) {
     return count;
 }
 
-/* `rows` kernel rows, from `tap` on, into the row of packed dx at y: a product for each kernel column. */
-static void cnn__backward_row(const cnn__conv *v, const cnn__kernels *k, cnn__product *a, const cnn__tap *tap,
-                              int rows, const float *weight, float *y) {
-    a->tap = tap;
+/* `rows` kernel rows, from place `first` in v->back on, into the row of packed dx at y: a product for each
+   kernel column. x is dy's line for the kernel's row 0. */
+static void cnn__backward_row(const cnn__conv *v, const cnn__kernels *k, cnn__product *a, int first, int rows,
+                              const float *panels, float *y) {
+    const size_t column = (size_t)v->c * (size_t)a->panel;
+    a->first = first * v->o;
+    a->tap = v->back + a->first;
     a->steps = rows * v->o;
     for (int b = 0; b < v->kw && rows; b++) {
-        a->w = weight + b;
+        a->w = panels + (size_t)b * column;
         a->y = y + cnn__packed_column(v, b);
         k->product(a);
     }
 }
 
-/* Input channels c0..c1-1; packed_dx begins with channel c0 and must hold zeros. A row of packed dx is a sum
-   over the output channels and the kernel rows that meet it. Where all lines are one, it is a kernel row at a
-   time. */
-static void cnn__conv_backward_x(const cnn__conv *v, const cnn__kernels *k, const float *weight,
-                                 const float *dy, int c0, int c1, float *packed_dx) {
-    const cnn__tap *tap = v->back;
+/* All input channels; packed_dx must hold zeros. A row of packed dx is a sum over the output channels and the
+   kernel rows that meet it. Where all lines are one, it is a kernel row at a time. */
+static void cnn__conv_backward_x(const cnn__conv *v, const cnn__kernels *k, const float *panels,
+                                 const float *dy, float *packed_dx) {
+    int place = 0;
     cnn__product a;
     memset(&a, 0, sizeof a);
-    a.rows = c1 - c0;
+    a.rows = v->c;
     a.n = v->run;
-    a.x = dy;
-    a.wm = v->kh * v->kw;
+    a.panel = v->kh * v->o;
     a.start = CNN__ACCUMULATE;
     a.ym = v->plane;
-    weight += (size_t)c0 * (size_t)(v->kh * v->kw);
     for (int r = 0; r < v->sh; r++) {
-        for (int i = 0; v->lines > 1 && i < v->hq; i++) {
+        for (int i = 0; v->lines > 1 && i < v->rows; i++) {
             int first = 0;
             const int rows = cnn__meeting_rows(v, r, i, &first);
-            a.shift = (ptrdiff_t)i * v->y_pitch;
-            cnn__backward_row(v, k, &a, tap + first * v->o, rows, weight,
-                              packed_dx + cnn__packed_row(v, r, i));
+            a.x = dy + (ptrdiff_t)i * v->y_pitch;
+            cnn__backward_row(v, k, &a, place + first, rows, panels, packed_dx + cnn__packed_row(v, r, i));
         }
         for (int e = 0; e < v->kh; e++) {
             if (cnn__row_phase(v, e) != r)
                 continue;
+            a.x = dy;
             if (v->lines == 1)
-                cnn__backward_row(v, k, &a, tap, 1, weight,
+                cnn__backward_row(v, k, &a, place, 1, panels,
                                   packed_dx + cnn__packed_row(v, r, e * v->dh / v->sh));
-            tap += v->o;
+            place++;
         }
     }
 }
 
-/* Output channels m0..m1-1; dy begins with channel m0, dw is the group's. */
 static void cnn__conv_backward_w(const cnn__conv *v, const cnn__kernels *k, const float *packed,
-                                 const float *dy, int m0, int m1, float *dw) {
+                                 const float *dy, float *dw) {
     cnn__dot a;
     memset(&a, 0, sizeof a);
-    a.rows = m1 - m0;
+    a.rows = v->o;
     a.steps = v->steps;
     a.lines = v->lines;
     a.n = v->run;
@@ -2540,180 +2721,484 @@ static void cnn__conv_backward_w(const cnn__conv *v, const cnn__kernels *k, cons
     a.xr = v->x_pitch;
     a.yr = v->y_pitch;
     a.ym = v->y_plane;
-    a.g = dw + (size_t)m0 * (size_t)v->steps;
+    a.g = dw;
     a.gm = v->steps;
     a.gk = 1;
     k->dot(&a);
-}
-
-/* The planar operator. A task is a range of channels of one group of one image; the thread keeps the group's
-   packed image from one task to the next. */
-typedef struct cnn__conv_call {
-    const cnn__conv *v;
-    const cnn__kernels *k;
-    const float *x, *weight, *bias, *dy;
-    float *y, *dx, *dw, *db;
-    int n, parts, part; /* images; parts of a group's channels, and how many channels are in one */
-    char *scratch;      /* for each thread `stride` bytes: the packed group, then a task's own */
-    size_t stride, packed_bytes;
-} cnn__conv_call;
-
-/* What a thread's scratch begins with: which group of which image is packed there. */
-typedef struct cnn__cache {
-    int64_t key; /* image*groups + group + 1 */
-} cnn__cache;
-
-/* The packed group: packs x, where needed. */
-static const float *cnn__packed_x(const cnn__conv_call *a, int image, int group, int thread) {
-    const cnn__conv *v = a->v;
-    const size_t index = (size_t)image * (size_t)v->groups + (size_t)group;
-    const float *x = a->x + index * (size_t)v->c * (size_t)v->h * (size_t)v->w;
-    if (v->direct)
-        return x;
-    cnn__cache *cache = (cnn__cache *)(void *)(a->scratch + (size_t)thread * a->stride);
-    float *packed = (float *)(void *)((char *)cache + CNN__ALIGN);
-    if (cache->key != (int64_t)index + 1) {
-        cnn__pack(v, x, 0, v->c, packed);
-        cache->key = (int64_t)index + 1;
-    }
-    return packed;
-}
-
-/* The group's dy, channels m0..m1-1, at the pitch that the kernels want, zeros between the rows. */
-static const float *cnn__packed_dy(const cnn__conv *v, const float *dy, int m0, int m1, float *to) {
-    if (!v->flat)
-        return dy + (size_t)m0 * (size_t)v->y_plane;
-    for (int m = m0; m < m1; m++)
-        for (int i = 0; i < v->oh; i++) {
-            float *row = to + (size_t)(m - m0) * (size_t)v->y_plane + (size_t)i * (size_t)v->y_pitch;
-            memcpy(row, dy + ((size_t)m * (size_t)v->oh + (size_t)i) * (size_t)v->ow,
-                   (size_t)v->ow * sizeof(float));
-            memset(row + v->ow, 0, (size_t)(v->y_pitch - v->ow) * sizeof(float));
-        }
-    return to;
-}
-
-static float *cnn__task_scratch(const cnn__conv_call *a, int thread) {
-    return (float *)(void *)(a->scratch + (size_t)thread * a->stride + CNN__ALIGN + a->packed_bytes);
 }
 
 static int cnn__min(int a, int b) {
     return a < b ? a : b;
 }
 
+static int cnn__max(int a, int b) {
+    return a > b ? a : b;
+}
+
+static int cnn__ceil_div(int a, int b) {
+    return a / b + (a % b != 0);
+}
+
+/* ---- the planar operator ----
+
+   Three jobs, each cut into tasks that a thread does alone, with scratch memory of its own: forward a strip of
+   one image, or a part of the channels where the image is too small to cut; dx a part of the channels of one
+   image; dw a part of the output channels over all images in turn, so that each gradient is summed in one
+   order, whatever the number of threads. */
+typedef struct cnn__conv_call {
+    cnn__conv *v;
+    const cnn__kernels *k;
+    const float *x, *weight, *bias, *dy;
+    float *y, *dx, *dw, *db;
+    float *panels;
+    int n, strips, parts, part; /* images; strips of an image; parts of a group's channels, channels in one */
+    int slices;                 /* of a part's panels, packed by different threads */
+    size_t dy_plane;            /* dx: floats of a channel of the padded dy */
+    char *scratch;              /* for each thread `stride` bytes: a cnn__cache, then the task's own */
+    size_t stride;
+} cnn__conv_call;
+
+/* What a thread's scratch begins with: what is packed there, so that the next task need not do it again. */
+typedef struct cnn__cache {
+    int64_t key;
+} cnn__cache;
+
+static float *cnn__conv_scratch(const cnn__conv_call *a, int thread, int64_t key, int *have) {
+    cnn__cache *cache = (cnn__cache *)(void *)(a->scratch + (size_t)thread * a->stride);
+    *have = cache->key == key;
+    cache->key = key;
+    return (float *)(void *)((char *)cache + CNN__ALIGN);
+}
+
+static size_t cnn__padded(size_t floats) {
+    return cnn__round_up(floats, CNN__ALIGN / sizeof(float));
+}
+
+/* ---- forward ---- */
+
+static void cnn__conv_panels_task(void *context, int task, int thread) {
+    const cnn__conv_call *a = (const cnn__conv_call *)context;
+    const cnn__conv *v = a->v;
+    const int slice = task % a->slices, at = task / a->slices, group = at / a->parts;
+    const int m0 = at % a->parts * a->part, m1 = cnn__min(m0 + a->part, v->o);
+    const size_t weights = ((size_t)group * (size_t)v->o + (size_t)m0) * (size_t)v->steps;
+    (void)thread;
+    cnn__panels(a->k, a->weight + weights, (size_t)v->steps, 1, m1 - m0, v->steps, slice, a->slices,
+                a->panels + weights);
+}
+
 static void cnn__conv_forward_task(void *context, int task, int thread) {
     const cnn__conv_call *a = (const cnn__conv_call *)context;
     const cnn__conv *v = a->v;
-    const int index = task / a->parts, group = index % v->groups;
+    const int unit = task / a->parts / a->strips, group = unit % v->groups;
     const int m0 = task % a->parts * a->part, m1 = cnn__min(m0 + a->part, v->o);
-    const float *packed = cnn__packed_x(a, index / v->groups, group, thread);
-    const size_t out = (size_t)v->oh * (size_t)v->ow, at = (size_t)group * (size_t)v->o;
-    float *y = a->y + ((size_t)index * (size_t)v->o + (size_t)m0) * out;
-    float *to = v->flat ? cnn__task_scratch(a, thread) : y;
-    cnn__conv_forward(v, a->k, packed, a->weight + at * (size_t)v->steps, a->bias ? a->bias + at : NULL, m0,
-                      m1, 0, v->lines, to);
-    if (v->flat)
-        for (int m = 0; m < m1 - m0; m++)
-            for (int i = 0; i < v->oh; i++)
-                memcpy(y + (size_t)m * out + (size_t)i * (size_t)v->ow,
-                       to + (size_t)m * (size_t)v->y_plane + (size_t)i * (size_t)v->y_pitch,
-                       (size_t)v->ow * sizeof(float));
+    const int row0 = task / a->parts % a->strips * v->strip, rows = cnn__min(v->strip, v->oh - row0);
+    const size_t out = (size_t)v->oh * (size_t)v->ow, at = (size_t)group * (size_t)v->o + (size_t)m0;
+    const float *x = a->x + (size_t)unit * (size_t)v->c * (size_t)v->h * (size_t)v->w;
+    float *y = a->y + ((size_t)unit * (size_t)v->o + (size_t)m0) * out + (size_t)row0 * (size_t)v->ow;
+    int have = 0;
+    float *packed = cnn__conv_scratch(a, thread, task / a->parts + 1, &have);
+    float *flat = v->direct ? packed : packed + cnn__padded((size_t)v->c * (size_t)v->plane);
+    if (v->direct)
+        x += (size_t)row0 * (size_t)v->w;
+    else if (!have)
+        cnn__pack(v, x, 0, v->c, row0, packed);
+    cnn__product p;
+    memset(&p, 0, sizeof p);
+    p.rows = m1 - m0;
+    p.steps = v->steps;
+    p.tap = v->tap;
+    p.x = v->direct ? x : packed;
+    p.w = a->panels + at * (size_t)v->steps;
+    p.panel = v->steps;
+    p.bias = a->bias ? a->bias + at : NULL;
+    p.start = a->bias ? CNN__BIAS : CNN__ZERO;
+    p.y = v->flat ? flat : y;
+    p.ym = v->y_plane;
+    if (v->x_pitch == v->y_pitch) {
+        p.n = (size_t)(rows - 1) * (size_t)v->y_pitch + (size_t)v->ow;
+        a->k->product(&p);
+    } else {
+        p.n = (size_t)v->ow;
+        for (int i = 0; i < rows; i++, p.x += v->x_pitch, p.y += v->y_pitch)
+            a->k->product(&p);
+    }
+    for (int m = 0; v->flat && m < m1 - m0; m++)
+        for (int i = 0; i < rows; i++)
+            memcpy(y + (size_t)m * out + (size_t)i * (size_t)v->ow,
+                   flat + (size_t)m * (size_t)v->y_plane + (size_t)i * (size_t)v->y_pitch,
+                   (size_t)v->ow * sizeof(float));
+}
+
+/* ---- dx ----
+
+   The phase (r, s) of packed dx is a product, too: over the output channels and the kernel elements of that
+   phase, of dy with zeros around it. dy's rows take the pitch of the packed image, so that a row's zeros at the
+   end are also those before the next. */
+
+/* Kernel elements of phase (r, s): calls for each, in order, the place among them. */
+static int cnn__phase_taps(const cnn__conv *v, int r, int s, int *list) {
+    int count = 0;
+    for (int e = 0; e < v->kh; e++)
+        for (int b = 0; b < v->kw; b++)
+            if (e * v->dh % v->sh == r && b * v->dw % v->sw == s) {
+                if (list)
+                    list[count] = e * v->kw + b;
+                count++;
+            }
+    return count;
+}
+
+/* Zero rows above dy, and zeros before its first row. */
+static int cnn__dy_above(const cnn__conv *v) {
+    return (v->kh - 1) * v->dh / v->sh;
+}
+
+static int cnn__dy_before(const cnn__conv *v) {
+    return (v->kw - 1) * v->dw / v->sw;
+}
+
+static void cnn__conv_dx_taps(const cnn__conv_call *a, cnn__arena *arena) {
+    cnn__conv *v = a->v;
+    v->back = (int *)cnn__take(arena, (size_t)v->o * (size_t)v->kh * (size_t)v->kw, sizeof *v->back);
+    int *tap = v->back;
+    for (int r = 0; arena->base && r < v->sh; r++)
+        for (int s = 0; s < v->sw; s++)
+            for (int o = 0; o < v->o; o++)
+                for (int e = 0; e < v->kh; e++)
+                    for (int b = 0; b < v->kw; b++)
+                        if (e * v->dh % v->sh == r && b * v->dw % v->sw == s)
+                            *tap++ = o * (int)a->dy_plane + cnn__dy_before(v) +
+                                     (cnn__dy_above(v) - e * v->dh / v->sh) * v->wq - b * v->dw / v->sw;
+}
+
+/* A panel of each phase. */
+static void cnn__conv_dx_panels_task(void *context, int task, int thread) {
+    const cnn__conv_call *a = (const cnn__conv_call *)context;
+    const cnn__conv *v = a->v;
+    const int slice = task % a->slices, at = task / a->slices, group = at / a->parts;
+    const int c0 = at % a->parts * a->part, c1 = cnn__min(c0 + a->part, v->c), window = v->kh * v->kw;
+    const float *weight = a->weight + (size_t)group * (size_t)v->o * (size_t)v->steps;
+    float *to = a->panels + (size_t)group * (size_t)v->o * (size_t)v->steps;
+    int mr = 0;
+    (void)thread;
+    for (int c = c0, i = 0; c < c1; c += mr, i++) {
+        mr = cnn__panel_rows(a->k->panel, c1 - c);
+        if (i % a->slices != slice)
+            continue;
+        size_t done = 0; /* steps of the phases before */
+        for (int r = 0; r < v->sh; r++)
+            for (int s = 0; s < v->sw; s++) {
+                const int taps = cnn__phase_taps(v, r, s, NULL);
+                float *panel = to + done * (size_t)v->c + (size_t)c * (size_t)taps * (size_t)v->o;
+                for (int o = 0; o < v->o; o++) {
+                    const float *w = weight + (size_t)o * (size_t)v->steps + (size_t)(c * window);
+                    if (taps == window) {
+                        cnn__panel(w, (size_t)window, 1, mr, window, panel);
+                        panel += (size_t)window * (size_t)mr;
+                        continue;
+                    }
+                    for (int e = 0; e < v->kh; e++)
+                        for (int b = 0; b < v->kw; b++)
+                            if (e * v->dh % v->sh == r && b * v->dw % v->sw == s) {
+                                cnn__panel(w + e * v->kw + b, (size_t)window, 1, mr, 1, panel);
+                                panel += mr;
+                            }
+                }
+                done += (size_t)taps * (size_t)v->o;
+            }
+    }
+}
+
+static void cnn__pad_dy(const cnn__conv_call *a, const float *dy, float *to) {
+    const cnn__conv *v = a->v;
+    const size_t pitch = (size_t)v->wq, row = (size_t)v->ow;
+    const size_t before = (size_t)cnn__dy_before(v) + (size_t)cnn__dy_above(v) * pitch;
+    for (int o = 0; o < v->o; o++, to += a->dy_plane) {
+        memset(to, 0, before * sizeof(float));
+        float *at = to + before;
+        for (int i = 0; i < v->oh; i++, dy += row, at += pitch) {
+            memcpy(at, dy, row * sizeof(float));
+            memset(at + row, 0, (pitch - row) * sizeof(float));
+        }
+        memset(at, 0, (a->dy_plane - (size_t)(at - to)) * sizeof(float));
+    }
 }
 
 static void cnn__conv_dx_task(void *context, int task, int thread) {
     const cnn__conv_call *a = (const cnn__conv_call *)context;
     const cnn__conv *v = a->v;
-    const int index = task / a->parts, group = index % v->groups;
+    const int unit = task / a->parts, group = unit % v->groups;
     const int c0 = task % a->parts * a->part, c1 = cnn__min(c0 + a->part, v->c);
-    const size_t out = (size_t)v->oh * (size_t)v->ow, image = (size_t)v->h * (size_t)v->w;
-    cnn__cache *cache = (cnn__cache *)(void *)(a->scratch + (size_t)thread * a->stride);
-    float *flat = (float *)(void *)((char *)cache + CNN__ALIGN);
-    const float *dy = a->dy + (size_t)index * (size_t)v->o * out;
-    if (!v->flat)
-        flat = NULL;
-    else if (cache->key != (int64_t)index + 1) {
-        cnn__packed_dy(v, dy, 0, v->o, flat);
-        cache->key = (int64_t)index + 1;
-    }
-    float *dx = a->dx + (size_t)index * (size_t)v->c * image;
-    float *packed = v->direct ? dx + (size_t)c0 * image : cnn__task_scratch(a, thread);
-    memset(packed, 0, (size_t)(c1 - c0) * (size_t)v->plane * sizeof(float));
-    const float *weight = a->weight + (size_t)group * (size_t)v->o * (size_t)v->steps;
-    cnn__conv_backward_x(v, a->k, weight, flat ? flat : dy, c0, c1, packed);
+    const size_t image = (size_t)v->h * (size_t)v->w;
+    float *dx = a->dx + (size_t)unit * (size_t)v->c * image;
+    int have = 0;
+    float *dy = cnn__conv_scratch(a, thread, unit + 1, &have);
+    float *packed = v->direct ? dx + (size_t)c0 * image : dy + cnn__padded((size_t)v->o * a->dy_plane);
+    if (!have)
+        cnn__pad_dy(a, a->dy + (size_t)unit * (size_t)v->o * (size_t)v->oh * (size_t)v->ow, dy);
+    const float *panels = a->panels + (size_t)group * (size_t)v->o * (size_t)v->steps;
+    cnn__product p;
+    memset(&p, 0, sizeof p);
+    p.rows = c1 - c0;
+    p.tap = v->back;
+    p.ym = v->plane;
+    p.start = CNN__ZERO;
+    for (int r = 0; r < v->sh; r++)
+        for (int s = 0; s < v->sw; s++) {
+            int from = 0, to = v->rows;
+            if (v->mode == CNN_PAD_ZEROS) /* of the padding nothing is needed */
+                cnn__inside(r, v->sh, v->pt, v->h, v->rows, &from, &to);
+            p.steps = cnn__phase_taps(v, r, s, NULL) * v->o;
+            p.n = (size_t)(to - from) * (size_t)v->wq;
+            p.x = dy + (size_t)from * (size_t)v->wq;
+            p.w = panels + (size_t)c0 * (size_t)p.steps;
+            p.panel = p.steps;
+            p.y = packed + cnn__packed_row(v, r, from) + (size_t)s * (size_t)v->rows * (size_t)v->wq;
+            if (to > from)
+                a->k->product(&p);
+            p.tap += p.steps;
+            panels += (size_t)v->c * (size_t)p.steps;
+        }
     if (!v->direct)
         cnn__unpack(v, a->k, packed, c0, c1, dx);
 }
 
-/* A range of output channels through all images in turn: each gradient is summed in one order, whatever the
-   number of threads. */
+/* ---- dw ----
+
+   With the image transposed, pixel after pixel with its channels together, a row of the kernel sees kw*c
+   neighbouring floats: dw[a] += sum over pixels of dy[o][pixel] * those. That is a product whose steps are the
+   pixels. A dilated kernel takes c of them at a time. */
+
+/* Floats of a run, and how many runs there are in a kernel. */
+static int cnn__dw_run(const cnn__conv *v) {
+    return v->dw == 1 ? v->kw * v->c : v->c;
+}
+
+static void cnn__to_pixels(const cnn__conv *v, const float *x, int row0, int rows, float *to) {
+    const size_t image = (size_t)v->h * (size_t)v->w, c = (size_t)v->c;
+    int from = 0, end = 0;
+    cnn__inside(0, 1, v->pl, v->w, v->wp, &from, &end);
+    for (int i = 0; i < rows; i++, to += (size_t)v->wp * c) {
+        const int source = row0 + i < v->hp ? cnn__source(row0 + i, v->pt, v->h, v->mode) : -1;
+        if (source < 0) {
+            memset(to, 0, (size_t)v->wp * c * sizeof(float));
+            continue;
+        }
+        const float *row = x + (size_t)source * (size_t)v->w;
+        const int whole = end > from ? from + (end - from) / 4 * 4 : 0;
+        for (size_t k = 0; k + 4 <= c; k += 4)
+            for (int j = from; j < whole; j += 4)
+                cnn__transpose4(row + k * image + (size_t)(j - v->pl), image, to + (size_t)j * c + k, c);
+        for (int j = 0; j < v->wp; j++) {
+            const int at = cnn__source(j, v->pl, v->w, v->mode);
+            for (size_t k = j >= from && j < whole ? c / 4 * 4 : 0; k < c; k++)
+                to[(size_t)j * c + k] = at < 0 ? 0.0f : row[k * image + (size_t)at];
+        }
+    }
+}
+
+static void cnn__conv_dw_taps(const cnn__conv *v, int rows, cnn__arena *arena, int **tap) {
+    *tap = (int *)cnn__take(arena, (size_t)rows * (size_t)v->ow, sizeof(int));
+    for (int i = 0; arena->base && i < rows; i++)
+        for (int j = 0; j < v->ow; j++)
+            (*tap)[i * v->ow + j] = (i * v->sh * v->wp + j * v->sw) * v->c;
+}
+
 static void cnn__conv_dw_task(void *context, int task, int thread) {
     const cnn__conv_call *a = (const cnn__conv_call *)context;
     const cnn__conv *v = a->v;
-    const int group = task / a->parts;
-    const int m0 = task % a->parts * a->part, m1 = cnn__min(m0 + a->part, v->o);
-    const size_t out = (size_t)v->oh * (size_t)v->ow;
+    const int group = task / a->parts, m0 = task % a->parts * a->part, m1 = cnn__min(m0 + a->part, v->o);
+    const int run = cnn__dw_run(v), runs = v->kh * (v->dw == 1 ? 1 : v->kw), part = m1 - m0;
+    const size_t out = (size_t)v->oh * (size_t)v->ow, image = (size_t)v->h * (size_t)v->w;
+    const size_t first = (size_t)group * (size_t)v->o + (size_t)m0;
+    const int pixel_rows = (v->strip - 1) * v->sh + (v->kh - 1) * v->dh + 1;
+    int have = 0;
+    float *pixels = cnn__conv_scratch(a, thread, 0, &have);
+    float *panels = pixels + cnn__padded((size_t)pixel_rows * (size_t)v->wp * (size_t)v->c);
+    float *sum = panels + cnn__padded((size_t)a->part * (size_t)v->strip * (size_t)v->ow);
+    cnn__product p;
+    memset(&p, 0, sizeof p);
+    p.rows = part;
+    p.n = (size_t)run;
+    p.tap = v->tap;
+    p.w = panels;
+    p.ym = run;
     for (int i = 0; i < a->n; i++) {
-        const float *dy = a->dy + ((size_t)i * (size_t)v->groups + (size_t)group) * (size_t)v->o * out;
-        const size_t at = (size_t)group * (size_t)v->o;
-        if (a->db)
-            for (int m = m0; m < m1; m++)
-                a->db[at + (size_t)m] += a->k->sum(dy + (size_t)m * out, out);
-        if (a->dw)
-            cnn__conv_backward_w(v, a->k, cnn__packed_x(a, i, group, thread),
-                                 cnn__packed_dy(v, dy, m0, m1, cnn__task_scratch(a, thread)), m0, m1,
-                                 a->dw + at * (size_t)v->steps);
+        const size_t unit = (size_t)i * (size_t)v->groups + (size_t)group;
+        const float *dy = a->dy + (unit * (size_t)v->o + (size_t)m0) * out;
+        for (int m = 0; a->db && m < part; m++)
+            a->db[first + (size_t)m] += a->k->sum(dy + (size_t)m * out, out);
+        for (int row = 0; a->dw && row < v->oh; row += v->strip) {
+            const int rows = cnn__min(v->strip, v->oh - row);
+            cnn__to_pixels(v, a->x + unit * (size_t)v->c * image, row * v->sh,
+                           (rows - 1) * v->sh + (v->kh - 1) * v->dh + 1, pixels);
+            p.steps = rows * v->ow;
+            p.panel = p.steps;
+            p.start = i || row ? CNN__ACCUMULATE : CNN__ZERO;
+            cnn__panels(a->k, dy + (size_t)row * (size_t)v->ow, out, 1, part, p.steps, 0, 1, panels);
+            for (int j = 0; j < runs; j++) {
+                const int e = v->dw == 1 ? j : j / v->kw, b = v->dw == 1 ? 0 : j % v->kw;
+                p.x = pixels + ((size_t)(e * v->dh) * (size_t)v->wp + (size_t)(b * v->dw)) * (size_t)v->c;
+                p.y = sum + (size_t)j * (size_t)part * (size_t)run;
+                a->k->product(&p);
+            }
+        }
     }
+    const int columns = v->dw == 1 ? v->kw : 1; /* kernel columns in a run */
+    for (int j = 0; a->dw && j < runs; j++)
+        for (int m = 0; m < part; m++) {
+            float *dw = a->dw + (first + (size_t)m) * (size_t)v->steps + (size_t)(j * columns);
+            const float *from = sum + ((size_t)j * (size_t)part + (size_t)m) * (size_t)run;
+            for (int b = 0; b < columns; b++)
+                for (int c = 0; c < v->c; c++)
+                    dw[(size_t)c * (size_t)(v->kh * v->kw) + (size_t)b] += from[b * v->c + c];
+        }
 }
 
-/* One of the tasks over images*groups, the channels of each in parts; packed and own are the floats of
-   scratch that a thread needs. */
-typedef struct cnn__conv_job {
-    cnn__task task;
-    int images, channels, part;
-    size_t packed, own;
-} cnn__conv_job;
+/* ---- planning and running ---- */
 
-static size_t cnn__conv_job_stride(const cnn__conv_job *job) {
-    const size_t packed = cnn__round_up(cnn__mul(job->packed, sizeof(float)), CNN__ALIGN);
-    const size_t own = cnn__round_up(cnn__mul(job->own, sizeof(float)), CNN__ALIGN);
-    return cnn__add(CNN__ALIGN, cnn__add(packed, own));
+/* Runs one job: tasks of `need` floats of scratch a thread. Tables and panels are the caller's. */
+static void cnn__conv_run(cnn__conv_call *a, int threads, int tasks, cnn__task task) {
+    for (int t = 0; t < threads; t++)
+        ((cnn__cache *)(void *)(a->scratch + (size_t)t * a->stride))->key = 0;
+    cnn__parallel(threads, tasks, task, a);
 }
 
-/* Runs the jobs in turn. All memory is taken before the first, so that a failure leaves the outputs
- * untouched. */
-static cnn_status cnn__conv_run(const char *where, cnn__conv *v, cnn__conv_call *a, const cnn__conv_job *jobs,
-                                int count) {
-    const int threads =
-        cnn__threads_for((double)a->n * v->groups * v->o * (double)v->steps * v->oh * (double)v->ow);
+static int cnn__conv_threads(const cnn__conv *v, int n) {
+    return cnn__threads_for((double)n * v->groups * v->o * (double)v->steps * v->oh * (double)v->ow);
+}
+
+/* Channels in a part, so many that panels stay whole, for `parts` parts at most. */
+static int cnn__conv_part(int channels, int parts) {
+    return cnn__min(channels, (cnn__ceil_div(channels, parts) + 23) / 24 * 24);
+}
+
+/* Bytes of the scratch memory of all threads, each with so many floats. */
+static size_t cnn__conv_scratch_bytes(cnn__conv_call *a, int threads, size_t floats) {
+    a->stride = cnn__add(CNN__ALIGN, cnn__round_up(cnn__mul(floats, sizeof(float)), CNN__ALIGN));
+    return cnn__mul(a->stride, (size_t)threads);
+}
+
+static cnn_status cnn__conv_too_many(const char *where, const cnn__conv_call *a) {
+    return cnn__fail(CNN_ERR_SHAPE, "%s: %d images of %d groups are too many for one call", where, a->n,
+                     a->v->groups);
+}
+
+/* Strips: packed, they should stay in the second-level cache, halo rows should be few, and there should be
+   work for all threads. Images too small for that are cut by channels. */
+static void cnn__conv_cut(cnn__conv_call *a, int threads) {
+    cnn__conv *v = a->v;
+    const int64_t units = (int64_t)a->n * v->groups, row = (int64_t)v->c * v->sh * v->sw * v->wq;
+    const int halo = (v->kh - 1) * v->dh / v->sh;
+    int strip = v->oh;
+    if (!v->direct) {
+        const int64_t fits = CNN__STRIP_FLOATS / row - halo;
+        strip = (int)(fits < 2 * halo + 2 ? 2 * halo + 2 : fits < v->oh ? fits : v->oh);
+    }
+    int strips = cnn__ceil_div(v->oh, cnn__min(strip, v->oh));
+    a->parts = 1;
+    if (units * strips < threads) {
+        const int wanted = (int)((threads + units - 1) / units);
+        if (v->oh >= wanted && v->oh / wanted * v->ow >= CNN__STRIP_COLUMNS)
+            strips = cnn__max(strips, wanted);
+        else
+            a->parts = wanted;
+    }
+    cnn__conv_strips(v, cnn__ceil_div(v->oh, strips));
+    a->strips = cnn__ceil_div(v->oh, v->strip);
+    a->part = cnn__conv_part(v->o, a->parts);
+    a->parts = cnn__ceil_div(v->o, a->part);
+    a->slices = v->groups < threads ? threads : 1;
+}
+
+static cnn_status cnn__conv_run_forward(const char *where, cnn__conv_call *a) {
+    cnn__conv *v = a->v;
+    const int threads = cnn__conv_threads(v, a->n);
     cnn__arena arena = {NULL, 0};
-    cnn__conv_tables(v, &arena);
-    const size_t tables = arena.used;
-    size_t scratch = 0;
-    for (int i = 0; i < count; i++) {
-        const int64_t parts = (jobs[i].channels + jobs[i].part - 1) / jobs[i].part;
-        if ((int64_t)jobs[i].images * v->groups > INT_MAX / parts)
-            return cnn__fail(CNN_ERR_SHAPE, "%s: %d images of %d groups are too many for one call", where,
-                             jobs[i].images, v->groups);
-        const size_t bytes = cnn__mul(cnn__conv_job_stride(&jobs[i]), (size_t)threads);
-        scratch = bytes > scratch ? bytes : scratch;
+    cnn__conv_cut(a, threads);
+    const int64_t tasks = (int64_t)a->n * v->groups * a->strips * a->parts;
+    if (tasks > INT_MAX)
+        return cnn__conv_too_many(where, a);
+    const size_t own = cnn__padded(v->direct ? 0 : (size_t)v->c * (size_t)v->plane) +
+                       (v->flat ? (size_t)a->part * (size_t)v->y_plane : 0);
+    const size_t scratch = cnn__conv_scratch_bytes(a, threads, own);
+    for (int pass = 0; pass < 2; pass++) {
+        arena.used = 0;
+        cnn__conv_taps(v, &arena);
+        a->panels = cnn__take_floats(&arena, (size_t)v->groups * (size_t)v->o * (size_t)v->steps);
+        a->scratch = (char *)cnn__take(&arena, scratch, 1);
+        if (!pass)
+            arena.base = (char *)cnn__alloc_raw(arena.used);
+        if (!arena.base)
+            return cnn__no_memory(where, arena.used);
     }
-    arena.base = (char *)cnn__alloc(cnn__add(tables, scratch));
-    if (!arena.base)
-        return cnn__no_memory(where, cnn__add(tables, scratch));
-    arena.used = 0;
-    cnn__conv_tables(v, &arena);
-    a->k = cnn__k();
-    a->v = v;
-    a->scratch = arena.base + tables;
-    for (int i = 0; i < count; i++) {
-        a->part = jobs[i].part;
-        a->parts = (jobs[i].channels + a->part - 1) / a->part;
-        a->stride = cnn__conv_job_stride(&jobs[i]);
-        a->packed_bytes = cnn__round_up(jobs[i].packed * sizeof(float), CNN__ALIGN);
-        for (int t = 0; t < threads; t++)
-            ((cnn__cache *)(void *)(a->scratch + (size_t)t * a->stride))->key = 0;
-        cnn__parallel(threads, jobs[i].images * v->groups * a->parts, jobs[i].task, a);
+    cnn__parallel(threads, v->groups * a->parts * a->slices, cnn__conv_panels_task, a);
+    cnn__conv_run(a, threads, (int)tasks, cnn__conv_forward_task);
+    cnn__free(arena.base);
+    return CNN_OK;
+}
+
+/* Cuts dx and dw, and says how much scratch memory a thread needs for each. */
+static size_t cnn__conv_dx_floats(cnn__conv_call *a, int threads) {
+    cnn__conv *v = a->v;
+    const int64_t units = (int64_t)a->n * v->groups;
+    cnn__conv_strips(v, v->oh);
+    a->dy_plane = (size_t)cnn__dy_before(v) + ((size_t)v->oh + 2 * (size_t)cnn__dy_above(v) + 1) *
+                                                  (size_t)v->wq; /* one row: the rest's */
+    a->part = cnn__conv_part(v->c, units < threads ? (int)((threads + units - 1) / units) : 1);
+    a->parts = cnn__ceil_div(v->c, a->part);
+    a->slices = v->groups < threads ? threads : 1;
+    return cnn__padded((size_t)v->o * a->dy_plane) + (v->direct ? 0 : (size_t)a->part * (size_t)v->plane);
+}
+
+static size_t cnn__conv_dw_floats(cnn__conv_call *a, int threads) {
+    cnn__conv *v = a->v;
+    a->part = cnn__conv_part(v->o, v->groups < threads ? cnn__ceil_div(threads, v->groups) : 1);
+    a->parts = cnn__ceil_div(v->o, a->part);
+    const int64_t row = (int64_t)v->sh * v->wp * v->c + (int64_t)a->part * v->ow;
+    const int64_t fits = CNN__STRIP_FLOATS / row;
+    v->strip = (int)(fits < 1 ? 1 : fits < v->oh ? fits : v->oh);
+    const int pixel_rows = (v->strip - 1) * v->sh + (v->kh - 1) * v->dh + 1;
+    return cnn__padded((size_t)pixel_rows * (size_t)v->wp * (size_t)v->c) +
+           cnn__padded((size_t)a->part * (size_t)v->strip * (size_t)v->ow) +
+           (a->dw ? (size_t)a->part * (size_t)v->steps : 0);
+}
+
+/* All memory is taken before the first job, so that a failure leaves the outputs untouched. */
+static cnn_status cnn__conv_run_backward(const char *where, cnn__conv_call *a) {
+    cnn__conv *v = a->v, w = *v;
+    const int threads = cnn__conv_threads(v, a->n);
+    cnn__conv_call b = *a;
+    cnn__arena arena = {NULL, 0};
+    b.v = &w;
+    const size_t dx = cnn__conv_scratch_bytes(a, threads, a->dx ? cnn__conv_dx_floats(a, threads) : 0);
+    const size_t dw =
+        cnn__conv_scratch_bytes(&b, threads, a->dw || a->db ? cnn__conv_dw_floats(&b, threads) : 0);
+    if ((int64_t)a->n * v->groups * cnn__max(a->parts, 1) > INT_MAX)
+        return cnn__conv_too_many(where, a);
+    if (a->dx && cnn__mul((size_t)v->o, a->dy_plane) > INT_MAX)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: dx of %dx%dx%d is too large", where, v->c, v->h, v->w);
+    for (int pass = 0; pass < 2; pass++) {
+        arena.used = 0;
+        if (a->dx) {
+            cnn__conv_dx_taps(a, &arena);
+            a->panels = cnn__take_floats(&arena, (size_t)v->groups * (size_t)v->o * (size_t)v->steps);
+        }
+        if (a->dw)
+            cnn__conv_dw_taps(&w, w.strip, &arena, &w.tap);
+        a->scratch = b.scratch = (char *)cnn__take(&arena, dx > dw ? dx : dw, 1);
+        if (!pass)
+            arena.base = (char *)cnn__alloc_raw(arena.used);
+        if (!arena.base)
+            return cnn__no_memory(where, arena.used);
     }
+    if (a->dx) {
+        cnn__parallel(threads, v->groups * a->parts * a->slices, cnn__conv_dx_panels_task, a);
+        cnn__conv_run(a, threads, a->n * v->groups * a->parts, cnn__conv_dx_task);
+    }
+    if (a->dw || a->db)
+        cnn__conv_run(&b, threads, v->groups * b.parts, cnn__conv_dw_task);
     cnn__free(arena.base);
     return CNN_OK;
 }
@@ -2747,13 +3232,6 @@ CNN_API cnn_status cnn_conv2d_shape(const cnn_tensor *x, const cnn_tensor *weigh
     return CNN_OK;
 }
 
-/* Channels of a group in a task: all, or, where there are fewer images and groups than threads, a thread's share. */
-static int cnn__conv_part(const cnn__conv *v, int images, int channels) {
-    const int tasks = cnn_max_threads(), have = images < tasks / v->groups + 1 ? images * v->groups : tasks;
-    const int parts = (tasks + have - 1) / have, part = (channels + parts - 1) / parts;
-    return cnn__min(channels, part > 8 ? part : 8);
-}
-
 static cnn_status cnn__conv2d_forward(const char *where, const cnn_tensor *x, const cnn_tensor *weight,
                                       const cnn_tensor *bias, const cnn_conv2d_options *options,
                                       cnn_tensor *y) {
@@ -2774,14 +3252,9 @@ static cnn_status cnn__conv2d_forward(const char *where, const cnn_tensor *x, co
     a.bias = bias ? bias->data : NULL;
     a.y = y->data;
     a.n = x->n;
-    const int part = cnn__conv_part(&v, x->n, v.o);
-    const cnn__conv_job job = {cnn__conv_forward_task,
-                               x->n,
-                               v.o,
-                               part,
-                               v.direct ? 0 : (size_t)v.c * (size_t)v.plane,
-                               v.flat ? (size_t)part * (size_t)v.y_plane : 0};
-    return cnn__conv_run(where, &v, &a, &job, 1);
+    a.v = &v;
+    a.k = cnn__k();
+    return cnn__conv_run_forward(where, &a);
 }
 
 static cnn_status cnn__conv2d_backward(const char *where, const cnn_tensor *x, const cnn_tensor *weight,
@@ -2808,30 +3281,9 @@ static cnn_status cnn__conv2d_backward(const char *where, const cnn_tensor *x, c
     a.dx = dx ? dx->data : NULL;
     a.dw = dw ? dw->data : NULL;
     a.db = db ? db->data : NULL;
-    cnn__conv_job jobs[2];
-    int count = 0;
-    if (dx) {
-        const int part = cnn__conv_part(&v, x->n, v.c);
-        const cnn__conv_job job = {cnn__conv_dx_task,
-                                   x->n,
-                                   v.c,
-                                   part,
-                                   v.flat ? (size_t)v.o * (size_t)v.y_plane : 0,
-                                   v.direct ? 0 : (size_t)part * (size_t)v.plane};
-        jobs[count++] = job;
-    }
-    if (dw || db) { /* as many parts as there are threads: each packs every image for itself */
-        const int parts = cnn__min(v.o, (cnn_max_threads() + v.groups - 1) / v.groups);
-        const int part = (v.o + parts - 1) / parts;
-        const cnn__conv_job job = {cnn__conv_dw_task,
-                                   1,
-                                   v.o,
-                                   part,
-                                   v.direct || !dw ? 0 : (size_t)v.c * (size_t)v.plane,
-                                   v.flat && dw ? (size_t)part * (size_t)v.y_plane : 0};
-        jobs[count++] = job;
-    }
-    return cnn__conv_run(where, &v, &a, jobs, count);
+    a.v = &v;
+    a.k = cnn__k();
+    return cnn__conv_run_backward(where, &a);
 }
 
 CNN_API cnn_status cnn_conv2d_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
@@ -3346,8 +3798,9 @@ typedef struct cnn__linear_call {
     const cnn__kernels *k;
     const float *x, *w, *b, *dy;
     float *y, *dx, *dw, *db;
+    float *panels; /* dx: of dy */
     int n, in, out, band;
-    const cnn__tap *tap;
+    const int *tap;
 } cnn__linear_call;
 
 #define CNN__SAMPLES 64 /* of a product's or a dot's steps at a time: the table of taps */
@@ -3385,14 +3838,15 @@ static void cnn__linear_dx_task(void *context, int task, int thread) {
     memset(&a, 0, sizeof a);
     a.rows = l->n;
     a.n = (size_t)(i1 - i0);
-    a.wm = l->out;
+    a.w = l->panels;
+    a.panel = l->out;
     a.ym = l->in;
     a.y = l->dx + i0;
     a.tap = l->tap;
     for (int o = 0; o < l->out; o += CNN__SAMPLES) {
+        a.first = o;
         a.steps = cnn__min(CNN__SAMPLES, l->out - o);
         a.x = l->w + (size_t)o * (size_t)l->in + i0;
-        a.w = l->dy + o;
         a.start = o ? CNN__ACCUMULATE : CNN__ZERO;
         l->k->product(&a);
     }
@@ -3411,7 +3865,8 @@ static void cnn__linear_dw_task(void *context, int task, int thread) {
     memset(&a, 0, sizeof a);
     a.rows = m1 - m0;
     a.n = (size_t)l->in;
-    a.wm = 1;
+    a.panel = 1;
+    a.wk = l->out;
     a.ym = l->in;
     a.y = l->dw + (size_t)m0 * (size_t)l->in;
     a.tap = l->tap;
@@ -3439,11 +3894,9 @@ static cnn_status cnn__linear_check(const char *where, const cnn_tensor *x, cons
     return CNN_OK;
 }
 
-static void cnn__linear_taps(cnn__tap *tap, int x, int w) {
-    for (int i = 0; i < CNN__SAMPLES; i++) {
-        tap[i].x = i * x;
-        tap[i].w = i * w;
-    }
+static void cnn__linear_taps(int *tap, int in) {
+    for (int i = 0; i < CNN__SAMPLES; i++)
+        tap[i] = i * in;
 }
 
 static int cnn__bands(int count, int band) {
@@ -3461,8 +3914,8 @@ CNN_API cnn_status cnn_linear_forward(const cnn_tensor *x, const cnn_tensor *wei
     CNN__TRY(cnn__check_apart(where, "y", y, "x", x));
     CNN__TRY(cnn__check_apart(where, "y", y, "weight", weight));
     CNN__TRY(cnn__check_apart(where, "y", y, "bias", bias));
-    cnn__tap tap[CNN__SAMPLES];
-    cnn__linear_taps(tap, in, 0);
+    int tap[CNN__SAMPLES];
+    cnn__linear_taps(tap, in);
     cnn__linear_call l;
     memset(&l, 0, sizeof l);
     l.k = cnn__k();
@@ -3493,7 +3946,7 @@ CNN_API cnn_status cnn_linear_backward(const cnn_tensor *x, const cnn_tensor *we
     if (db)
         CNN__TRY(cnn__check_shape(where, "db", db, 1, weight->n, 1, 1));
     CNN__TRY(cnn__check_results_apart(where, x, weight, dy, dx, dw, db));
-    cnn__tap tap[CNN__SAMPLES];
+    int tap[CNN__SAMPLES];
     cnn__linear_call l;
     memset(&l, 0, sizeof l);
     l.k = cnn__k();
@@ -3508,13 +3961,18 @@ CNN_API cnn_status cnn_linear_backward(const cnn_tensor *x, const cnn_tensor *we
     l.out = weight->n;
     l.tap = tap;
     const int threads = cnn__threads_for((double)x->n * in * l.out);
+    cnn__linear_taps(tap, in);
     if (dx) {
-        cnn__linear_taps(tap, in, 1);
+        const size_t bytes = cnn__size(dy) * sizeof(float);
+        l.panels = (float *)cnn__alloc_raw(bytes);
+        if (!l.panels)
+            return cnn__no_memory(where, bytes);
+        cnn__panels(l.k, l.dy, (size_t)l.out, 1, l.n, l.out, 0, 1, l.panels);
         l.band = 256;
         cnn__parallel(threads, cnn__bands(in, l.band), cnn__linear_dx_task, &l);
+        cnn__free(l.panels);
     }
     if (dw || db) {
-        cnn__linear_taps(tap, in, l.out);
         l.band = 8;
         cnn__parallel(threads, cnn__bands(l.out, l.band), cnn__linear_dw_task, &l);
     }
@@ -4149,8 +4607,9 @@ typedef struct cnn__plan { /* of one layer */
     int alias;             /* the output takes the input's place */
     cnn__conv conv;
     cnn__pool pool;
-    cnn__tap *tap, *back; /* linear */
-    size_t slot;          /* the gradient's place in a slot, in floats */
+    int *tap, *back;             /* linear */
+    float *panels, *back_panels; /* the weights as the kernels want them, packed anew in each pass */
+    size_t slot;                 /* the gradient's place in a slot, in floats */
     float *x_rows, *dy_rows;
     int x_pitch, dy_pitch;
     int activation, pooling; /* of a convolution: the layers that go with it strip by strip, 0 for none */
@@ -4167,7 +4626,7 @@ typedef struct cnn__piece {
 
 /* Columns of a linear layer's gradient in a piece: so few that their inputs, for a whole batch, stay in the
    first-level cache while all outputs pass by. */
-enum { CNN__PIECE_COLUMNS = 32, CNN__PIECE_SUM = 8192 };
+enum { CNN__PIECE_COLUMNS = 48, CNN__PIECE_SUM = 8192 };
 
 struct cnn_workspace {
     cnn_mode mode;
@@ -4184,7 +4643,7 @@ struct cnn_workspace {
     float *activations; /* a block each, or a thread each */
     float *gradient_buffers, *packed, *slot, *strips, *lanes;
     cnn__piece *piece;
-    cnn__tap *sample; /* [batch]: phase B's taps, set anew for each layer's pitch */
+    int *sample; /* [layers][batch]: phase B's taps */
     float *gradients;
     double *block_loss;
     int *block_correct;
@@ -4271,7 +4730,12 @@ static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net, cnn__are
         cnn__plan *p = arena->base ? &plans[i] : &scratch;
         if (l->kind == CNN_CONV2D) {
             cnn__layer_conv_setup("", l, info->in_c, info->in_h, info->in_w, CNN__LANES, &p->conv);
-            cnn__conv_tables(&p->conv, arena);
+            cnn__conv_taps(&p->conv, arena);
+            p->panels = cnn__take_floats(arena, info->weights);
+            if (training) {
+                cnn__conv_back_taps(&p->conv, arena);
+                p->back_panels = cnn__take_floats(arena, info->weights);
+            }
             const size_t packed = p->conv.direct ? 0 : (size_t)p->conv.c * (size_t)p->conv.plane;
             ws->pack_floats = packed > ws->pack_floats ? packed : ws->pack_floats;
             p->slot = slot_floats;
@@ -4279,16 +4743,13 @@ static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net, cnn__are
             pieces += (info->weights + info->biases + CNN__PIECE_SUM - 1) / CNN__PIECE_SUM;
         } else if (l->kind == CNN_LINEAR) {
             const int in = (int)(info->weights / (size_t)l->out);
-            p->tap = (cnn__tap *)cnn__take(arena, (size_t)in, sizeof(cnn__tap));
-            p->back = (cnn__tap *)cnn__take(arena, (size_t)l->out, sizeof(cnn__tap));
-            for (int k = 0; arena->base && k < in; k++) {
-                p->tap[k].x = k * CNN__LANES;
-                p->tap[k].w = k;
-            }
-            for (int o = 0; arena->base && o < l->out; o++) {
-                p->back[o].x = o * CNN__LANES;
-                p->back[o].w = o * in;
-            }
+            p->tap = (int *)cnn__take(arena, (size_t)in, sizeof(int));
+            p->back = (int *)cnn__take(arena, (size_t)l->out, sizeof(int));
+            for (int k = 0; arena->base && k < in; k++)
+                p->tap[k] = k * CNN__LANES;
+            for (int o = 0; arena->base && o < l->out; o++)
+                p->back[o] = o * CNN__LANES;
+            p->panels = cnn__take_floats(arena, info->weights);
             if (training) {
                 p->x_pitch = (int)cnn__round_up((size_t)in, CNN__LANES);
                 p->dy_pitch = (int)cnn__round_up((size_t)l->out, CNN__LANES);
@@ -4328,7 +4789,7 @@ static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net, cnn__are
     ws->slot = cnn__take_floats(arena, cnn__mul((size_t)ws->slots, ws->slot_floats));
     ws->pieces = (int)pieces;
     ws->piece = (cnn__piece *)cnn__take(arena, pieces, sizeof(cnn__piece));
-    ws->sample = (cnn__tap *)cnn__take(arena, cnn__mul((size_t)net->count, batch16), sizeof(cnn__tap));
+    ws->sample = (int *)cnn__take(arena, cnn__mul((size_t)net->count, batch16), sizeof(int));
     ws->gradients = cnn__take_floats(arena, net->parameter_count ? net->parameter_count : 1);
 }
 
@@ -4346,11 +4807,9 @@ static void cnn__workspace_pieces(cnn_workspace *ws, const cnn_net *net) {
         }
         if (linear && info->biases)
             (piece++)->layer = i;
-        cnn__tap *sample = ws->sample + (size_t)i * (size_t)ws->blocks * CNN__LANES;
-        for (int s = 0; linear && s < ws->blocks * CNN__LANES; s++) {
-            sample[s].x = s * ws->plan[i].x_pitch;
-            sample[s].w = s * ws->plan[i].dy_pitch;
-        }
+        int *sample = ws->sample + (size_t)i * (size_t)ws->blocks * CNN__LANES;
+        for (int s = 0; linear && s < ws->blocks * CNN__LANES; s++)
+            sample[s] = s * ws->plan[i].x_pitch;
     }
 }
 
@@ -4451,23 +4910,6 @@ CNN_API void cnn_workspace_seed(cnn_workspace *ws, uint64_t seed) {
 
 /* ---- one block through the layers ---- */
 
-/* to[j][i] = from[i][j] of 4x4 floats; rows of `from` and `to` at these pitches. */
-CNN__INLINE void cnn__transpose4(const float *from, size_t from_pitch, float *to, size_t to_pitch) {
-#if CNN__X86
-    __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + from_pitch);
-    __m128 c = _mm_loadu_ps(from + 2 * from_pitch), d = _mm_loadu_ps(from + 3 * from_pitch);
-    _MM_TRANSPOSE4_PS(a, b, c, d);
-    _mm_storeu_ps(to, a);
-    _mm_storeu_ps(to + to_pitch, b);
-    _mm_storeu_ps(to + 2 * to_pitch, c);
-    _mm_storeu_ps(to + 3 * to_pitch, d);
-#else
-    for (size_t i = 0; i < 4; i++)
-        for (size_t j = 0; j < 4; j++)
-            to[j * to_pitch + i] = from[i * from_pitch + j];
-#endif
-}
-
 /* A block of f features, [f][CNN__LANES], to `count` rows of f values at a pitch. */
 static void cnn__rows_from_block(const float *block, size_t f, int count, float *rows, size_t pitch) {
     const size_t whole = f / 4 * 4;
@@ -4557,6 +4999,7 @@ typedef struct cnn__pass {
     cnn_workspace *ws;
     const cnn__kernels *k;
     int n, training;
+    int back; /* whether a backward pass follows */
     uint64_t seed;
     const cnn_tensor *x, *dy; /* planar input, or */
     const cnn_dataset *data;  /* examples index[0..n-1] of a data set */
@@ -4582,18 +5025,50 @@ static void cnn__block_dropout(const cnn__pass *e, int layer, int block, const f
         }
 }
 
+static const float *cnn__layer_bias(const cnn__pass *e, int layer) {
+    const cnn_layer_info *info = &e->net->info[layer];
+    return info->biases ? e->net->parameters + e->net->offset[layer] + info->weights : NULL;
+}
+
+/* The layers' weights in panels: task i of every layer takes every CNN__PREPARE-th panel. */
+enum { CNN__PREPARE = 4 };
+
+static void cnn__prepare_task(void *context, int task, int thread) {
+    const cnn__pass *e = (const cnn__pass *)context;
+    const int layer = task / CNN__PREPARE, part = task % CNN__PREPARE;
+    const cnn__plan *p = &e->ws->plan[layer];
+    const float *weight = e->net->parameters + e->net->offset[layer];
+    (void)thread;
+    if (e->net->layers[layer].kind == CNN_LINEAR) {
+        cnn__panels(e->k, weight, p->in, 1, (int)p->out, (int)p->in, part, CNN__PREPARE, p->panels);
+    } else if (e->net->layers[layer].kind == CNN_CONV2D) {
+        const cnn__conv *v = &p->conv;
+        const size_t group = (size_t)v->o * (size_t)v->steps;
+        for (int g = 0; g < v->groups; g++) {
+            const size_t at = (size_t)g * group;
+            cnn__panels(e->k, weight + at, (size_t)v->steps, 1, v->o, v->steps, part, CNN__PREPARE,
+                        p->panels + at);
+            if (part == g % CNN__PREPARE && e->back)
+                cnn__conv_back_panels(v, e->k, weight + at, p->back_panels + at);
+        }
+    }
+}
+
+static void cnn__prepare(const cnn__pass *e) {
+    cnn__parallel(e->ws->threads, e->net->count * CNN__PREPARE, cnn__prepare_task, (void *)(uintptr_t)e);
+}
+
 static void cnn__block_conv(const cnn__pass *e, int layer, const float *x, float *y, float *packed) {
     const cnn__conv *v = &e->ws->plan[layer].conv;
-    const float *weight = e->net->parameters + e->net->offset[layer];
-    const float *bias = e->net->info[layer].biases ? weight + e->net->info[layer].weights : NULL;
+    const float *panels = e->ws->plan[layer].panels, *bias = cnn__layer_bias(e, layer);
     for (int g = 0; g < v->groups; g++) {
         const float *image = x + (size_t)g * (size_t)v->c * (size_t)v->h * (size_t)v->w * CNN__LANES;
         if (!v->direct) {
-            cnn__pack(v, image, 0, v->c, packed);
+            cnn__pack(v, image, 0, v->c, 0, packed);
             image = packed;
         }
-        cnn__conv_forward(v, e->k, image, weight + (size_t)g * (size_t)v->o * (size_t)v->steps,
-                          bias ? bias + (size_t)g * (size_t)v->o : NULL, 0, v->o, 0, v->lines,
+        cnn__conv_forward(v, e->k, image, panels + (size_t)g * (size_t)v->o * (size_t)v->steps,
+                          bias ? bias + (size_t)g * (size_t)v->o : NULL, 0, v->lines,
                           y + (size_t)g * (size_t)v->o * (size_t)v->y_plane);
     }
 }
@@ -4607,9 +5082,9 @@ static void cnn__block_linear(const cnn__pass *e, int layer, const float *x, flo
     a.n = CNN__LANES;
     a.tap = p->tap;
     a.x = x;
-    a.w = e->net->parameters + e->net->offset[layer];
-    a.wm = (ptrdiff_t)p->in;
-    a.bias = e->net->info[layer].biases ? a.w + e->net->info[layer].weights : NULL;
+    a.w = p->panels;
+    a.panel = (ptrdiff_t)p->in;
+    a.bias = cnn__layer_bias(e, layer);
     a.start = a.bias ? CNN__BIAS : CNN__ZERO;
     a.y = y;
     a.ym = CNN__LANES;
@@ -4658,7 +5133,7 @@ static size_t cnn__pooled_at(const cnn__pool *p, int m, int row) {
 static const float *cnn__block_packed(const cnn__conv *v, const float *x, float *packed) {
     if (v->direct)
         return x;
-    cnn__pack(v, x, 0, v->c, packed);
+    cnn__pack(v, x, 0, v->c, 0, packed);
     return packed;
 }
 
@@ -4668,8 +5143,7 @@ static void cnn__block_conv_strips(const cnn__pass *e, int layer, const float *x
     const cnn__plan *p = &e->ws->plan[layer];
     const cnn__conv *v = &p->conv;
     const cnn__pool *pool = &e->ws->plan[p->pooling].pool;
-    const float *weight = e->net->parameters + e->net->offset[layer];
-    const float *bias = e->net->info[layer].biases ? weight + e->net->info[layer].weights : NULL;
+    const float *bias = cnn__layer_bias(e, layer);
     const cnn__unary_kernel activation = cnn__activation(e->k, e->net->layers[p->activation].kind);
     float *y = acts + p->act, *pooled = acts + e->ws->plan[p->pooling].act;
     x = cnn__block_packed(v, x, packed);
@@ -4677,7 +5151,7 @@ static void cnn__block_conv_strips(const cnn__pass *e, int layer, const float *x
         const int rows = cnn__min(p->strip, v->oh - row);
         const int pools = p->pooling && row / pool->kh < pool->oh;
         const cnn__pool part = pools ? cnn__strip_pool(pool, rows) : *pool;
-        cnn__conv_forward(v, e->k, x, weight, bias, 0, v->o, row, row + rows, y);
+        cnn__conv_forward(v, e->k, x, p->panels, bias, row, row + rows, y);
         for (int m = 0; m < v->o; m++) {
             float *at = y + cnn__strip_at(v, m, row);
             if (p->activation)
@@ -4787,7 +5261,7 @@ static int cnn__strips_end(const cnn__pass *e, int lowest) {
 static void cnn__block_conv_backward(const cnn__pass *e, int layer, const float *x, const float *dy,
                                      float *dx, float *slot, float *packed) {
     const cnn__conv *v = &e->ws->plan[layer].conv;
-    const float *weight = e->net->parameters + e->net->offset[layer];
+    const float *panels = e->ws->plan[layer].back_panels;
     float *dw = slot + e->ws->plan[layer].slot, *db = dw + e->net->info[layer].weights;
     const size_t image = (size_t)v->h * (size_t)v->w * CNN__LANES;
     for (int m = 0; e->net->info[layer].biases && m < v->o * v->groups; m++)
@@ -4798,15 +5272,15 @@ static void cnn__block_conv_backward(const cnn__pass *e, int layer, const float 
         const float *x_g = x + (size_t)g * (size_t)v->c * image;
         float *dx_g = dx ? dx + (size_t)g * (size_t)v->c * image : NULL;
         if (!v->direct) {
-            cnn__pack(v, x_g, 0, v->c, packed);
+            cnn__pack(v, x_g, 0, v->c, 0, packed);
             x_g = packed;
         }
-        cnn__conv_backward_w(v, e->k, x_g, dy_g, 0, v->o, dw + weights);
+        cnn__conv_backward_w(v, e->k, x_g, dy_g, dw + weights);
         if (!dx)
             continue;
         float *to = v->direct ? dx_g : packed;
         memset(to, 0, (size_t)v->c * (size_t)v->plane * sizeof(float));
-        cnn__conv_backward_x(v, e->k, weight + weights, dy_g, 0, v->c, to);
+        cnn__conv_backward_x(v, e->k, panels + weights, dy_g, to);
         if (!v->direct)
             cnn__unpack(v, e->k, packed, 0, v->c, dx_g);
     }
@@ -4829,7 +5303,8 @@ static void cnn__block_linear_backward(const cnn__pass *e, int layer, int block,
     a.tap = p->back;
     a.x = dy;
     a.w = e->net->parameters + e->net->offset[layer];
-    a.wm = 1;
+    a.panel = 1;
+    a.wk = (ptrdiff_t)p->in;
     a.y = dx;
     a.ym = CNN__LANES;
     a.start = CNN__ZERO;
@@ -4980,7 +5455,8 @@ static void cnn__piece_linear(const cnn__pass *e, const cnn__piece *piece) {
     a.tap = e->ws->sample + (size_t)piece->layer * (size_t)e->ws->blocks * CNN__LANES;
     a.x = p->x_rows + piece->first;
     a.w = p->dy_rows;
-    a.wm = 1;
+    a.panel = 1;
+    a.wk = p->dy_pitch;
     a.y = e->ws->gradients + e->net->offset[piece->layer] + piece->first;
     a.ym = (ptrdiff_t)p->in;
     a.start = e->start;
@@ -5121,6 +5597,7 @@ CNN_API cnn_status cnn_forward(const cnn_net *net, cnn_workspace *ws, const cnn_
     cnn__pass_begin(&e, net, ws, x->n);
     e.x = x;
     e.y = y;
+    cnn__prepare(&e);
     cnn__parallel(ws->threads, cnn__blocks(e.n), cnn__forward_task, &e);
     ws->examples = x->n;
     return CNN_OK;
@@ -5140,6 +5617,7 @@ CNN_API cnn_status cnn_predict(const cnn_net *net, cnn_workspace *ws, const cnn_
     cnn__pass_begin(&e, net, ws, x->n);
     e.x = x;
     e.classes = classes;
+    cnn__prepare(&e);
     cnn__parallel(ws->threads, cnn__blocks(e.n), cnn__forward_task, &e);
     return CNN_OK;
 }
@@ -5184,6 +5662,8 @@ CNN_API cnn_status cnn_backward(const cnn_net *net, cnn_workspace *ws, const cnn
     e.dy = dy;
     e.dx = dx;
     e.start = CNN__ACCUMULATE;
+    e.back = 1;
+    cnn__prepare(&e);
     cnn__parallel(ws->threads, cnn__min(ws->slots, cnn__blocks(e.n)), cnn__backward_task, &e);
     cnn__parallel(ws->threads, ws->pieces, cnn__piece_task, &e);
     return CNN_OK;
@@ -5350,6 +5830,8 @@ static cnn_status cnn__train_batch(const char *where, const cnn_net *net, cnn_wo
     e.data = data;
     e.index = index;
     e.start = CNN__ZERO;
+    e.back = 1;
+    cnn__prepare(&e);
     cnn__parallel(ws->threads, cnn__min(ws->slots, cnn__blocks(n)), cnn__train_task, &e);
     cnn__add_blocks(&e, &sum, NULL);
     if (!cnn__finite(sum))
@@ -5429,6 +5911,8 @@ static void cnn__evaluator_run(cnn__evaluator *v, const cnn_net *net, const cnn_
         a.pass.index = batch_index;
         a.pass.classes = v->classes;
         a.softmax = v->softmax;
+        if (!i)
+            cnn__prepare(&a.pass);
         cnn__parallel(v->ws->threads, cnn__blocks(n), cnn__evaluate_task, &a);
         cnn__add_blocks(&a.pass, &loss, &correct);
         for (int j = 0; result->confusion && j < n; j++)
