@@ -555,6 +555,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__CHUNK         256    /* steps of a product at a time */
 #define CNN__COLUMNS       12     /* vectors of a product at a time */
 #define CNN__STRIP_FLOATS  131072 /* a packed strip of a plane */
+#define CNN__DOT_PIXELS    512    /* of a 1x1 convolution whose dw is taken by dot products */
 #define CNN__STRIP_COLUMNS 96     /* outputs below which a strip is not worth cutting off */
 #define CNN__STRIP_ROWS    4      /* most rows in a strip */
 #define CNN__STRIP_WEIGHTS 512    /* most weights whose gradient is taken by strips: 32 KiB of lanes */
@@ -2397,7 +2398,7 @@ static cnn_status cnn__conv_setup(const char *where, cnn__conv *v, int c, int h,
     v->direct = hp == h && wp == w && v->sh == 1 && v->sw == 1;
     v->steps = (int)steps;
     v->x_pitch = v->wq * cell;
-    v->flat = cell == 1 && v->wq != v->ow && v->ow % 16 && v->ow < 128;
+    v->flat = cell == 1 && v->wq != v->ow && v->ow < 128;
     v->y_pitch = (v->flat ? v->wq : v->ow) * cell;
     cnn__conv_strips(v, v->oh);
     if (v->x_pitch == v->y_pitch) { /* rows follow one another without a gap in x and y */
@@ -2577,6 +2578,10 @@ CNN__INLINE void cnn__transpose4(const float *from, size_t from_pitch, float *to
 /* One panel of mr rows: to[k*mr + m] = w[m*rs + k*ks], k < steps. */
 static void cnn__panel(const float *w, size_t rs, size_t ks, int mr, int steps, float *to) {
     int m = 0;
+    for (int k = 0; rs == 1 && k < steps; k++)
+        memcpy(to + (size_t)k * (size_t)mr, w + (size_t)k * ks, (size_t)mr * sizeof(float));
+    if (rs == 1)
+        return;
     for (; ks == 1 && m + 4 <= mr; m += 4) {
         int k = 0;
         for (; k + 4 <= steps; k += 4)
@@ -2891,6 +2896,10 @@ static void cnn__conv_dx_panels_task(void *context, int task, int thread) {
             for (int s = 0; s < v->sw; s++) {
                 const int taps = cnn__phase_taps(v, r, s, NULL);
                 float *panel = to + done * (size_t)v->c + (size_t)c * (size_t)taps * (size_t)v->o;
+                if (window == 1 && taps == 1) {
+                    cnn__panel(weight + c, 1, (size_t)v->steps, mr, v->o, panel);
+                    continue;
+                }
                 for (int o = 0; o < v->o; o++) {
                     const float *w = weight + (size_t)o * (size_t)v->steps + (size_t)(c * window);
                     if (taps == window) {
@@ -2987,9 +2996,10 @@ static void cnn__to_pixels(const cnn__conv *v, const float *x, int row0, int row
         }
         const float *row = x + (size_t)source * (size_t)v->w;
         const int whole = end > from ? from + (end - from) / 4 * 4 : 0;
-        for (size_t k = 0; k + 4 <= c; k += 4)
+        for (size_t k0 = 0; k0 + 4 <= c; k0 += 16) /* whole cache lines of `to` at a time */
             for (int j = from; j < whole; j += 4)
-                cnn__transpose4(row + k * image + (size_t)(j - v->pl), image, to + (size_t)j * c + k, c);
+                for (size_t k = k0; k + 4 <= c && k < k0 + 16; k += 4)
+                    cnn__transpose4(row + k * image + (size_t)(j - v->pl), image, to + (size_t)j * c + k, c);
         for (int j = 0; j < v->wp; j++) {
             const int at = cnn__source(j, v->pl, v->w, v->mode);
             for (size_t k = j >= from && j < whole ? c / 4 * 4 : 0; k < c; k++)
@@ -2998,11 +3008,43 @@ static void cnn__to_pixels(const cnn__conv *v, const float *x, int row0, int row
     }
 }
 
+/* A 1x1 convolution of large planes needs no transposing: each element is one long dot product. */
+static int cnn__dw_dots(const cnn__conv *v) {
+    return v->direct && v->kh * v->kw == 1 && (int64_t)v->oh * v->ow >= CNN__DOT_PIXELS;
+}
+
 static void cnn__conv_dw_taps(const cnn__conv *v, int rows, cnn__arena *arena, int **tap) {
+    if (cnn__dw_dots(v)) { /* channels, not pixels */
+        *tap = (int *)cnn__take(arena, (size_t)v->c, sizeof(int));
+        for (int c = 0; arena->base && c < v->c; c++)
+            (*tap)[c] = c * v->h * v->w;
+        return;
+    }
     *tap = (int *)cnn__take(arena, (size_t)rows * (size_t)v->ow, sizeof(int));
     for (int i = 0; arena->base && i < rows; i++)
         for (int j = 0; j < v->ow; j++)
             (*tap)[i * v->ow + j] = (i * v->sh * v->wp + j * v->sw) * v->c;
+}
+
+static void cnn__conv_dw_dots(const cnn__conv_call *a, const float *x, const float *dy, int rows, float *dw) {
+    const cnn__conv *v = a->v;
+    const size_t image = (size_t)v->h * (size_t)v->w;
+    cnn__dot d;
+    memset(&d, 0, sizeof d);
+    d.rows = rows;
+    d.steps = v->c;
+    d.lines = 1;
+    d.tap = v->tap;
+    d.ym = (ptrdiff_t)image;
+    d.g = dw;
+    d.gm = v->steps;
+    d.gk = 1;
+    for (size_t p = 0; p < image; p += 2 * CNN__DOT_PIXELS) { /* so many that rows stay in the cache */
+        d.n = image - p < 2 * CNN__DOT_PIXELS ? image - p : 2 * CNN__DOT_PIXELS;
+        d.x = x + p;
+        d.y = dy + p;
+        a->k->dot(&d);
+    }
 }
 
 static void cnn__conv_dw_task(void *context, int task, int thread) {
@@ -3029,6 +3071,11 @@ static void cnn__conv_dw_task(void *context, int task, int thread) {
         const float *dy = a->dy + (unit * (size_t)v->o + (size_t)m0) * out;
         for (int m = 0; a->db && m < part; m++)
             a->db[first + (size_t)m] += a->k->sum(dy + (size_t)m * out, out);
+        if (a->dw && cnn__dw_dots(v)) {
+            cnn__conv_dw_dots(a, a->x + unit * (size_t)v->c * image, dy, part,
+                              a->dw + first * (size_t)v->steps);
+            continue;
+        }
         for (int row = 0; a->dw && row < v->oh; row += v->strip) {
             const int rows = cnn__min(v->strip, v->oh - row);
             cnn__to_pixels(v, a->x + unit * (size_t)v->c * image, row * v->sh,
@@ -3046,7 +3093,7 @@ static void cnn__conv_dw_task(void *context, int task, int thread) {
         }
     }
     const int columns = v->dw == 1 ? v->kw : 1; /* kernel columns in a run */
-    for (int j = 0; a->dw && j < runs; j++)
+    for (int j = 0; a->dw && !cnn__dw_dots(v) && j < runs; j++)
         for (int m = 0; m < part; m++) {
             float *dw = a->dw + (first + (size_t)m) * (size_t)v->steps + (size_t)(j * columns);
             const float *from = sum + ((size_t)j * (size_t)part + (size_t)m) * (size_t)run;
