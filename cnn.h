@@ -168,6 +168,7 @@ typedef struct cnn_conv2d_options {
     int dilation_h, dilation_w;                   /* 0: 1 */
     int groups;                                   /* 0: 1; divides the input and the output channels */
     cnn_padding_mode padding_mode;
+    int no_winograd; /* not 0: 3x3 convolutions of many channels are done directly, too */
 } cnn_conv2d_options;
 
 /* Convolution as networks mean it (cross-correlation over channels, torch.nn.functional.conv2d):
@@ -554,6 +555,8 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__CACHE_FLOATS  65536  /* 256 KiB: a share of the second-level cache */
 #define CNN__CHUNK         256    /* steps of a product at a time */
 #define CNN__COLUMNS       12     /* vectors of a product at a time */
+#define CNN__WINO_INPUT    300000 /* transformed inputs in a run of tiles, floats */
+#define CNN__WINO_WEIGHTS  150000 /* transformed weights at a time, floats */
 #define CNN__STRIP_FLOATS  131072 /* a packed strip of a plane */
 #define CNN__DOT_PIXELS    512    /* of a 1x1 convolution whose dw is taken by dot products */
 #define CNN__STRIP_COLUMNS 96     /* outputs below which a strip is not worth cutting off */
@@ -1027,6 +1030,10 @@ CNN__INLINE cnn__window cnn__window_at(int i, int n, int kernel, int stride, int
 typedef struct cnn__kernels {
     const char *name;
     int panel; /* most rows of a tile */
+    int lanes; /* of a vector */
+    void (*wino_input)(const float *phases, size_t plane, size_t row, int n, float *to, size_t pitch);
+    void (*wino_weight)(const float *g, int n, int flip, float *to, size_t pitch);
+    void (*wino_output)(const float *m, size_t pitch, int n, float bias, float *to);
     void (*product)(const cnn__product *a);
     void (*dot)(const cnn__dot *a);
     void (*fold)(const float *lanes, float *g, size_t n);
@@ -1399,6 +1406,117 @@ static void CNN__FN(cnn__dot_run)(const cnn__dot *a) {
 #undef CNN__TILE
             }
         }
+    }
+}
+
+/* Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray 2016): y = A^T [(G g G^T) * (B^T d B)] A, 36
+   multiplications for 16 outputs in place of 144. Interpolated at 0, +-p, +-q and infinity with p = sqrt(1/2),
+   q = sqrt(2), whose factors are smaller than those of the usual 1 and 2: a third of the error. One vector holds
+   the same element of V tiles. */
+
+CNN__INLINE void CNN__FN(cnn__wino_input1)(const CNN__VEC *d, const int s, CNN__VEC *t) { /* t = B^T d */
+    const CNN__VEC p = CNN__SET1(0.70710678f), q = CNN__SET1(1.41421356f), sum = CNN__SET1(-2.5f);
+    const CNN__VEC pp = CNN__SET1(-0.5f), qq = CNN__SET1(-2.0f), zero = CNN__SET1(0.0f);
+    const CNN__VEC a = CNN__FMA(qq, d[2 * s], d[4 * s]), b = CNN__FMA(qq, d[s], d[3 * s]);
+    const CNN__VEC c = CNN__FMA(pp, d[2 * s], d[4 * s]), e = CNN__FMA(pp, d[s], d[3 * s]);
+    t[0] = CNN__FMA(sum, d[2 * s], d[0] + d[4 * s]);
+    t[1] = CNN__FMA(p, b, a);
+    t[2] = CNN__FMA(zero - p, b, a);
+    t[3] = CNN__FMA(q, e, c);
+    t[4] = CNN__FMA(zero - q, e, c);
+    t[5] = CNN__FMA(sum, d[3 * s], d[s] + d[5 * s]);
+}
+
+/* n tiles side by side. Pixel (a, b) of them lies in plane (a % 4, b % 4) of the image split into 4x4 phases.
+   to[(a*6 + b)*pitch + tile]. */
+static void CNN__FN(cnn__wino_input)(const float *phases, size_t plane, size_t row, int n, float *to,
+                                     size_t pitch) {
+    CNN__VEC t[36];
+    CNN__UNROLL
+    for (int b = 0; b < 6; b++) {
+        CNN__VEC d[6];
+        CNN__UNROLL
+        for (int a = 0; a < 6; a++)
+            d[a] = CNN__LOAD(phases + (size_t)(a % 4 * 4 + b % 4) * plane + (size_t)(a / 4) * row + b / 4);
+        CNN__FN(cnn__wino_input1)(d, 1, t + b * 6);
+    }
+    CNN__UNROLL
+    for (int a = 0; a < 6; a++) {
+        CNN__VEC d[6];
+        CNN__FN(cnn__wino_input1)(t + a, 6, d);
+        CNN__UNROLL
+        for (int b = 0; b < 6; b++)
+            CNN__STORE_UP_TO(to + (size_t)(a * 6 + b) * pitch, d[b], n);
+    }
+}
+
+CNN__INLINE void CNN__FN(cnn__wino_weight1)(CNN__VEC g0, CNN__VEC g1, CNN__VEC g2, CNN__VEC *t) { /* G g */
+    const CNN__VEC a = CNN__FMA(CNN__SET1(0.5f), g2, g0) * CNN__SET1(-2.0f / 3),
+                   b = g1 * CNN__SET1(-0.47140452f);
+    const CNN__VEC c = CNN__FMA(CNN__SET1(2.0f), g2, g0) * CNN__SET1(1.0f / 6),
+                   e = g1 * CNN__SET1(0.23570226f);
+    t[0] = g0;
+    t[1] = a + b;
+    t[2] = a - b;
+    t[3] = c + e;
+    t[4] = c - e;
+    t[5] = g2;
+}
+
+/* Kernels of n rows of a panel, element e at g[e*n], or flipped in both axes at g[(8 - e)*n]; to[e*pitch]. */
+static void CNN__FN(cnn__wino_weight)(const float *g, int n, int flip, float *to, size_t pitch) {
+    for (int m = 0; m < n; m += CNN__V) {
+        const int r = n - m < CNN__V ? n - m : CNN__V;
+        CNN__VEC t[18];
+        CNN__UNROLL
+        for (int b = 0; b < 3; b++) {
+            CNN__VEC d[3];
+            CNN__UNROLL
+            for (int a = 0; a < 3; a++) {
+                const float *p = g + (flip ? 8 - a * 3 - b : a * 3 + b) * n + m;
+                d[a] = r == CNN__V ? CNN__LOAD(p) : CNN__LOAD_N(p, r);
+            }
+            CNN__FN(cnn__wino_weight1)(d[0], d[1], d[2], t + b * 6);
+        }
+        CNN__UNROLL
+        for (int a = 0; a < 6; a++) {
+            CNN__VEC d[6];
+            CNN__FN(cnn__wino_weight1)(t[a], t[6 + a], t[12 + a], d);
+            CNN__UNROLL
+            for (int b = 0; b < 6; b++)
+                CNN__STORE_UP_TO(to + (size_t)(a * 6 + b) * pitch + m, d[b], r);
+        }
+    }
+}
+
+CNN__INLINE void CNN__FN(cnn__wino_output1)(const CNN__VEC *m, const int s, CNN__VEC *t) { /* t = A^T m */
+    const CNN__VEC p = CNN__SET1(0.70710678f), q = CNN__SET1(1.41421356f);
+    const CNN__VEC a = m[s] + m[2 * s], b = m[s] - m[2 * s], c = m[3 * s] + m[4 * s], e = m[3 * s] - m[4 * s];
+    t[0] = m[0] + a + c;
+    t[1] = CNN__FMA(p, b, q * e);
+    t[2] = CNN__FMA(CNN__SET1(0.5f), a, c + c);
+    t[3] = CNN__FMA(CNN__SET1(0.35355339f), b, CNN__FMA(CNN__SET1(2.82842712f), e, m[5 * s]));
+}
+
+/* V tiles from m[(a*6 + b)*pitch], of which n count; to[(a*4 + b)*V + tile]. */
+static void CNN__FN(cnn__wino_output)(const float *m, size_t pitch, int n, float bias, float *to) {
+    CNN__VEC t[24];
+    const CNN__VEC add = CNN__SET1(bias);
+    CNN__UNROLL
+    for (int b = 0; b < 6; b++) {
+        CNN__VEC d[6];
+        CNN__UNROLL
+        for (int a = 0; a < 6; a++)
+            d[a] = CNN__LOAD_UP_TO(m + (size_t)(a * 6 + b) * pitch, n);
+        CNN__FN(cnn__wino_output1)(d, 1, t + b * 4);
+    }
+    CNN__UNROLL
+    for (int a = 0; a < 4; a++) {
+        CNN__VEC d[4];
+        CNN__FN(cnn__wino_output1)(t + a, 4, d);
+        CNN__UNROLL
+        for (int b = 0; b < 4; b++)
+            CNN__STORE(to + (a * 4 + b) * CNN__V, d[b] + add);
     }
 }
 
@@ -1810,6 +1928,10 @@ static void CNN__FN(cnn__from_bytes)(const unsigned char *bytes, float *block, s
 
 static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
                                                    CNN__PANEL,
+                                                   CNN__V,
+                                                   CNN__FN(cnn__wino_input),
+                                                   CNN__FN(cnn__wino_weight),
+                                                   CNN__FN(cnn__wino_output),
                                                    CNN__FN(cnn__product_run),
                                                    CNN__FN(cnn__dot_run),
                                                    CNN__FN(cnn__fold),
@@ -2333,7 +2455,7 @@ static void cnn__conv_strips(cnn__conv *v, int strip) {
    but the tables. */
 static cnn_status cnn__conv_setup(const char *where, cnn__conv *v, int c, int h, int w, int o, int kh, int kw,
                                   const cnn_conv2d_options *options, int cell) {
-    static const cnn_conv2d_options defaults = {0, 0, 0, 0, 0, 0, 0, 0, 0, CNN_PAD_ZEROS};
+    static const cnn_conv2d_options defaults = {0, 0, 0, 0, 0, 0, 0, 0, 0, CNN_PAD_ZEROS, 0};
     const cnn_conv2d_options *p = options ? options : &defaults;
     if (p->stride_h < 0 || p->stride_w < 0)
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: stride %dx%d must not be negative", where, p->stride_h,
@@ -3186,6 +3308,273 @@ static cnn_status cnn__conv_run_forward(const char *where, cnn__conv_call *a) {
     return CNN_OK;
 }
 
+/* ---- Winograd ----
+
+   A run of tiles (4x4 outputs each, in reading order) at a time: their 6x6 inputs of all channels transformed
+   to V[element][channel][tile]; then for a few output channels at a time their weights transformed to panels
+   U[element], the 36 products M[element] = U[element] V[element], and M transformed back. V, U and M together
+   stay in the second-level cache; where U of all channels does, it is kept from run to run. The elements lie a
+   cache line further apart than their size, lest all fall into the same sets of the cache.
+
+   The transforms' factors (up to 8 * 8, and 5 * 5) cost accuracy: against direct convolution's sums, whose
+   error is some 1e-7 of the sum of |terms|, errors of up to 2e-6 of it were seen. */
+typedef struct cnn__wino {
+    cnn__conv v;                            /* the image in 4x4 phases; padding may be negative */
+    int rows, steps, oh, ow, tiles, across; /* output channels, input channels, tiles of an image, in a row */
+    int flip;                               /* dx: kernels turned around */
+    size_t rs, ks;                          /* weight of (row, step) at row*rs + step*ks */
+    int run, group;                         /* tiles in a run, output channels at a time */
+    int runs, part, parts;
+    size_t u_pitch, v_pitch, m_pitch;
+} cnn__wino;
+
+typedef struct cnn__wino_call {
+    const cnn__wino *w;
+    const cnn__kernels *k;
+    const float *x, *weight, *bias;
+    float *y;
+    const int *tap;
+    int groups;
+    size_t x_unit, y_unit, weight_group;
+    char *scratch;
+    size_t stride;
+} cnn__wino_call;
+
+/* x is steps*h*w, padded by top, left; y rows*oh*ow. */
+static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows, int steps, int h, int width, int oh,
+                           int ow, int top, int left, int units, int threads) {
+    memset(w, 0, sizeof *w);
+    w->rows = rows;
+    w->steps = steps;
+    w->oh = oh;
+    w->ow = ow;
+    w->across = cnn__ceil_div(ow, 4);
+    w->tiles = w->across * cnn__ceil_div(oh, 4);
+    int run = CNN__WINO_INPUT / (36 * steps) / 16 * 16;
+    run = run < 16 ? 16 : run > 96 ? 96 : run;
+    int runs = cnn__ceil_div(w->tiles, run);
+    w->parts = 1;
+    if ((int64_t)units * runs < threads) {
+        if (w->tiles >= 32 * threads)
+            runs = threads;
+        else
+            w->parts = threads;
+    }
+    w->run = (cnn__ceil_div(w->tiles, runs) + 15) / 16 * 16;
+    w->runs = cnn__ceil_div(w->tiles, w->run);
+    w->part = cnn__conv_part(rows, w->parts);
+    w->parts = cnn__ceil_div(rows, w->part);
+    const int fits = CNN__WINO_WEIGHTS / (36 * steps) / 8 * 8;
+    w->group = cnn__min(w->part, fits < 8 ? 8 : fits);
+    w->v_pitch = (size_t)steps * (size_t)w->run + 16;
+    w->u_pitch = (size_t)w->group * (size_t)steps + 16;
+    w->m_pitch = (size_t)w->group * (size_t)w->run + 16;
+    cnn__conv *p = &w->v;
+    p->c = steps;
+    p->h = h;
+    p->w = width;
+    p->sh = p->sw = 4;
+    p->pt = top;
+    p->pl = left;
+    p->mode = v->mode;
+    p->cell = 1;
+    p->hp = w->across ? cnn__ceil_div(oh, 4) * 4 + 2 : 0;
+    p->wp = w->across * 4 + 2;
+    p->wq = (w->across + 1 + 3) / 4 * 4 + 16; /* vectors may read on beyond the last tile */
+    p->x_pitch = p->wq;
+    p->rows = (w->run + w->across - 2) / w->across + 2; /* tile rows that a run may meet, and one below */
+    p->plane = 16 * p->rows * p->wq + 16;
+}
+
+static size_t cnn__wino_floats(const cnn__wino *w) {
+    return cnn__padded((size_t)w->v.plane + (size_t)w->v.wp + 32) +
+           36 * (w->u_pitch + w->v_pitch + w->m_pitch) + (size_t)(9 * 8) * (size_t)w->steps + 16 * 16 + 16;
+}
+
+/* U of output channels m0 to m1 - 1, as panels with w->steps steps. packed: 72*steps floats. */
+static void cnn__wino_weights(const cnn__wino_call *a, const float *weight, int m0, int m1, float *packed,
+                              float *u) {
+    const cnn__wino *w = a->w;
+    int mr = 0;
+    for (int m = m0; m < m1; m += mr) {
+        mr = cnn__panel_rows(a->k->panel, m1 - m);
+        const float *from = weight + (size_t)m * w->rs;
+        if (w->ks == 9)
+            cnn__panel(from, w->rs, 1, mr, 9 * w->steps, packed);
+        for (int k = 0; k < w->steps; k++) {
+            float *g = packed + (size_t)(9 * mr) * (size_t)k;
+            if (w->ks != 9)
+                cnn__panel(from + (size_t)k * w->ks, w->rs, 1, mr, 9, g);
+            a->k->wino_weight(g, mr, w->flip,
+                              u + (size_t)(m - m0) * (size_t)w->steps + (size_t)k * (size_t)mr, w->u_pitch);
+        }
+    }
+}
+
+/* The rows of channel x that tiles of rows first and below need, padded and split into 4x4 phases: pixel (r, s)
+   of padded rows goes to phase (r % 4, s % 4) at (r / 4, s / 4). line has room for a padded row. */
+static void cnn__wino_phases(const cnn__wino *w, const float *x, int first, int rows, float *line,
+                             float *phases) {
+    const cnn__conv *v = &w->v;
+    const size_t phase = (size_t)v->rows * (size_t)v->wq;
+    const int width = v->wp + 2; /* whole fours */
+    int from = 0, to = 0;
+    cnn__inside(0, 1, v->pl, v->w, width, &from, &to);
+    for (int i = 0; i < 4 * rows + 2; i++) {
+        const int at = 4 * first + i, source = at < v->hp ? cnn__source(at, v->pt, v->h, v->mode) : -1;
+        const float *row = x + (size_t)(source < 0 ? 0 : source) * (size_t)v->w;
+        if (source >= 0 && source < v->h)
+            memcpy(line + from, row + (from - v->pl), (size_t)(to - from) * sizeof(float));
+        for (int j = 0; j < width; j++) {
+            const int column = j >= from && j < to && source >= 0 ? (j = to - 1, -2)
+                               : source < 0 || j >= v->wp         ? -1
+                                                                  : cnn__source(j, v->pl, v->w, v->mode);
+            if (column != -2)
+                line[j] = column < 0 || column >= v->w ? 0.0f : row[column];
+        }
+        float *p = phases + (size_t)(i % 4 * 4) * phase + (size_t)(i / 4) * (size_t)v->wq;
+        for (int j = 0; j < width; j += 16)
+            cnn__transpose4(line + j, 4, p + j / 4, phase);
+    }
+}
+
+/* V of tiles t0 to t1 - 1. */
+static void cnn__wino_inputs(const cnn__wino_call *a, const float *x, int t0, int t1, float *phases,
+                             float *to) {
+    const cnn__wino *w = a->w;
+    const int lanes = a->k->lanes, first = t0 / w->across, rows = (t1 - 1) / w->across - first + 1;
+    const size_t image = (size_t)w->v.h * (size_t)w->v.w;
+    float *line = phases + w->v.plane;
+    const size_t phase = (size_t)w->v.rows * (size_t)w->v.wq;
+    for (int c = 0; c < w->steps; c++) {
+        int n = 0;
+        cnn__wino_phases(w, x + (size_t)c * image, first, rows, line, phases);
+        for (int t = t0; t < t1; t += n) {
+            const int i = t / w->across, j = t % w->across;
+            n = cnn__min(cnn__min(lanes, w->across - j), t1 - t);
+            a->k->wino_input(phases + (size_t)(i - first) * (size_t)w->v.wq + (size_t)j, phase,
+                             (size_t)w->v.wq, n, to + (size_t)c * (size_t)w->run + (size_t)(t - t0),
+                             w->v_pitch);
+        }
+    }
+}
+
+/* Output channel m of tiles t0 to t1 - 1: back from M to the image y. */
+static void cnn__wino_outputs(const cnn__wino_call *a, const float *m, int t0, int t1, float bias, float *y) {
+    const cnn__wino *w = a->w;
+    const int lanes = a->k->lanes;
+    float tile[16 * 16], row[4 * 16];
+    int n = 0;
+    for (int t = t0; t < t1; t += n) {
+        const int i = t / w->across, j = t % w->across;
+        n = cnn__min(cnn__min(lanes, w->across - j), t1 - t);
+        a->k->wino_output(m + (t - t0), w->m_pitch, n, bias, tile);
+        const int columns = cnn__min(4 * n, w->ow - 4 * j), high = cnn__min(4, w->oh - 4 * i);
+        for (int r = 0; r < high; r++) {
+            float *at = y + (size_t)(4 * i + r) * (size_t)w->ow + (size_t)(4 * j);
+            float *to = columns == 4 * lanes ? at : row;
+            int s = 0;
+            for (; s + 4 <= lanes; s += 4)
+                cnn__transpose4(tile + 4 * r * lanes + s, (size_t)lanes, to + 4 * s, 4);
+            for (; s < lanes; s++)
+                for (int b = 0; b < 4; b++)
+                    to[4 * s + b] = tile[(4 * r + b) * lanes + s];
+            if (to != at)
+                memcpy(at, row, (size_t)columns * sizeof(float));
+        }
+    }
+}
+
+static void cnn__wino_task(void *context, int task, int thread) {
+    const cnn__wino_call *a = (const cnn__wino_call *)context;
+    const cnn__wino *w = a->w;
+    const int part = task % w->parts, run = task / w->parts % w->runs, unit = task / w->parts / w->runs;
+    const int group = unit % a->groups, t0 = run * w->run, t1 = cnn__min(t0 + w->run, w->tiles);
+    const int first = part * w->part, end = cnn__min(first + w->part, w->rows);
+    const size_t at = (size_t)group * (size_t)w->rows, out = (size_t)w->oh * (size_t)w->ow;
+    cnn__cache *cache = (cnn__cache *)(void *)(a->scratch + (size_t)thread * a->stride);
+    float *u = (float *)(void *)((char *)cache + CNN__ALIGN), *v = u + 36 * w->u_pitch;
+    float *m = v + 36 * w->v_pitch, *phases = m + 36 * w->m_pitch;
+    float *packed = phases + cnn__padded((size_t)w->v.plane + (size_t)w->v.wp + 32);
+    cnn__wino_inputs(a, a->x + (size_t)unit * a->x_unit, t0, t1, phases, v);
+    for (int m0 = first; m0 < end; m0 += w->group) {
+        const int m1 = cnn__min(m0 + w->group, end);
+        const int64_t key = (int64_t)at + m0 + 1;
+        if (cache->key != key)
+            cnn__wino_weights(a, a->weight + (size_t)group * a->weight_group, m0, m1, packed, u);
+        cache->key = key;
+        cnn__product p;
+        memset(&p, 0, sizeof p);
+        p.rows = m1 - m0;
+        p.steps = w->steps;
+        p.n = (size_t)(t1 - t0);
+        p.tap = a->tap;
+        p.panel = w->steps;
+        p.ym = w->run;
+        for (int e = 0; e < 36; e++) {
+            p.x = v + (size_t)e * w->v_pitch;
+            p.w = u + (size_t)e * w->u_pitch;
+            p.y = m + (size_t)e * w->m_pitch;
+            a->k->product(&p);
+        }
+        for (int r = m0; r < m1; r++)
+            cnn__wino_outputs(a, m + (size_t)(r - m0) * (size_t)w->run, t0, t1,
+                              a->bias ? a->bias[at + (size_t)r] : 0.0f,
+                              a->y + (size_t)unit * a->y_unit + (size_t)r * out);
+    }
+}
+
+/* y, of all images and groups, or dx where x is dy. */
+static cnn_status cnn__wino_run(const char *where, const cnn__conv_call *c, int backward) {
+    const cnn__conv *v = c->v;
+    cnn__wino w;
+    cnn__wino_call a;
+    const int units = c->n * v->groups, threads = cnn__conv_threads(v, c->n);
+    memset(&a, 0, sizeof a);
+    if (backward) {
+        cnn__wino_plan(&w, v, v->c, v->o, v->oh, v->ow, v->h, v->w, 2 - v->pt, 2 - v->pl, units, threads);
+        w.flip = 1;
+        w.rs = 9;
+        w.ks = (size_t)v->steps;
+    } else {
+        cnn__wino_plan(&w, v, v->o, v->c, v->h, v->w, v->oh, v->ow, v->pt, v->pl, units, threads);
+        w.rs = (size_t)v->steps;
+        w.ks = 9;
+    }
+    if ((int64_t)units * w.runs * w.parts > INT_MAX)
+        return cnn__conv_too_many(where, c);
+    a.w = &w;
+    a.k = c->k;
+    a.x = backward ? c->dy : c->x;
+    a.weight = c->weight;
+    a.bias = backward ? NULL : c->bias;
+    a.y = backward ? c->dx : c->y;
+    a.groups = v->groups;
+    a.x_unit = (size_t)w.steps * (size_t)w.v.h * (size_t)w.v.w;
+    a.y_unit = (size_t)w.rows * (size_t)w.oh * (size_t)w.ow;
+    a.weight_group = (size_t)v->o * (size_t)v->steps;
+    a.stride = CNN__ALIGN + cnn__padded(cnn__wino_floats(&w)) * sizeof(float);
+    cnn__arena arena = {NULL, 0};
+    int *tap = NULL;
+    for (int pass = 0; pass < 2; pass++) {
+        arena.used = 0;
+        tap = (int *)cnn__take(&arena, (size_t)w.steps, sizeof(int));
+        a.scratch = (char *)cnn__take(&arena, cnn__mul(a.stride, (size_t)threads), 1);
+        if (!pass)
+            arena.base = (char *)cnn__alloc_raw(arena.used);
+        if (!arena.base)
+            return cnn__no_memory(where, arena.used);
+    }
+    for (int k = 0; k < w.steps; k++)
+        tap[k] = k * w.run;
+    a.tap = tap;
+    for (int t = 0; t < threads; t++)
+        ((cnn__cache *)(void *)(a.scratch + (size_t)t * a.stride))->key = 0;
+    cnn__parallel(threads, units * w.runs * w.parts, cnn__wino_task, &a);
+    cnn__free(arena.base);
+    return CNN_OK;
+}
+
 /* Cuts dx and dw, and says how much scratch memory a thread needs for each. */
 static size_t cnn__conv_dx_floats(cnn__conv_call *a, int threads) {
     cnn__conv *v = a->v;
@@ -3279,6 +3668,20 @@ CNN_API cnn_status cnn_conv2d_shape(const cnn_tensor *x, const cnn_tensor *weigh
     return CNN_OK;
 }
 
+/* The choice among the ways to do a planar convolution. Winograd for 3x3 kernels with so many channels that
+   the transforms are little beside the products, and with at most one row or column of padding: an output that
+   sees little but padding would get the rounding errors of its whole tile. */
+static int cnn__conv_winograd(const cnn__conv *v, const cnn_conv2d_options *options, int backward) {
+    const int bottom = v->hp - v->h - v->pt, right = v->wp - v->w - v->pl;
+    if (v->kh != 3 || v->kw != 3 || v->sh > 1 || v->sw > 1 || v->dh > 1 || v->dw > 1 || v->c < 24 ||
+        v->o < 24 || v->oh < 6 || v->ow < 6 || (int64_t)v->oh * v->ow > INT_MAX / 64 ||
+        (options && options->no_winograd))
+        return 0;
+    if (backward) /* dx is a convolution of dy with padding 2 less this */
+        return v->mode == CNN_PAD_ZEROS && v->pt == 1 && v->pl == 1 && bottom == 1 && right == 1;
+    return v->pt < 2 && v->pl < 2 && bottom < 2 && right < 2;
+}
+
 static cnn_status cnn__conv2d_forward(const char *where, const cnn_tensor *x, const cnn_tensor *weight,
                                       const cnn_tensor *bias, const cnn_conv2d_options *options,
                                       cnn_tensor *y) {
@@ -3301,7 +3704,8 @@ static cnn_status cnn__conv2d_forward(const char *where, const cnn_tensor *x, co
     a.n = x->n;
     a.v = &v;
     a.k = cnn__k();
-    return cnn__conv_run_forward(where, &a);
+    return cnn__conv_winograd(&v, options, 0) ? cnn__wino_run(where, &a, 0)
+                                              : cnn__conv_run_forward(where, &a);
 }
 
 static cnn_status cnn__conv2d_backward(const char *where, const cnn_tensor *x, const cnn_tensor *weight,
@@ -3330,6 +3734,14 @@ static cnn_status cnn__conv2d_backward(const char *where, const cnn_tensor *x, c
     a.db = db ? db->data : NULL;
     a.v = &v;
     a.k = cnn__k();
+    if (dx && cnn__conv_winograd(&v, options, 1)) {
+        const cnn__conv given = v;
+        CNN__TRY(cnn__wino_run(where, &a, 1));
+        v = given;
+        a.dx = NULL;
+        if (!dw && !db)
+            return CNN_OK;
+    }
     return cnn__conv_run_backward(where, &a);
 }
 

@@ -554,7 +554,7 @@ static void conv_dw(void *context) {
 
 static void conv_create(conv_run *run, const conv_shape *s) {
     const cnn_conv2d_options options = {s->stride,  s->stride,   s->padding,  s->padding, s->padding,
-                                        s->padding, s->dilation, s->dilation, s->groups,  CNN_PAD_ZEROS};
+                                        s->padding, s->dilation, s->dilation, s->groups,  CNN_PAD_ZEROS, 0};
     cnn_tensor y = {0};
     run->options = options;
     run->x = tensor(s->n, s->c, s->h, s->w, 1);
