@@ -971,7 +971,7 @@ typedef struct cnn__product {
 static int cnn__panel_rows(int most, int left) {
     if (most == 8 && left >= 8 && left != 9 && left != 10 && left != 12)
         return 8;
-    if (left >= 6 && left != 7 && (left != 8 || most == 8))
+    if (most >= 6 && left >= 6 && left != 7 && (left != 8 || most == 8))
         return 6;
     return left >= 4 && left != 5 ? 4 : left >= 3 ? 3 : left;
 }
@@ -1170,6 +1170,10 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
     T(6, 1) T(6, 2) T(6, 4)                                                                                  \
     T(8, 1) T(8, 2) T(8, 3)
 #define CNN__TILE_SIZES {0, 0x46, 0x46, 0x46, 0x4e, 0, 0x16, 0, 0xe} /* NV for each MR, as bits */
+#elif CNN__V == 1
+#define CNN__PANEL 4
+#define CNN__TILES(T) T(1, 1) T(2, 1) T(3, 1) T(4, 1) T(4, 2)
+#define CNN__TILE_SIZES {0, 0x2, 0x2, 0x2, 0x6}
 #else
 #define CNN__PANEL 6
 #define CNN__TILES(T)                                                                                        \
@@ -1322,30 +1326,17 @@ CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const
         x[k] = a->x + a->tap[k0 + k];
     const float *y = a->y + m0 * a->ym;
     const ptrdiff_t ym = a->ym;
-    const size_t whole = a->n / CNN__V * CNN__V;
-    const int tail = (int)(a->n % CNN__V);
+    const size_t n = a->n;
     for (int r = 0; r < a->lines; r++) {
-        for (size_t p = 0; p < whole; p += CNN__V) {
+        for (size_t p = 0; p < n; p += CNN__V) {
+            const int some = n - p < CNN__V ? (int)(n - p) : CNN__V;
             CNN__VEC v[4];
             CNN__UNROLL
             for (int m = 0; m < MR; m++)
-                v[m] = CNN__LOAD(y + m * ym + p);
+                v[m] = CNN__LOAD_UP_TO(y + m * ym + p, some);
             CNN__UNROLL
             for (int k = 0; k < NK; k++) {
-                const CNN__VEC b = CNN__LOAD(x[k] + p);
-                CNN__UNROLL
-                for (int m = 0; m < MR; m++)
-                    acc[m][k] = CNN__FMA(v[m], b, acc[m][k]);
-            }
-        }
-        if (tail) {
-            CNN__VEC v[4];
-            CNN__UNROLL
-            for (int m = 0; m < MR; m++)
-                v[m] = CNN__LOAD_N(y + m * ym + whole, tail);
-            CNN__UNROLL
-            for (int k = 0; k < NK; k++) {
-                const CNN__VEC b = CNN__LOAD_N(x[k] + whole, tail);
+                const CNN__VEC b = CNN__LOAD_UP_TO(x[k] + p, some);
                 CNN__UNROLL
                 for (int m = 0; m < MR; m++)
                     acc[m][k] = CNN__FMA(v[m], b, acc[m][k]);
@@ -1370,16 +1361,10 @@ CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const
 
 /* clang-format off */
 #if CNN__REGISTERS >= 32
-#define CNN__DOT_ROWS  4
-#define CNN__DOT_STEPS 6
 #define CNN__DOT_TILES(T)                                                                                    \
-    T(1, 1) T(1, 2) T(1, 3) T(1, 4) T(1, 5) T(1, 6) T(2, 1) T(2, 2) T(2, 3) T(2, 4) T(2, 5) T(2, 6)          \
-    T(3, 1) T(3, 2) T(3, 3) T(3, 4) T(3, 5) T(3, 6) T(4, 1) T(4, 2) T(4, 3) T(4, 4) T(4, 5) T(4, 6)
+    T(1, 1) T(1, 3) T(1, 5) T(1, 6) T(3, 1) T(3, 3) T(3, 5) T(3, 6) T(4, 1) T(4, 3) T(4, 5) T(4, 6)
 #else
-#define CNN__DOT_ROWS  3
-#define CNN__DOT_STEPS 4
-#define CNN__DOT_TILES(T)                                                                                    \
-    T(1, 1) T(1, 2) T(1, 3) T(1, 4) T(2, 1) T(2, 2) T(2, 3) T(2, 4) T(3, 1) T(3, 2) T(3, 3) T(3, 4)
+#define CNN__DOT_TILES(T) T(1, 1) T(1, 2) T(1, 4) T(3, 1) T(3, 2) T(3, 4)
 #endif
 /* clang-format on */
 #define CNN__TILE(MR, NK)                                                                                    \
@@ -1389,18 +1374,34 @@ CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const
 CNN__DOT_TILES(CNN__TILE)
 #undef CNN__TILE
 
+/* Rows, and steps, of the next tile out of `left`. */
+CNN__INLINE int CNN__FN(cnn__dot_rows)(int left) {
+#if CNN__REGISTERS >= 32
+    if (left >= 4 && left != 6)
+        return 4;
+#endif
+    return left >= 3 ? 3 : 1;
+}
+
+CNN__INLINE int CNN__FN(cnn__dot_steps)(int left) {
+#if CNN__REGISTERS >= 32
+    if (left == 5 || (left % 5 == 0 && left < 30))
+        return 5;
+    return left >= 6 ? 6 : left >= 3 ? 3 : 1;
+#else
+    return left >= 4 ? 4 : left >= 2 ? 2 : 1;
+#endif
+}
+
 static void CNN__FN(cnn__dot_run)(const cnn__dot *a) {
-    const int bands = (a->rows + CNN__DOT_ROWS - 1) / CNN__DOT_ROWS;
-    const int runs = (a->steps + CNN__DOT_STEPS - 1) / CNN__DOT_STEPS;
-    for (int j = 0; j < runs; j++) {
-        const int k0 = (int)((int64_t)a->steps * j / runs),
-                  nk = (int)((int64_t)a->steps * (j + 1) / runs) - k0;
-        for (int i = 0; i < bands; i++) {
-            const int m0 = (int)((int64_t)a->rows * i / bands);
-            switch (((int)((int64_t)a->rows * (i + 1) / bands) - m0) * 16 + nk) {
+    for (int k = 0, nk = 0; k < a->steps; k += nk) {
+        nk = CNN__FN(cnn__dot_steps)(a->steps - k);
+        for (int m = 0, mr = 0; m < a->rows; m += mr) {
+            mr = CNN__FN(cnn__dot_rows)(a->rows - m);
+            switch (mr * 16 + nk) {
 #define CNN__TILE(MR, NK)                                                                                    \
     case MR * 16 + NK:                                                                                       \
-        CNN__FN(cnn__dot_##MR##x##NK)(a, m0, k0);                                                            \
+        CNN__FN(cnn__dot_##MR##x##NK)(a, m, k);                                                              \
         break;
                 CNN__DOT_TILES(CNN__TILE)
 #undef CNN__TILE
@@ -1542,26 +1543,27 @@ static float CNN__FN(cnn__sum)(const float *x, size_t n) {
     return CNN__SUM((s0 + s1) + (s2 + s3));
 }
 
-/* exp(x) for x in [-87.3, 88.3], clamped beyond; NaN stays. 2^i * exp(r), r = x - i ln 2, |r| <= ln 2 / 2; ln
-   2 in two parts so that r is exact to the last bit but one; the polynomial is Cephes' (Moshier 1992). */
-CNN__INLINE CNN__VEC CNN__FN(cnn__exp)(CNN__VEC x) {
-    x = CNN__MIN(CNN__SET1(88.3f), CNN__MAX(CNN__SET1(-87.3f), x));
+/* exp(sign * x), sign 1 or -1, for sign*x in [-87.3, 88.3], clamped beyond; NaN stays. 2^i * exp(r),
+   r = x - i ln 2, |r| <= ln 2 / 2; ln 2 in two parts, so that r is exact to the last bit but one; the polynomial
+   of degree 5 that is 1 at 0 and has the least relative error, 9.2e-8. With the roundings at most 2 units in the
+   last place, over all floats in that range (tests/test_operators). */
+CNN__INLINE CNN__VEC CNN__FN(cnn__exp)(CNN__VEC x, const float sign) {
+    x = CNN__MIN(CNN__SET1(sign > 0 ? 88.3f : 87.3f), CNN__MAX(CNN__SET1(sign > 0 ? -87.3f : -88.3f), x));
     const CNN__VEC magic = CNN__SET1(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
-    const CNN__VEC t = CNN__FMA(x, CNN__SET1(1.44269504f), magic);
+    const CNN__VEC t = CNN__FMA(x, CNN__SET1(sign * 1.44269504f), magic);
     const CNN__VEC i = t - magic;
-    CNN__VEC r = CNN__FMA(i, CNN__SET1(-0.693359375f), x);
-    r = CNN__FMA(i, CNN__SET1(2.12194440e-4f), r);
-    CNN__VEC p = CNN__FMA(r, CNN__SET1(1.9875691500e-4f), CNN__SET1(1.3981999507e-3f));
-    p = CNN__FMA(p, r, CNN__SET1(8.3334519073e-3f));
-    p = CNN__FMA(p, r, CNN__SET1(4.1665795894e-2f));
-    p = CNN__FMA(p, r, CNN__SET1(1.6666665459e-1f));
-    p = CNN__FMA(p, r, CNN__SET1(5.0000001201e-1f));
-    p = CNN__FMA(p, r * r, r) + CNN__SET1(1.0f);
+    CNN__VEC r = CNN__FMA(i, CNN__SET1(sign * -0.693359375f), x); /* sign*r */
+    r = CNN__FMA(i, CNN__SET1(sign * 2.12194440e-4f), r);
+    CNN__VEC p = CNN__FMA(r, CNN__SET1(sign * 0.00829030667f), CNN__SET1(0.0418979749f));
+    p = CNN__FMA(p, r, CNN__SET1(sign * 0.166676372f));
+    p = CNN__FMA(p, r, CNN__SET1(0.499991506f));
+    p = CNN__FMA(p, r, CNN__SET1(sign * 0.999999702f));
+    p = CNN__FMA(p, r, CNN__SET1(1.0f));
     return CNN__SCALE(p, t);
 }
 
 CNN__INLINE CNN__VEC CNN__FN(cnn__sigmoid1)(CNN__VEC x) {
-    return CNN__RECIPROCAL(CNN__SET1(1.0f) + CNN__FN(cnn__exp)(CNN__SET1(0.0f) - x));
+    return CNN__RECIPROCAL(CNN__SET1(1.0f) + CNN__FN(cnn__exp)(x, -1.0f));
 }
 
 /* Below 0.625 an odd polynomial (Cephes), where 1 - 2/(exp(2x) + 1) would cancel. Its argument is kept there,
@@ -1575,7 +1577,8 @@ CNN__INLINE CNN__VEC CNN__FN(cnn__tanh1)(CNN__VEC x) {
     p = CNN__FMA(p, z, CNN__SET1(-3.33332819422e-1f));
     const CNN__VEC small = CNN__FMA(p * z, u, u);
     x = CNN__MIN(CNN__SET1(9.1f), CNN__MAX(CNN__SET1(-9.1f), x));
-    const CNN__VEC large = CNN__SET1(1.0f) - CNN__SET1(2.0f) / (CNN__FN(cnn__exp)(x + x) + CNN__SET1(1.0f));
+    const CNN__VEC large =
+        CNN__SET1(1.0f) - CNN__SET1(2.0f) / (CNN__FN(cnn__exp)(x + x, 1.0f) + CNN__SET1(1.0f));
     return small + CNN__IF_ABOVE(x * x, CNN__SET1(0.390625f), large - small);
 }
 
@@ -1599,13 +1602,18 @@ CNN__INLINE CNN__VEC CNN__FN(cnn__add1)(CNN__VEC a, CNN__VEC b) {
     return a + b;
 }
 
+/* Whole vectors; the rest through a buffer, so that there is one copy of the arithmetic. */
 #define CNN__UNARY(name, f)                                                                                  \
     static void CNN__FN(name)(const float *x, float *y, size_t n) {                                          \
         size_t i = 0;                                                                                        \
         for (; i + CNN__V <= n; i += CNN__V)                                                                 \
             CNN__STORE(y + i, CNN__FN(f)(CNN__LOAD(x + i)));                                                 \
-        if (i < n)                                                                                           \
-            CNN__STORE_N(y + i, CNN__FN(f)(CNN__LOAD_N(x + i, (int)(n - i))), (int)(n - i));                 \
+        if (i < n) {                                                                                         \
+            float rest[CNN__V] = {0};                                                                        \
+            memcpy(rest, x + i, (n - i) * sizeof(float));                                                    \
+            CNN__FN(name)(rest, rest, CNN__V);                                                               \
+            memcpy(y + i, rest, (n - i) * sizeof(float));                                                    \
+        }                                                                                                    \
     }
 #define CNN__BINARY(name, f)                                                                                 \
     static void CNN__FN(name)(const float *a, const float *b, float *y, size_t n) {                          \
@@ -1613,8 +1621,11 @@ CNN__INLINE CNN__VEC CNN__FN(cnn__add1)(CNN__VEC a, CNN__VEC b) {
         for (; i + CNN__V <= n; i += CNN__V)                                                                 \
             CNN__STORE(y + i, CNN__FN(f)(CNN__LOAD(a + i), CNN__LOAD(b + i)));                               \
         if (i < n) {                                                                                         \
-            const int r = (int)(n - i);                                                                      \
-            CNN__STORE_N(y + i, CNN__FN(f)(CNN__LOAD_N(a + i, r), CNN__LOAD_N(b + i, r)), r);                \
+            float rest[2][CNN__V] = {{0}};                                                                   \
+            memcpy(rest[0], a + i, (n - i) * sizeof(float));                                                 \
+            memcpy(rest[1], b + i, (n - i) * sizeof(float));                                                 \
+            CNN__FN(name)(rest[0], rest[1], rest[0], CNN__V);                                                \
+            memcpy(y + i, rest[0], (n - i) * sizeof(float));                                                 \
         }                                                                                                    \
     }
 CNN__UNARY(cnn__sigmoid, cnn__sigmoid1)
@@ -1633,35 +1644,25 @@ static void CNN__FN(cnn__add_to)(float *y, const float *x, size_t n) {
 
 /* Softmax over c rows of n values each: y[k][i] = exp(x[k][i] - max) / sum. max and sum, unless NULL, get n
    values. In place allowed. r values at a time: V, or the rest. */
-CNN__INLINE void CNN__FN(cnn__softmax_at)(const float *x, float *y, float *max, float *sum, int c, size_t n,
-                                          int r) {
-    const int whole = r == CNN__V;
-    CNN__VEC top = whole ? CNN__LOAD(x) : CNN__LOAD_N(x, r), total = CNN__SET1(0.0f);
-    for (int k = 1; k < c; k++) {
-        const float *p = x + (size_t)k * n;
-        top = CNN__MAX_NAN(top, whole ? CNN__LOAD(p) : CNN__LOAD_N(p, r));
-    }
+static void CNN__FN(cnn__softmax_at)(const float *x, float *y, float *max, float *sum, int c, size_t n,
+                                     int r) {
+    CNN__VEC top = CNN__LOAD_UP_TO(x, r), total = CNN__SET1(0.0f);
+    for (int k = 1; k < c; k++)
+        top = CNN__MAX_NAN(top, CNN__LOAD_UP_TO(x + (size_t)k * n, r));
     for (int k = 0; k < c; k++) {
-        const float *p = x + (size_t)k * n;
-        const CNN__VEC e = CNN__FN(cnn__exp)((whole ? CNN__LOAD(p) : CNN__LOAD_N(p, r)) - top);
+        const CNN__VEC e = CNN__FN(cnn__exp)(CNN__LOAD_UP_TO(x + (size_t)k * n, r) - top, 1.0f);
         total = total + e;
-        if (whole)
-            CNN__STORE(y + (size_t)k * n, e);
-        else
-            CNN__STORE_N(y + (size_t)k * n, e, r);
+        CNN__STORE_UP_TO(y + (size_t)k * n, e, r);
     }
     const CNN__VEC scale = CNN__SET1(1.0f) / total;
     for (int k = 0; k < c; k++) {
         float *p = y + (size_t)k * n;
-        if (whole)
-            CNN__STORE(p, CNN__LOAD(p) * scale);
-        else
-            CNN__STORE_N(p, CNN__LOAD_N(p, r) * scale, r);
+        CNN__STORE_UP_TO(p, CNN__LOAD_UP_TO(p, r) * scale, r);
     }
     if (max)
-        CNN__STORE_N(max, top, r);
+        CNN__STORE_UP_TO(max, top, r);
     if (sum)
-        CNN__STORE_N(sum, total, r);
+        CNN__STORE_UP_TO(sum, total, r);
 }
 
 static void CNN__FN(cnn__softmax)(const float *x, float *y, float *max, float *sum, int c, size_t n) {
@@ -1671,21 +1672,16 @@ static void CNN__FN(cnn__softmax)(const float *x, float *y, float *max, float *s
 }
 
 /* dx = y * (dy - sum over k of y dy). */
-CNN__INLINE void CNN__FN(cnn__softmax_backward_at)(const float *y, const float *dy, float *dx, int c,
-                                                   size_t n, int r) {
-    const int whole = r == CNN__V;
+static void CNN__FN(cnn__softmax_backward_at)(const float *y, const float *dy, float *dx, int c, size_t n,
+                                              int r) {
     CNN__VEC s = CNN__SET1(0.0f);
     for (int k = 0; k < c; k++) {
         const size_t o = (size_t)k * n;
-        s = whole ? CNN__FMA(CNN__LOAD(y + o), CNN__LOAD(dy + o), s)
-                  : CNN__FMA(CNN__LOAD_N(y + o, r), CNN__LOAD_N(dy + o, r), s);
+        s = CNN__FMA(CNN__LOAD_UP_TO(y + o, r), CNN__LOAD_UP_TO(dy + o, r), s);
     }
     for (int k = 0; k < c; k++) {
         const size_t o = (size_t)k * n;
-        if (whole)
-            CNN__STORE(dx + o, CNN__LOAD(y + o) * (CNN__LOAD(dy + o) - s));
-        else
-            CNN__STORE_N(dx + o, CNN__LOAD_N(y + o, r) * (CNN__LOAD_N(dy + o, r) - s), r);
+        CNN__STORE_UP_TO(dx + o, CNN__LOAD_UP_TO(y + o, r) * (CNN__LOAD_UP_TO(dy + o, r) - s), r);
     }
 }
 
@@ -1773,10 +1769,6 @@ static void CNN__FN(cnn__maxpool)(const cnn__pool *p, const float *x, float *y, 
         CNN__FN(cnn__maxpool_tiled)(p, x, y, c, cell, 2, 2);
         return;
     }
-    if (p->tiled) {
-        CNN__FN(cnn__maxpool_tiled)(p, x, y, c, cell, p->kh, p->kw);
-        return;
-    }
     for (; c > 0; c--, x += (size_t)p->h * (size_t)p->w * (size_t)cell)
         for (int oh = 0; oh < p->oh; oh++) {
             const cnn__window a = cnn__window_at(oh, p->h, p->kh, p->sh, p->ph, p->dh, 0);
@@ -1800,14 +1792,11 @@ static void CNN__FN(cnn__maxpool)(const cnn__pool *p, const float *x, float *y, 
 static void CNN__FN(cnn__maxpool_backward)(const cnn__pool *p, const float *x, const float *y,
                                            const float *dy, float *dx, int c, int cell) {
     const size_t plane = (size_t)p->h * (size_t)p->w * (size_t)cell;
-    if (!p->covers)
+    const int pairs = p->tiled && p->kh == 2 && p->kw == 2;
+    if (!pairs || !p->covers)
         memset(dx, 0, (size_t)c * plane * sizeof(float));
-    if (p->tiled && p->kh == 2 && p->kw == 2) {
+    if (pairs) {
         CNN__FN(cnn__maxpool_tiled_backward)(p, x, y, dy, dx, c, cell, 2, 2);
-        return;
-    }
-    if (p->tiled) {
-        CNN__FN(cnn__maxpool_tiled_backward)(p, x, y, dy, dx, c, cell, p->kh, p->kw);
         return;
     }
     for (; c > 0; c--, x += plane, dx += plane)
@@ -1836,10 +1825,6 @@ static void CNN__FN(cnn__avgpool)(const cnn__pool *p, const float *x, float *y, 
         CNN__FN(cnn__avgpool_tiled)(p, x, y, c, cell, 2, 2);
         return;
     }
-    if (p->tiled) {
-        CNN__FN(cnn__avgpool_tiled)(p, x, y, c, cell, p->kh, p->kw);
-        return;
-    }
     for (; c > 0; c--, x += (size_t)p->h * (size_t)p->w * (size_t)cell)
         for (int oh = 0; oh < p->oh; oh++) {
             const cnn__window a = cnn__window_at(oh, p->h, p->kh, p->sh, p->ph, 1, p->exclude_padding);
@@ -1858,14 +1843,11 @@ static void CNN__FN(cnn__avgpool)(const cnn__pool *p, const float *x, float *y, 
 }
 
 static void CNN__FN(cnn__avgpool_backward)(const cnn__pool *p, const float *dy, float *dx, int c, int cell) {
-    if (!p->covers)
+    const int pairs = p->tiled && p->kh == 2 && p->kw == 2;
+    if (!pairs || !p->covers)
         memset(dx, 0, (size_t)c * (size_t)p->h * (size_t)p->w * (size_t)cell * sizeof(float));
-    if (p->tiled && p->kh == 2 && p->kw == 2) {
+    if (pairs) {
         CNN__FN(cnn__avgpool_tiled_backward)(p, dy, dx, c, cell, 2, 2);
-        return;
-    }
-    if (p->tiled) {
-        CNN__FN(cnn__avgpool_tiled_backward)(p, dy, dx, c, cell, p->kh, p->kw);
         return;
     }
     for (; c > 0; c--, dx += (size_t)p->h * (size_t)p->w * (size_t)cell)
@@ -1981,8 +1963,6 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
 #undef CNN__LOAD_LAST
 #undef CNN__LOAD_UP_TO
 #undef CNN__STORE_UP_TO
-#undef CNN__DOT_ROWS
-#undef CNN__DOT_STEPS
 #undef CNN__DOT_TILES
 #endif /* CNN__INSTANCE */
 

@@ -196,14 +196,14 @@ static void test_output_sizes(void) {
         cnn_conv2d_options options;
         int h, w;
     } cases[] = {
-        {8, 3, 3, {1, 1, 1, 1, 1, 1, 0, 0, 0, CNN_PAD_ZEROS}, 8, 8},
-        {8, 5, 3, {1, 1, 2, 2, 1, 1, 0, 0, 0, CNN_PAD_ZEROS}, 8, 8},
-        {8, 3, 3, {2, 2, 1, 1, 1, 1, 0, 0, 0, CNN_PAD_ZEROS}, 4, 4},
-        {8, 5, 3, {3, 4, 2, 2, 1, 1, 0, 0, 0, CNN_PAD_ZEROS}, 3, 2},
-        {5, 2, 2, {3, 2, 0, 0, 0, 0, 0, 0, 0, CNN_PAD_ZEROS}, 2, 2},
-        {8, 2, 2, {1, 1, 1, 0, 1, 0, 0, 0, 0, CNN_PAD_ZEROS}, 8, 8},
-        {8, 4, 6, {1, 1, 2, 1, 3, 2, 0, 0, 0, CNN_PAD_ZEROS}, 8, 8},
-        {8, 3, 2, {1, 1, 0, 0, 0, 0, 3, 5, 0, CNN_PAD_ZEROS}, 2, 3},
+        {8, 3, 3, {1, 1, 1, 1, 1, 1, 0, 0, 0, CNN_PAD_ZEROS, 0}, 8, 8},
+        {8, 5, 3, {1, 1, 2, 2, 1, 1, 0, 0, 0, CNN_PAD_ZEROS, 0}, 8, 8},
+        {8, 3, 3, {2, 2, 1, 1, 1, 1, 0, 0, 0, CNN_PAD_ZEROS, 0}, 4, 4},
+        {8, 5, 3, {3, 4, 2, 2, 1, 1, 0, 0, 0, CNN_PAD_ZEROS, 0}, 3, 2},
+        {5, 2, 2, {3, 2, 0, 0, 0, 0, 0, 0, 0, CNN_PAD_ZEROS, 0}, 2, 2},
+        {8, 2, 2, {1, 1, 1, 0, 1, 0, 0, 0, 0, CNN_PAD_ZEROS, 0}, 8, 8},
+        {8, 4, 6, {1, 1, 2, 1, 3, 2, 0, 0, 0, CNN_PAD_ZEROS, 0}, 8, 8},
+        {8, 3, 2, {1, 1, 0, 0, 0, 0, 3, 5, 0, CNN_PAD_ZEROS, 0}, 2, 3},
     };
     for (int k = 0; k < LENGTH(cases); k++) {
         const cnn_tensor x = view(NULL, 1, 1, cases[k].size, cases[k].size);
