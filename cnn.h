@@ -550,6 +550,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #endif
 
 #define CNN__LANES         16  /* examples in a block: one AVX-512 vector, two AVX2 vectors, ... */
+#define CNN__SINGLES       8   /* examples beyond whole blocks that are not worth a block of their own */
 #define CNN__ALIGN         64  /* bytes; a cache line, an AVX-512 vector */
 #define CNN__SMALL_WORK    2e5 /* multiply-accumulates below which starting threads costs more than it gives */
 #define CNN__CACHE_FLOATS  65536  /* 256 KiB: a share of the second-level cache */
@@ -2431,6 +2432,12 @@ static void cnn__conv_strips(cnn__conv *v, int strip) {
     v->y_plane = (v->flat ? strip : v->oh) * v->y_pitch;
 }
 
+/* Narrow planes: one line for all rows. Only for those who copy the result out. */
+static void cnn__conv_flatten(cnn__conv *v) {
+    v->flat = v->wq != v->ow && v->ow < 128;
+    v->y_pitch = v->flat ? v->wq : v->ow;
+}
+
 /* Checks options against an input c*h*w and a kernel of o output channels and kh*kw, and works out everything
    but the tables. */
 static cnn_status cnn__conv_setup(const char *where, cnn__conv *v, int c, int h, int w, int o, int kh, int kw,
@@ -2500,8 +2507,7 @@ static cnn_status cnn__conv_setup(const char *where, cnn__conv *v, int c, int h,
     v->direct = hp == h && wp == w && v->sh == 1 && v->sw == 1;
     v->steps = (int)steps;
     v->x_pitch = v->wq * cell;
-    v->flat = cell == 1 && v->wq != v->ow && v->ow < 128;
-    v->y_pitch = (v->flat ? v->wq : v->ow) * cell;
+    v->y_pitch = v->ow * cell;
     cnn__conv_strips(v, v->oh);
     if (v->x_pitch == v->y_pitch) { /* rows follow one another without a gap in x and y */
         v->lines = 1;
@@ -3239,6 +3245,7 @@ static cnn_status cnn__conv_too_many(const char *where, const cnn__conv_call *a)
 static void cnn__conv_cut(cnn__conv_call *a, int threads) {
     cnn__conv *v = a->v;
     const int64_t units = (int64_t)a->n * v->groups, row = (int64_t)v->c * v->sh * v->sw * v->wq;
+    cnn__conv_flatten(v);
     const int halo = (v->kh - 1) * v->dh / v->sh;
     int strip = v->oh;
     if (!v->direct) {
@@ -5040,15 +5047,15 @@ CNN_API cnn_status cnn_net_layer_parameters(const cnn_net *net, int layer, cnn_t
    one product over the batch. Slots and sums depend on the batch alone, not on the threads: hence the same
    bits for any number of them. */
 
-typedef struct cnn__plan { /* of one layer */
-    size_t in, out;        /* elements of one example */
-    size_t act;            /* the output's place among a block's activations, in floats */
-    int alias;             /* the output takes the input's place */
-    cnn__conv conv;
+typedef struct cnn__plan {  /* of one layer */
+    size_t in, out;         /* elements of one example */
+    size_t act;             /* the output's place among a block's activations, in floats */
+    int alias;              /* the output takes the input's place */
+    cnn__conv conv, single; /* of a block, and of one example */
     cnn__pool pool;
-    int *tap, *back;             /* linear */
-    float *panels, *back_panels; /* the weights as the kernels want them, packed anew in each pass */
-    size_t slot;                 /* the gradient's place in a slot, in floats */
+    int *tap, *back, *single_back; /* linear */
+    float *panels, *back_panels;   /* the weights as the kernels want them, packed anew in each pass */
+    size_t slot;                   /* the gradient's place in a slot, in floats */
     float *x_rows, *dy_rows;
     int x_pitch, dy_pitch;
     int activation, pooling; /* of a convolution: the layers that go with it strip by strip, 0 for none */
@@ -5069,7 +5076,7 @@ enum { CNN__PIECE_COLUMNS = 48, CNN__PIECE_SUM = 8192 };
 
 struct cnn_workspace {
     cnn_mode mode;
-    int batch, threads, blocks, arenas, slots, pieces;
+    int batch, threads, blocks, units, slots, pieces;
     int layer_count;
     size_t parameter_count;
     cnn__plan *plan;
@@ -5084,15 +5091,22 @@ struct cnn_workspace {
     cnn__piece *piece;
     int *sample; /* [layers][batch]: phase B's taps */
     float *gradients;
-    double *block_loss;
-    int *block_correct;
+    double *unit_loss;
+    int *unit_correct;
     uint64_t seed, pass; /* dropout: a new mask each training pass */
     int examples;        /* of the last forward pass */
     void *owned;
 };
 
+/* The examples of a batch in UNITS: whole blocks, then those left over one by one, or, where they are more than
+   CNN__SINGLES, in a last block that is not full. */
 static int cnn__blocks(int examples) {
-    return (int)(((int64_t)examples + CNN__LANES - 1) / CNN__LANES);
+    return examples / CNN__LANES + (examples % CNN__LANES > CNN__SINGLES);
+}
+
+static int cnn__units(int examples) {
+    const int rest = examples - cnn__blocks(examples) * CNN__LANES;
+    return cnn__blocks(examples) + (rest > 0 ? rest : 0);
 }
 
 /* Places the layers' outputs among a block's activations. An element-wise layer works in place unless the
@@ -5156,6 +5170,7 @@ static void cnn__plan_strips(const cnn_workspace *ws, const cnn_net *net, int la
 static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net, cnn__arena *arena) {
     const int training = ws->mode != CNN_INFERENCE;
     const size_t threads = (size_t)ws->threads, batch16 = (size_t)ws->blocks * CNN__LANES;
+    const size_t arenas = ws->mode == CNN_TRAINING ? (size_t)ws->blocks : threads;
     size_t slot_floats = 0, pieces = 0;
     cnn__plan *plans = (cnn__plan *)cnn__take(arena, (size_t)net->count, sizeof(cnn__plan));
     cnn__plan scratch;
@@ -5169,10 +5184,13 @@ static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net, cnn__are
         cnn__plan *p = arena->base ? &plans[i] : &scratch;
         if (l->kind == CNN_CONV2D) {
             cnn__layer_conv_setup("", l, info->in_c, info->in_h, info->in_w, CNN__LANES, &p->conv);
+            cnn__layer_conv_setup("", l, info->in_c, info->in_h, info->in_w, 1, &p->single);
             cnn__conv_taps(&p->conv, arena);
+            cnn__conv_taps(&p->single, arena);
             p->panels = cnn__take_floats(arena, info->weights);
             if (training) {
                 cnn__conv_back_taps(&p->conv, arena);
+                cnn__conv_back_taps(&p->single, arena);
                 p->back_panels = cnn__take_floats(arena, info->weights);
             }
             const size_t packed = p->conv.direct ? 0 : (size_t)p->conv.c * (size_t)p->conv.plane;
@@ -5186,8 +5204,11 @@ static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net, cnn__are
             p->back = (int *)cnn__take(arena, (size_t)l->out, sizeof(int));
             for (int k = 0; arena->base && k < in; k++)
                 p->tap[k] = k * CNN__LANES;
-            for (int o = 0; arena->base && o < l->out; o++)
+            p->single_back = (int *)cnn__take(arena, (size_t)l->out, sizeof(int));
+            for (int o = 0; arena->base && o < l->out; o++) {
                 p->back[o] = o * CNN__LANES;
+                p->single_back[o] = o * in;
+            }
             p->panels = cnn__take_floats(arena, info->weights);
             if (training) {
                 p->x_pitch = (int)cnn__round_up((size_t)in, CNN__LANES);
@@ -5216,15 +5237,15 @@ static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net, cnn__are
             cnn__plan_strips(ws, net, i, plans);
     ws->plan = plans;
     ws->slot_floats = cnn__round_up(slot_floats, CNN__LANES);
-    ws->activations = cnn__take_floats(arena, cnn__mul((size_t)ws->arenas, ws->act_floats));
+    ws->activations = cnn__take_floats(arena, cnn__mul(arenas, ws->act_floats));
     ws->gradient_buffers = cnn__take_floats(arena, cnn__mul(2 * threads, ws->grad_floats));
     ws->packed = cnn__take_floats(arena, cnn__mul(threads, ws->pack_floats));
-    ws->block_loss = (double *)cnn__take(arena, (size_t)ws->blocks, sizeof(double));
-    ws->block_correct = (int *)cnn__take(arena, (size_t)ws->blocks, sizeof(int));
+    ws->unit_loss = (double *)cnn__take(arena, (size_t)ws->units, sizeof(double));
+    ws->unit_correct = (int *)cnn__take(arena, (size_t)ws->units, sizeof(int));
     if (!training)
         return;
     const double slots = 4 + CNN__SLOT_BYTES / (4.0 * (double)(slot_floats + 1));
-    ws->slots = slots < (double)ws->blocks ? (int)slots : ws->blocks;
+    ws->slots = slots < (double)ws->units ? (int)slots : ws->units;
     ws->slot = cnn__take_floats(arena, cnn__mul((size_t)ws->slots, ws->slot_floats));
     ws->pieces = (int)pieces;
     ws->piece = (cnn__piece *)cnn__take(arena, pieces, sizeof(cnn__piece));
@@ -5265,9 +5286,9 @@ static cnn_status cnn__workspace_make(const char *where, cnn_workspace **to, con
     memset(&plan, 0, sizeof plan);
     plan.mode = mode;
     plan.batch = batch;
-    plan.blocks = cnn__blocks(batch);
-    plan.threads = cnn__min(threads ? threads : cnn_max_threads(), plan.blocks);
-    plan.arenas = mode == CNN_TRAINING ? plan.blocks : plan.threads;
+    plan.blocks = (int)(((int64_t)batch + CNN__LANES - 1) / CNN__LANES);
+    plan.units = plan.blocks + CNN__SINGLES; /* of any batch up to this */
+    plan.threads = cnn__min(threads ? threads : cnn_max_threads(), cnn__min(batch, plan.units));
     plan.layer_count = net->count;
     plan.parameter_count = net->parameter_count;
     cnn__arena arena = {NULL, 0};
@@ -5349,10 +5370,15 @@ CNN_API void cnn_workspace_seed(cnn_workspace *ws, uint64_t seed) {
 
 /* ---- one block through the layers ---- */
 
-/* A block of f features, [f][CNN__LANES], to `count` rows of f values at a pitch. */
-static void cnn__rows_from_block(const float *block, size_t f, int count, float *rows, size_t pitch) {
+/* A block of f features, [f][cell], to `count` rows of f values at a pitch. */
+static void cnn__rows_from_block(const float *block, size_t f, int cell, int count, float *rows,
+                                 size_t pitch) {
     const size_t whole = f / 4 * 4;
     int s = 0;
+    if (cell == 1) {
+        memcpy(rows, block, f * sizeof(float));
+        return;
+    }
     for (; s + 4 <= count; s += 4)
         for (size_t i = 0; i < whole; i += 4)
             cnn__transpose4(block + i * CNN__LANES + (size_t)s, CNN__LANES, rows + (size_t)s * pitch + i,
@@ -5364,7 +5390,11 @@ static void cnn__rows_from_block(const float *block, size_t f, int count, float 
 }
 
 /* And back. Lanes beyond count are zeros. */
-static void cnn__block_from_rows(const float *const *row, size_t f, int count, float *block) {
+static void cnn__block_from_rows(const float *const *row, size_t f, int cell, int count, float *block) {
+    if (cell == 1) {
+        memcpy(block, row[0], f * sizeof(float));
+        return;
+    }
     for (size_t i = 0; i < f; i++, block += CNN__LANES)
         for (int s = 0; s < CNN__LANES; s++)
             block[s] = s < count ? row[s][i] : 0.0f;
@@ -5410,11 +5440,20 @@ CNN__INLINE void cnn__transpose_bytes8(const uint64_t *rows, unsigned char *to) 
         cnn__store_u64(to + i * CNN__LANES, a[i]);
 }
 
-static void cnn__block_from_bytes(const cnn__kernels *k, const unsigned char *const *row, size_t f, int count,
-                                  float *block) {
+static void cnn__block_from_bytes(const cnn__kernels *k, const unsigned char *const *row, size_t f, int cell,
+                                  int count, float *block) {
     unsigned char bytes[8 * CNN__LANES];
     size_t i = 0;
     memset(bytes, 0, sizeof bytes);
+    if (cell == 1) {
+        const size_t whole = f / CNN__LANES * CNN__LANES;
+        float rest[CNN__LANES];
+        k->from_bytes(row[0], block, whole);
+        memcpy(bytes, row[0] + whole, f - whole);
+        k->from_bytes(bytes, rest, CNN__LANES);
+        memcpy(block + whole, rest, (f - whole) * sizeof(float));
+        return;
+    }
     for (; i + 8 <= f; i += 8) {
         for (int half = 0; half < CNN__LANES; half += 8) {
             uint64_t a[8];
@@ -5446,21 +5485,45 @@ typedef struct cnn__pass {
     cnn_tensor *y, *dx;
     int *classes;
     cnn__start start; /* phase B: gradients from zero, or accumulated */
+
+    /* A task's own copy: its unit. */
+    int unit, cell, first,
+        count; /* cell: CNN__LANES or 1; its examples, of which there may be fewer than cell */
 } cnn__pass;
+
+static cnn__pass cnn__pass_unit(const void *context, int unit) {
+    cnn__pass e = *(const cnn__pass *)context;
+    const int blocks = cnn__blocks(e.n), single = unit >= blocks;
+    e.unit = unit;
+    e.cell = single ? 1 : CNN__LANES;
+    e.first = single ? blocks * CNN__LANES + unit - blocks : unit * CNN__LANES;
+    e.count = e.n - e.first < e.cell ? e.n - e.first : e.cell;
+    return e;
+}
+
+static const cnn__conv *cnn__unit_conv(const cnn__pass *e, int layer) {
+    return e->cell == 1 ? &e->ws->plan[layer].single : &e->ws->plan[layer].conv;
+}
+
+/* Those for pooling: planes want vectors of one float. */
+static const cnn__kernels *cnn__unit_pool(const cnn__pass *e) {
+    return e->cell == 1 ? &cnn__kernels_scalar : e->k;
+}
 
 static uint64_t cnn__dropout_seed(const cnn__pass *e, int layer) {
     return cnn__random(e->seed, (uint64_t)layer);
 }
 
 /* Elements of a block are numbered as in the planar batch: sample*features + feature. */
-static void cnn__block_dropout(const cnn__pass *e, int layer, int block, const float *x, float *y) {
+static void cnn__block_dropout(const cnn__pass *e, int layer, const float *x, float *y) {
     const size_t f = e->ws->plan[layer].out;
     const uint64_t seed = cnn__dropout_seed(e, layer);
     const float set = e->net->layers[layer].p, p = set > 0 ? set : 0.5f;
     for (size_t i = 0; i < f; i++)
-        for (size_t s = 0; s < CNN__LANES; s++) {
-            const uint64_t element = ((uint64_t)block * CNN__LANES + s) * f + i;
-            y[i * CNN__LANES + s] = x[i * CNN__LANES + s] * cnn__dropout_scale(p, seed, element);
+        for (size_t s = 0; s < (size_t)e->cell; s++) {
+            const uint64_t element = ((uint64_t)e->first + s) * f + i;
+            const size_t at = i * (size_t)e->cell + s;
+            y[at] = x[at] * cnn__dropout_scale(p, seed, element);
         }
 }
 
@@ -5478,7 +5541,7 @@ static void cnn__prepare_task(void *context, int task, int thread) {
     const cnn__plan *p = &e->ws->plan[layer];
     const float *weight = e->net->parameters + e->net->offset[layer];
     (void)thread;
-    if (e->net->layers[layer].kind == CNN_LINEAR) {
+    if (e->net->layers[layer].kind == CNN_LINEAR && cnn__blocks(e->n)) {
         cnn__panels(e->k, weight, p->in, 1, (int)p->out, (int)p->in, part, CNN__PREPARE, p->panels);
     } else if (e->net->layers[layer].kind == CNN_CONV2D) {
         const cnn__conv *v = &p->conv;
@@ -5498,10 +5561,10 @@ static void cnn__prepare(const cnn__pass *e) {
 }
 
 static void cnn__block_conv(const cnn__pass *e, int layer, const float *x, float *y, float *packed) {
-    const cnn__conv *v = &e->ws->plan[layer].conv;
+    const cnn__conv *v = cnn__unit_conv(e, layer);
     const float *panels = e->ws->plan[layer].panels, *bias = cnn__layer_bias(e, layer);
     for (int g = 0; g < v->groups; g++) {
-        const float *image = x + (size_t)g * (size_t)v->c * (size_t)v->h * (size_t)v->w * CNN__LANES;
+        const float *image = x + (size_t)g * (size_t)v->c * (size_t)v->h * (size_t)v->w * (size_t)v->cell;
         if (!v->direct) {
             cnn__pack(v, image, 0, v->c, 0, packed);
             image = packed;
@@ -5512,9 +5575,34 @@ static void cnn__block_conv(const cnn__pass *e, int layer, const float *x, float
     }
 }
 
+/* One example is too little for the product: each output is a dot product with its row of weights. */
+static void cnn__single_linear(const cnn__pass *e, int layer, const float *x, float *y) {
+    static const int tap = 0;
+    const cnn__plan *p = &e->ws->plan[layer];
+    const float *bias = cnn__layer_bias(e, layer);
+    cnn__dot a;
+    memset(&a, 0, sizeof a);
+    for (size_t o = 0; o < p->out; o++)
+        y[o] = bias ? bias[o] : 0.0f;
+    a.rows = (int)p->out;
+    a.steps = a.lines = 1;
+    a.n = p->in;
+    a.tap = &tap;
+    a.x = x;
+    a.y = e->net->parameters + e->net->offset[layer];
+    a.ym = (ptrdiff_t)p->in;
+    a.g = y;
+    a.gm = 1;
+    e->k->dot(&a);
+}
+
 static void cnn__block_linear(const cnn__pass *e, int layer, const float *x, float *y) {
     const cnn__plan *p = &e->ws->plan[layer];
     cnn__product a;
+    if (e->cell == 1) {
+        cnn__single_linear(e, layer, x, y);
+        return;
+    }
     memset(&a, 0, sizeof a);
     a.rows = (int)p->out;
     a.steps = (int)p->in;
@@ -5531,12 +5619,19 @@ static void cnn__block_linear(const cnn__pass *e, int layer, const float *x, flo
 }
 
 /* The activations of a block: the input, then the layers' outputs. */
-static float *cnn__block_acts(const cnn__pass *e, int block, int thread) {
-    return e->ws->activations + (size_t)(e->ws->mode == CNN_TRAINING ? block : thread) * e->ws->act_floats;
+static float *cnn__block_acts(const cnn__pass *e, int thread) {
+    const size_t example = e->ws->act_floats / CNN__LANES;
+    return e->ws->activations +
+           (e->ws->mode == CNN_TRAINING ? (size_t)e->first * example : (size_t)thread * e->ws->act_floats);
+}
+
+/* Where a layer's output begins. */
+static float *cnn__layer_act(const cnn__pass *e, int layer, float *acts) {
+    return acts + e->ws->plan[layer].act / CNN__LANES * (size_t)e->cell;
 }
 
 static float *cnn__layer_input(const cnn__pass *e, int layer, float *acts) {
-    return layer ? acts + e->ws->plan[layer - 1].act : acts;
+    return layer ? cnn__layer_act(e, layer - 1, acts) : acts;
 }
 
 typedef void (*cnn__unary_kernel)(const float *x, float *y, size_t n);
@@ -5564,8 +5659,8 @@ static size_t cnn__strip_at(const cnn__conv *v, int m, int row) {
     return (size_t)m * (size_t)v->y_plane + (size_t)row * (size_t)v->y_pitch;
 }
 
-static size_t cnn__pooled_at(const cnn__pool *p, int m, int row) {
-    return ((size_t)m * (size_t)p->oh + (size_t)(row / p->kh)) * (size_t)p->ow * CNN__LANES;
+static size_t cnn__pooled_at(const cnn__pool *p, int m, int row, int cell) {
+    return ((size_t)m * (size_t)p->oh + (size_t)(row / p->kh)) * (size_t)p->ow * (size_t)cell;
 }
 
 /* The padded input of a convolution without groups. */
@@ -5580,11 +5675,11 @@ static const float *cnn__block_packed(const cnn__conv *v, const float *x, float 
 static void cnn__block_conv_strips(const cnn__pass *e, int layer, const float *x, float *acts,
                                    float *packed) {
     const cnn__plan *p = &e->ws->plan[layer];
-    const cnn__conv *v = &p->conv;
+    const cnn__conv *v = cnn__unit_conv(e, layer);
     const cnn__pool *pool = &e->ws->plan[p->pooling].pool;
     const float *bias = cnn__layer_bias(e, layer);
     const cnn__unary_kernel activation = cnn__activation(e->k, e->net->layers[p->activation].kind);
-    float *y = acts + p->act, *pooled = acts + e->ws->plan[p->pooling].act;
+    float *y = cnn__layer_act(e, layer, acts), *pooled = cnn__layer_act(e, p->pooling, acts);
     x = cnn__block_packed(v, x, packed);
     for (int row = 0; row < v->oh; row += p->strip) {
         const int rows = cnn__min(p->strip, v->oh - row);
@@ -5596,27 +5691,28 @@ static void cnn__block_conv_strips(const cnn__pass *e, int layer, const float *x
             if (p->activation)
                 activation(at, at, (size_t)rows * (size_t)v->y_pitch);
             if (pools && pool->max)
-                e->k->maxpool(&part, at, pooled + cnn__pooled_at(pool, m, row), 1, CNN__LANES);
+                cnn__unit_pool(e)->maxpool(&part, at, pooled + cnn__pooled_at(pool, m, row, e->cell), 1,
+                                           e->cell);
             else if (pools)
-                e->k->avgpool(&part, at, pooled + cnn__pooled_at(pool, m, row), 1, CNN__LANES);
+                cnn__unit_pool(e)->avgpool(&part, at, pooled + cnn__pooled_at(pool, m, row, e->cell), 1,
+                                           e->cell);
         }
     }
 }
 
-static void cnn__forward_layer(const cnn__pass *e, int layer, int block, const float *x, float *y,
-                               float *packed) {
+static void cnn__forward_layer(const cnn__pass *e, int layer, const float *x, float *y, float *packed) {
     const cnn__plan *p = &e->ws->plan[layer];
-    const size_t n = p->out * CNN__LANES;
+    const size_t n = p->out * (size_t)e->cell;
     switch (e->net->layers[layer].kind) {
     case CNN_CONV2D:
         cnn__block_conv(e, layer, x, y, packed);
         break;
     case CNN_MAXPOOL2D:
-        e->k->maxpool(&p->pool, x, y, e->net->info[layer].c, CNN__LANES);
+        cnn__unit_pool(e)->maxpool(&p->pool, x, y, e->net->info[layer].c, e->cell);
         break;
     case CNN_AVGPOOL2D:
     case CNN_GLOBALAVGPOOL2D:
-        e->k->avgpool(&p->pool, x, y, e->net->info[layer].c, CNN__LANES);
+        cnn__unit_pool(e)->avgpool(&p->pool, x, y, e->net->info[layer].c, e->cell);
         break;
     case CNN_LINEAR:
         cnn__block_linear(e, layer, x, y);
@@ -5635,7 +5731,7 @@ static void cnn__forward_layer(const cnn__pass *e, int layer, int block, const f
         break;
     case CNN_DROPOUT:
         if (e->training)
-            cnn__block_dropout(e, layer, block, x, y);
+            cnn__block_dropout(e, layer, x, y);
         else if (x != y)
             memcpy(y, x, n * sizeof(float));
         break;
@@ -5645,31 +5741,26 @@ static void cnn__forward_layer(const cnn__pass *e, int layer, int block, const f
     }
 }
 
-static int cnn__block_count(const cnn__pass *e, int block) { /* examples in it */
-    return cnn__min(CNN__LANES, e->n - block * CNN__LANES);
-}
-
-static void cnn__load_block(const cnn__pass *e, int block, float *to) {
+static void cnn__load_block(const cnn__pass *e, float *to) {
     const size_t f = cnn__elements(1, e->net->c, e->net->h, e->net->w);
-    const int count = cnn__block_count(e, block), first = block * CNN__LANES;
     const float *floats[CNN__LANES];
     const unsigned char *bytes[CNN__LANES];
-    for (int s = 0; s < count; s++) {
-        const size_t i = (size_t)(e->index ? e->index[first + s] : first + s);
+    for (int s = 0; s < e->count; s++) {
+        const size_t i = (size_t)(e->index ? e->index[e->first + s] : e->first + s);
         floats[s] = e->data ? (e->data->floats ? e->data->floats + i * f : NULL) : e->x->data + i * f;
         bytes[s] = e->data && e->data->bytes ? e->data->bytes + i * f : NULL;
     }
     if (e->data && e->data->bytes)
-        cnn__block_from_bytes(e->k, bytes, f, count, to);
+        cnn__block_from_bytes(e->k, bytes, f, e->cell, e->count, to);
     else
-        cnn__block_from_rows(floats, f, count, to);
+        cnn__block_from_rows(floats, f, e->cell, e->count, to);
 }
 
-/* Input and forward pass of a block; returns its outputs. */
-static float *cnn__block_forward(const cnn__pass *e, int block, int thread) {
-    float *acts = cnn__block_acts(e, block, thread);
+/* Input and forward pass of a unit; returns its outputs. */
+static float *cnn__block_forward(const cnn__pass *e, int thread) {
+    float *acts = cnn__block_acts(e, thread);
     float *packed = e->ws->packed + (size_t)thread * e->ws->pack_floats;
-    cnn__load_block(e, block, acts);
+    cnn__load_block(e, acts);
     for (int i = 0; i < e->net->count; i++) {
         const cnn__plan *p = &e->ws->plan[i];
         const float *x = cnn__layer_input(e, i, acts);
@@ -5677,7 +5768,7 @@ static float *cnn__block_forward(const cnn__pass *e, int block, int thread) {
             cnn__block_conv_strips(e, i, x, acts, packed);
             i = p->pooling ? p->pooling : p->activation;
         } else {
-            cnn__forward_layer(e, i, block, x, cnn__layer_input(e, i + 1, acts), packed);
+            cnn__forward_layer(e, i, x, cnn__layer_input(e, i + 1, acts), packed);
         }
     }
     return cnn__layer_input(e, e->net->count, acts);
@@ -5699,10 +5790,10 @@ static int cnn__strips_end(const cnn__pass *e, int lowest) {
 
 static void cnn__block_conv_backward(const cnn__pass *e, int layer, const float *x, const float *dy,
                                      float *dx, float *slot, float *packed) {
-    const cnn__conv *v = &e->ws->plan[layer].conv;
+    const cnn__conv *v = cnn__unit_conv(e, layer);
     const float *panels = e->ws->plan[layer].back_panels;
     float *dw = slot + e->ws->plan[layer].slot, *db = dw + e->net->info[layer].weights;
-    const size_t image = (size_t)v->h * (size_t)v->w * CNN__LANES;
+    const size_t image = (size_t)v->h * (size_t)v->w * (size_t)v->cell;
     for (int m = 0; e->net->info[layer].biases && m < v->o * v->groups; m++)
         db[m] += e->k->sum(dy + (size_t)m * (size_t)v->y_plane, (size_t)v->y_plane);
     for (int g = 0; g < v->groups; g++) {
@@ -5725,51 +5816,63 @@ static void cnn__block_conv_backward(const cnn__pass *e, int layer, const float 
     }
 }
 
-static void cnn__block_linear_backward(const cnn__pass *e, int layer, int block, const float *x,
-                                       const float *dy, float *dx) {
+static void cnn__block_linear_backward(const cnn__pass *e, int layer, const float *x, const float *dy,
+                                       float *dx) {
     const cnn__plan *p = &e->ws->plan[layer];
-    const size_t first = (size_t)block * CNN__LANES;
-    cnn__rows_from_block(x, p->in, CNN__LANES, p->x_rows + first * (size_t)p->x_pitch, (size_t)p->x_pitch);
-    cnn__rows_from_block(dy, p->out, CNN__LANES, p->dy_rows + first * (size_t)p->dy_pitch,
+    const float *weight = e->net->parameters + e->net->offset[layer];
+    const size_t first = (size_t)e->first;
+    cnn__rows_from_block(x, p->in, e->cell, e->cell, p->x_rows + first * (size_t)p->x_pitch,
+                         (size_t)p->x_pitch);
+    cnn__rows_from_block(dy, p->out, e->cell, e->cell, p->dy_rows + first * (size_t)p->dy_pitch,
                          (size_t)p->dy_pitch);
     if (!dx)
         return;
     cnn__product a;
     memset(&a, 0, sizeof a);
-    a.rows = (int)p->in;
     a.steps = (int)p->out;
-    a.n = CNN__LANES;
-    a.tap = p->back;
-    a.x = dy;
-    a.w = e->net->parameters + e->net->offset[layer];
     a.panel = 1;
-    a.wk = (ptrdiff_t)p->in;
     a.y = dx;
-    a.ym = CNN__LANES;
     a.start = CNN__ZERO;
+    if (e->cell == 1) { /* one row: dy times the matrix */
+        a.rows = 1;
+        a.n = p->in;
+        a.tap = p->single_back;
+        a.x = weight;
+        a.w = dy;
+        a.wk = 1;
+        a.ym = (ptrdiff_t)p->in;
+    } else {
+        a.rows = (int)p->in;
+        a.n = CNN__LANES;
+        a.tap = p->back;
+        a.x = dy;
+        a.w = weight;
+        a.wk = (ptrdiff_t)p->in;
+        a.ym = CNN__LANES;
+    }
     e->k->product(&a);
 }
 
 /* dx of one layer, or NULL where nobody needs it, and its parameter gradients. Element-wise layers work in
    place: dx is dy. */
-static void cnn__backward_layer(const cnn__pass *e, int layer, int block, const float *x, const float *y,
-                                float *dy, float *dx, float *slot, float *packed) {
+static void cnn__backward_layer(const cnn__pass *e, int layer, const float *x, const float *y, float *dy,
+                                float *dx, float *slot, float *packed) {
     const cnn__plan *p = &e->ws->plan[layer];
     const int c = e->net->info[layer].c;
-    const size_t n = p->out * CNN__LANES;
+    const size_t n = p->out * (size_t)e->cell;
     switch (e->net->layers[layer].kind) {
     case CNN_CONV2D:
         cnn__block_conv_backward(e, layer, x, dy, dx, slot, packed);
         break;
     case CNN_MAXPOOL2D:
-        e->k->maxpool_backward(&p->pool, x, y, dy, dx, c, CNN__LANES);
+        cnn__unit_pool(e)->maxpool_backward(&p->pool, x, y, dy, dx, c, e->cell);
         break;
     case CNN_AVGPOOL2D:
     case CNN_GLOBALAVGPOOL2D:
-        e->k->avgpool_backward(&p->pool, dy, dx, c, CNN__LANES);
+        cnn__unit_pool(e)->avgpool_backward(&p->pool, dy, dx, c, e->cell);
         break;
     case CNN_LINEAR:
-        cnn__block_linear_backward(e, layer, block, x, dy, dx);
+        cnn__block_linear_backward(e, layer, x, dy, dx);
         break;
     case CNN_SIGMOID:
         e->k->sigmoid_backward(y, dy, dy, n);
@@ -5785,7 +5888,7 @@ static void cnn__backward_layer(const cnn__pass *e, int layer, int block, const 
         break;
     case CNN_DROPOUT:
         if (e->training)
-            cnn__block_dropout(e, layer, block, dy, dy);
+            cnn__block_dropout(e, layer, dy, dy);
         break;
     case CNN_FLATTEN:
     default:
@@ -5795,23 +5898,24 @@ static void cnn__backward_layer(const cnn__pass *e, int layer, int block, const 
 
 /* The gradient of rows of the convolution's own output, channel m, from dy, that of the last layer that goes
    with it. */
-static void cnn__strip_gradient(const cnn__pass *e, const cnn__plan *p, const float *acts, int m, int row,
-                                int rows, const float *dy, float *to) {
-    const cnn__conv *v = &p->conv;
+static void cnn__strip_gradient(const cnn__pass *e, int layer, float *acts, int m, int row, int rows,
+                                const float *dy, float *to) {
+    const cnn__plan *p = &e->ws->plan[layer];
+    const cnn__conv *v = cnn__unit_conv(e, layer);
     const cnn__pool *pool = &e->ws->plan[p->pooling].pool;
-    const float *y = acts + p->act + cnn__strip_at(v, m, row);
+    const float *y = cnn__layer_act(e, layer, acts) + cnn__strip_at(v, m, row);
     const size_t n = (size_t)rows * (size_t)v->y_pitch;
     const float *from = dy + cnn__strip_at(v, m, row);
     if (p->pooling) {
         const cnn__pool part = cnn__strip_pool(pool, rows);
-        const size_t at = cnn__pooled_at(pool, m, row);
+        const size_t at = cnn__pooled_at(pool, m, row, e->cell);
         if (row / pool->kh >= pool->oh)
             memset(to, 0, n * sizeof(float));
         else if (pool->max)
-            e->k->maxpool_backward(&part, y, acts + e->ws->plan[p->pooling].act + at, dy + at, to, 1,
-                                   CNN__LANES);
+            cnn__unit_pool(e)->maxpool_backward(&part, y, cnn__layer_act(e, p->pooling, acts) + at, dy + at,
+                                                to, 1, e->cell);
         else
-            e->k->avgpool_backward(&part, dy + at, to, 1, CNN__LANES);
+            cnn__unit_pool(e)->avgpool_backward(&part, dy + at, to, 1, e->cell);
         from = to;
     }
     if (p->activation)
@@ -5820,10 +5924,10 @@ static void cnn__strip_gradient(const cnn__pass *e, const cnn__plan *p, const fl
 
 /* The parameter gradients of the first convolution, together with the layers that go with it, strip by strip:
    the gradient of its output never leaves the first-level cache. dw is kept by lanes until the slot ends. */
-static void cnn__block_conv_strips_backward(const cnn__pass *e, int layer, const float *x, const float *acts,
+static void cnn__block_conv_strips_backward(const cnn__pass *e, int layer, const float *x, float *acts,
                                             const float *dy, float *slot, float *packed, int thread) {
     const cnn__plan *p = &e->ws->plan[layer];
-    const cnn__conv *v = &p->conv;
+    const cnn__conv *v = cnn__unit_conv(e, layer);
     const size_t strip_plane = (size_t)p->strip * (size_t)v->y_pitch;
     float *strip = e->ws->strips + (size_t)thread * e->ws->strip_floats;
     float *db = slot + p->slot + e->net->info[layer].weights;
@@ -5843,7 +5947,7 @@ static void cnn__block_conv_strips_backward(const cnn__pass *e, int layer, const
         a.lines = cnn__min(p->strip, v->oh - row);
         for (int m = 0; m < v->o; m++) {
             float *at = strip + (size_t)m * strip_plane;
-            cnn__strip_gradient(e, p, acts, m, row, a.lines, dy, at);
+            cnn__strip_gradient(e, layer, acts, m, row, a.lines, dy, at);
             if (e->net->info[layer].biases)
                 db[m] += e->k->sum(at, (size_t)a.lines * (size_t)v->y_pitch);
         }
@@ -5853,9 +5957,9 @@ static void cnn__block_conv_strips_backward(const cnn__pass *e, int layer, const
 }
 
 /* From the outputs' gradient, which lies in the first of the thread's two gradient buffers. */
-static void cnn__block_backward(const cnn__pass *e, int block, int thread, float *slot) {
+static void cnn__block_backward(const cnn__pass *e, int thread, float *slot) {
     cnn_workspace *ws = e->ws;
-    float *acts = cnn__block_acts(e, block, thread);
+    float *acts = cnn__block_acts(e, thread);
     float *packed = ws->packed + (size_t)thread * ws->pack_floats;
     float *dy = ws->gradient_buffers + 2 * (size_t)thread * ws->grad_floats, *other = dy + ws->grad_floats;
     const int lowest = cnn__lowest_layer(e);
@@ -5867,7 +5971,7 @@ static void cnn__block_backward(const cnn__pass *e, int block, int thread, float
                                             packed, thread);
             return;
         }
-        cnn__backward_layer(e, i, block, cnn__layer_input(e, i, acts), cnn__layer_input(e, i + 1, acts), dy,
+        cnn__backward_layer(e, i, cnn__layer_input(e, i, acts), cnn__layer_input(e, i + 1, acts), dy,
                             last ? NULL : other, slot, packed);
         if (!cnn__kinds[e->net->layers[i].kind].in_place && !last) {
             float *t = dy;
@@ -5877,8 +5981,7 @@ static void cnn__block_backward(const cnn__pass *e, int block, int thread, float
     }
     if (e->dx) {
         const size_t f = cnn__elements(1, e->net->c, e->net->h, e->net->w);
-        cnn__rows_from_block(dy, f, cnn__block_count(e, block), e->dx->data + (size_t)block * CNN__LANES * f,
-                             f);
+        cnn__rows_from_block(dy, f, e->cell, e->count, e->dx->data + (size_t)e->first * f, f);
     }
 }
 
@@ -5917,7 +6020,7 @@ static void cnn__piece_slots(const cnn__pass *e, const cnn__piece *piece) {
     const float *from = ws->slot + ws->plan[piece->layer].slot + piece->first;
     if (e->start == CNN__ZERO)
         memset(g, 0, piece->count * sizeof(float));
-    const int slots = cnn__min(ws->slots, cnn__blocks(e->n));
+    const int slots = cnn__min(ws->slots, cnn__units(e->n));
     for (int s = 0; s < slots; s++)
         e->k->add(g, from + (size_t)s * ws->slot_floats, piece->count);
 }
@@ -5946,11 +6049,11 @@ static void cnn__pass_begin(cnn__pass *e, const cnn_net *net, cnn_workspace *ws,
     e->seed = cnn__random(ws->seed, ws->pass);
 }
 
-/* Slot s takes blocks first to end - 1 of the batch. */
+/* Slot s takes units first to end - 1 of the batch. */
 static void cnn__slot_range(const cnn__pass *e, int s, int *first, int *end) {
-    const int blocks = cnn__blocks(e->n), slots = cnn__min(e->ws->slots, blocks);
-    *first = (int)((int64_t)blocks * s / slots);
-    *end = (int)((int64_t)blocks * (s + 1) / slots);
+    const int units = cnn__units(e->n), slots = cnn__min(e->ws->slots, units);
+    *first = (int)((int64_t)units * s / slots);
+    *end = (int)((int64_t)units * (s + 1) / slots);
 }
 
 static float *cnn__slot_begin(const cnn__pass *e, int s, int thread) {
@@ -6001,18 +6104,17 @@ static cnn_status cnn__check_output(const char *where, const char *name, const c
     return CNN_OK;
 }
 
-static void cnn__forward_task(void *context, int block, int thread) {
-    const cnn__pass *e = (const cnn__pass *)context;
-    const float *out = cnn__block_forward(e, block, thread);
-    const size_t f = cnn__outputs(e->net);
-    const int count = cnn__block_count(e, block);
-    if (e->y)
-        cnn__rows_from_block(out, f, count, e->y->data + (size_t)block * CNN__LANES * f, f);
-    for (int s = 0; e->classes && s < count; s++) {
+static void cnn__forward_task(void *context, int unit, int thread) {
+    const cnn__pass e = cnn__pass_unit(context, unit);
+    const float *out = cnn__block_forward(&e, thread);
+    const size_t f = cnn__outputs(e.net), cell = (size_t)e.cell;
+    if (e.y)
+        cnn__rows_from_block(out, f, e.cell, e.count, e.y->data + (size_t)e.first * f, f);
+    for (int s = 0; e.classes && s < e.count; s++) {
         size_t best = 0;
         for (size_t k = 1; k < f; k++)
-            best = out[k * CNN__LANES + (size_t)s] > out[best * CNN__LANES + (size_t)s] ? k : best;
-        e->classes[block * CNN__LANES + s] = (int)best;
+            best = out[k * cell + (size_t)s] > out[best * cell + (size_t)s] ? k : best;
+        e.classes[e.first + s] = (int)best;
     }
 }
 
@@ -6037,7 +6139,7 @@ CNN_API cnn_status cnn_forward(const cnn_net *net, cnn_workspace *ws, const cnn_
     e.x = x;
     e.y = y;
     cnn__prepare(&e);
-    cnn__parallel(ws->threads, cnn__blocks(e.n), cnn__forward_task, &e);
+    cnn__parallel(ws->threads, cnn__units(e.n), cnn__forward_task, &e);
     ws->examples = x->n;
     return CNN_OK;
 }
@@ -6057,7 +6159,7 @@ CNN_API cnn_status cnn_predict(const cnn_net *net, cnn_workspace *ws, const cnn_
     e.x = x;
     e.classes = classes;
     cnn__prepare(&e);
-    cnn__parallel(ws->threads, cnn__blocks(e.n), cnn__forward_task, &e);
+    cnn__parallel(ws->threads, cnn__units(e.n), cnn__forward_task, &e);
     return CNN_OK;
 }
 
@@ -6067,14 +6169,14 @@ static void cnn__backward_task(void *context, int s, int thread) {
     float *slot = cnn__slot_begin(e, s, thread);
     int first = 0, end = 0;
     cnn__slot_range(e, s, &first, &end);
-    for (int block = first; block < end; block++) {
+    for (int unit = first; unit < end; unit++) {
+        const cnn__pass u = cnn__pass_unit(context, unit);
         const float *row[CNN__LANES];
-        const int count = cnn__block_count(e, block);
-        for (int i = 0; i < count; i++)
-            row[i] = e->dy->data + ((size_t)block * CNN__LANES + (size_t)i) * f;
-        cnn__block_from_rows(row, f, count,
+        for (int i = 0; i < u.count; i++)
+            row[i] = e->dy->data + (size_t)(u.first + i) * f;
+        cnn__block_from_rows(row, f, u.cell, u.count,
                              e->ws->gradient_buffers + 2 * (size_t)thread * e->ws->grad_floats);
-        cnn__block_backward(e, block, thread, slot);
+        cnn__block_backward(&u, thread, slot);
     }
     cnn__slot_end(e, slot, thread);
 }
@@ -6103,7 +6205,7 @@ CNN_API cnn_status cnn_backward(const cnn_net *net, cnn_workspace *ws, const cnn
     e.start = CNN__ACCUMULATE;
     e.back = 1;
     cnn__prepare(&e);
-    cnn__parallel(ws->threads, cnn__min(ws->slots, cnn__blocks(e.n)), cnn__backward_task, &e);
+    cnn__parallel(ws->threads, cnn__min(ws->slots, cnn__units(e.n)), cnn__backward_task, &e);
     cnn__parallel(ws->threads, ws->pieces, cnn__piece_task, &e);
     return CNN_OK;
 }
@@ -6201,30 +6303,29 @@ static cnn_status cnn__check_examples(const char *where, const cnn_dataset *data
 
 /* Loss and right predictions of a block's logits; d gets the gradient of the mean loss over the batch,
    (softmax - onehot)/n. */
-static void cnn__block_loss(const cnn__pass *e, int block, const float *logits, float *d) {
-    const int classes = e->data->classes, count = cnn__block_count(e, block);
+static void cnn__block_loss(const cnn__pass *e, const float *logits, float *d) {
+    const int classes = e->data->classes, cell = e->cell;
     const float scale = 1.0f / (float)e->n;
     float max[CNN__LANES], sum[CNN__LANES];
     double loss = 0;
     int correct = 0;
-    e->k->softmax(logits, d, max, sum, classes, CNN__LANES);
-    for (int s = 0; s < count; s++) {
-        const int first = block * CNN__LANES + s;
-        const int label = e->data->labels[e->index ? e->index[first] : first];
-        const float own = logits[label * CNN__LANES + s];
+    e->k->softmax(logits, d, max, sum, classes, (size_t)cell);
+    for (int s = 0; s < e->count; s++) {
+        const int label = e->data->labels[e->index ? e->index[e->first + s] : e->first + s];
+        const float own = logits[label * cell + s];
         int best = 0;
         for (int k = 1; k < classes; k++)
-            best = logits[k * CNN__LANES + s] > logits[best * CNN__LANES + s] ? k : best;
+            best = logits[k * cell + s] > logits[best * cell + s] ? k : best;
         correct += best == label;
         loss += log((double)sum[s]) + ((double)max[s] - (double)own);
-        d[label * CNN__LANES + s] -= 1.0f;
+        d[label * cell + s] -= 1.0f;
         if (e->classes)
-            e->classes[first] = best;
+            e->classes[e->first + s] = best;
     }
-    for (int i = 0; i < classes * CNN__LANES; i++)
-        d[i] = i % CNN__LANES < count ? d[i] * scale : 0.0f;
-    e->ws->block_loss[block] = loss;
-    e->ws->block_correct[block] = correct;
+    for (int i = 0; i < classes * cell; i++)
+        d[i] = i % cell < e->count ? d[i] * scale : 0.0f;
+    e->ws->unit_loss[e->unit] = loss;
+    e->ws->unit_correct[e->unit] = correct;
 }
 
 static void cnn__train_task(void *context, int s, int thread) {
@@ -6232,10 +6333,11 @@ static void cnn__train_task(void *context, int s, int thread) {
     float *slot = cnn__slot_begin(e, s, thread);
     int first = 0, end = 0;
     cnn__slot_range(e, s, &first, &end);
-    for (int block = first; block < end; block++) {
-        const float *logits = cnn__block_forward(e, block, thread);
-        cnn__block_loss(e, block, logits, e->ws->gradient_buffers + 2 * (size_t)thread * e->ws->grad_floats);
-        cnn__block_backward(e, block, thread, slot);
+    for (int unit = first; unit < end; unit++) {
+        const cnn__pass u = cnn__pass_unit(context, unit);
+        const float *logits = cnn__block_forward(&u, thread);
+        cnn__block_loss(&u, logits, e->ws->gradient_buffers + 2 * (size_t)thread * e->ws->grad_floats);
+        cnn__block_backward(&u, thread, slot);
     }
     cnn__slot_end(e, slot, thread);
 }
@@ -6243,9 +6345,9 @@ static void cnn__train_task(void *context, int s, int thread) {
 static void cnn__add_blocks(const cnn__pass *e, double *loss, int *correct) {
     double total = 0;
     int right = 0;
-    for (int i = 0; i < cnn__blocks(e->n); i++) {
-        total += e->ws->block_loss[i];
-        right += e->ws->block_correct[i];
+    for (int i = 0; i < cnn__units(e->n); i++) {
+        total += e->ws->unit_loss[i];
+        right += e->ws->unit_correct[i];
     }
     if (loss)
         *loss += total;
@@ -6271,7 +6373,7 @@ static cnn_status cnn__train_batch(const char *where, const cnn_net *net, cnn_wo
     e.start = CNN__ZERO;
     e.back = 1;
     cnn__prepare(&e);
-    cnn__parallel(ws->threads, cnn__min(ws->slots, cnn__blocks(n)), cnn__train_task, &e);
+    cnn__parallel(ws->threads, cnn__min(ws->slots, cnn__units(n)), cnn__train_task, &e);
     cnn__add_blocks(&e, &sum, NULL);
     if (!cnn__finite(sum))
         return cnn__fail(CNN_ERR_DIVERGED,
@@ -6305,11 +6407,11 @@ typedef struct cnn__evaluate_call {
     float *softmax;
 } cnn__evaluate_call;
 
-static void cnn__evaluate_task(void *context, int block, int thread) {
+static void cnn__evaluate_task(void *context, int unit, int thread) {
     const cnn__evaluate_call *a = (const cnn__evaluate_call *)context;
-    const float *logits = cnn__block_forward(&a->pass, block, thread);
-    cnn__block_loss(&a->pass, block, logits,
-                    a->softmax + (size_t)thread * (size_t)a->pass.data->classes * CNN__LANES);
+    const cnn__pass e = cnn__pass_unit(&a->pass, unit);
+    const float *logits = cnn__block_forward(&e, thread);
+    cnn__block_loss(&e, logits, a->softmax + (size_t)thread * (size_t)e.data->classes * CNN__LANES);
 }
 
 enum { CNN__EVALUATE_BATCH = 256 };
@@ -6352,7 +6454,7 @@ static void cnn__evaluator_run(cnn__evaluator *v, const cnn_net *net, const cnn_
         a.softmax = v->softmax;
         if (!i)
             cnn__prepare(&a.pass);
-        cnn__parallel(v->ws->threads, cnn__blocks(n), cnn__evaluate_task, &a);
+        cnn__parallel(v->ws->threads, cnn__units(n), cnn__evaluate_task, &a);
         cnn__add_blocks(&a.pass, &loss, &correct);
         for (int j = 0; result->confusion && j < n; j++)
             result->confusion[(size_t)data->labels[i + j] * (size_t)data->classes + (size_t)v->classes[j]]++;
