@@ -594,12 +594,14 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__GNU          1
 #define CNN__INLINE       static inline __attribute__((always_inline, unused))
 #define CNN__MAYBE        __attribute__((unused))
+#define CNN__COLD         __attribute__((cold, noinline)) /* once a call or less: small code, soon compiled */
 #define CNN__THREAD       __thread
 #define CNN__PRINTF(a, b) __attribute__((format(printf, a, b)))
 #else
 #define CNN__GNU    0
 #define CNN__INLINE static
 #define CNN__MAYBE
+#define CNN__COLD
 #define CNN__PRINTF(a, b)
 #if defined(_MSC_VER)
 #define CNN__THREAD __declspec(thread)
@@ -757,7 +759,7 @@ static void cnn__put_integer(cnn__writer *out, uint64_t value, int digits) {
 }
 
 /* As printf's %g: six significant digits, no zeros at the end. */
-static void cnn__put_real(cnn__writer *out, double value) {
+CNN__COLD static void cnn__put_real(cnn__writer *out, double value) {
     if (value != value) {
         cnn__put_text(out, "nan");
         return;
@@ -798,7 +800,7 @@ static void cnn__put_real(cnn__writer *out, double value) {
 
 /* Writes the sentence and returns the status. The directives are %s %d %zu %g alone, so that no stdio is
    needed and no locale matters. */
-CNN__PRINTF(2, 3) static cnn_status cnn__fail(cnn_status status, const char *format, ...) {
+CNN__COLD CNN__PRINTF(2, 3) static cnn_status cnn__fail(cnn_status status, const char *format, ...) {
     char text[CNN__MESSAGE]; /* an argument may be the last message itself */
     cnn__writer out = {text, 0, sizeof text};
     va_list args;
@@ -1315,12 +1317,14 @@ static void CNN__FN(cnn__product_run)(const cnn__product *a) {
 CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const int MR, const int NK) {
     CNN__VEC acc[4][6];
     const float *x[6];
-    float *const lanes = a->lanes ? a->lanes + ((ptrdiff_t)m0 * a->steps + k0) * CNN__V : NULL;
+    float own[4 * 6 * CNN__V]; /* the lanes, unless the caller wants them */
+    float *const lanes = a->lanes ? a->lanes + ((ptrdiff_t)m0 * a->steps + k0) * CNN__V : own;
+    const int pitch = a->lanes ? a->steps : NK;
     CNN__UNROLL
     for (int m = 0; m < MR; m++) {
         CNN__UNROLL
         for (int k = 0; k < NK; k++)
-            acc[m][k] = lanes ? CNN__LOAD(lanes + (m * a->steps + k) * CNN__V) : CNN__SET1(0.0f);
+            acc[m][k] = a->lanes ? CNN__LOAD(lanes + (m * pitch + k) * CNN__V) : CNN__SET1(0.0f);
     }
     CNN__UNROLL
     for (int k = 0; k < NK; k++)
@@ -1348,16 +1352,16 @@ CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const
         for (int k = 0; k < NK; k++)
             x[k] += a->xr;
     }
-    float *g = a->g + m0 * a->gm + k0 * a->gk;
     CNN__UNROLL
     for (int m = 0; m < MR; m++) {
         CNN__UNROLL
         for (int k = 0; k < NK; k++)
-            if (lanes)
-                CNN__STORE(lanes + (m * a->steps + k) * CNN__V, acc[m][k]);
-            else
-                g[m * a->gm + k * a->gk] += CNN__SUM(acc[m][k]);
+            CNN__STORE(lanes + (m * pitch + k) * CNN__V, acc[m][k]);
     }
+    float *g = a->g + m0 * a->gm + k0 * a->gk;
+    for (int m = 0; !a->lanes && m < MR; m++, g += a->gm)
+        for (int k = 0; k < NK; k++)
+            g[k * a->gk] += CNN__SUM(CNN__LOAD(own + (m * NK + k) * CNN__V));
 }
 
 /* clang-format off */
@@ -1411,6 +1415,10 @@ static void CNN__FN(cnn__dot_run)(const cnn__dot *a) {
     }
 }
 
+#if CNN__V == 1
+#define CNN__WINOGRAD(what) NULL /* not worth it */
+#else
+#define CNN__WINOGRAD(what) CNN__FN(cnn__wino_##what)
 /* Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray 2016): y = A^T [(G g G^T) * (B^T d B)] A, 36
    multiplications for 16 outputs in place of 144. Interpolated at 0, +-p, +-q and infinity with p = sqrt(1/2),
    q = sqrt(2), whose factors are smaller than those of the usual 1 and 2: a third of the error. One vector holds
@@ -1521,6 +1529,8 @@ static void CNN__FN(cnn__wino_output)(const float *m, size_t pitch, int n, float
             CNN__STORE(to + (a * 4 + b) * CNN__V, d[b] + add);
     }
 }
+
+#endif
 
 /* g[i] += the sum of vector i of lanes. */
 static void CNN__FN(cnn__fold)(const float *lanes, float *g, size_t n) {
@@ -1912,9 +1922,9 @@ static void CNN__FN(cnn__from_bytes)(const unsigned char *bytes, float *block, s
 static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
                                                    CNN__PANEL,
                                                    CNN__V,
-                                                   CNN__FN(cnn__wino_input),
-                                                   CNN__FN(cnn__wino_weight),
-                                                   CNN__FN(cnn__wino_output),
+                                                   CNN__WINOGRAD(input),
+                                                   CNN__WINOGRAD(weight),
+                                                   CNN__WINOGRAD(output),
                                                    CNN__FN(cnn__product_run),
                                                    CNN__FN(cnn__dot_run),
                                                    CNN__FN(cnn__fold),
@@ -1959,6 +1969,7 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
 #undef CNN__JOIN_
 #undef CNN__TILES
 #undef CNN__TILE_SIZES
+#undef CNN__WINOGRAD
 #undef CNN__PANEL
 #undef CNN__MASKED
 #undef CNN__LOAD_LAST
@@ -2085,7 +2096,7 @@ CNN__INLINE cnn__vec4 cnn__load4(const float *p) {
 CNN__INLINE void cnn__store4(float *p, cnn__vec4 v) {
     memcpy(p, &v, sizeof v);
 }
-CNN__INLINE cnn__vec4 cnn__load4_n(const float *p, int n) {
+CNN__COLD static cnn__vec4 cnn__load4_n(const float *p, int n) {
     const cnn__vec4 v = {p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f};
     return v;
 }
@@ -2093,7 +2104,7 @@ CNN__INLINE cnn__vec4 cnn__load_bytes4(const unsigned char *p) {
     const cnn__vec4 v = {(float)p[0], (float)p[1], (float)p[2], (float)p[3]};
     return v;
 }
-CNN__INLINE void cnn__store4_n(float *p, cnn__vec4 v, int n) {
+CNN__COLD static void cnn__store4_n(float *p, cnn__vec4 v, int n) {
     for (int i = 0; i < n; i++)
         p[i] = v[i];
 }
@@ -2234,7 +2245,8 @@ static size_t cnn__size(const cnn_tensor *t) { /* of a tensor already checked */
     return (size_t)t->n * (size_t)t->c * (size_t)t->h * (size_t)t->w;
 }
 
-static cnn_status cnn__check_sizes(const char *where, const char *name, int n, int c, int h, int w) {
+CNN__COLD static cnn_status cnn__check_sizes(const char *where, const char *name, int n, int c, int h,
+                                             int w) {
     if (n < 1 || c < 1 || h < 1 || w < 1)
         return cnn__fail(CNN_ERR_SHAPE, "%s: %s is %dx%dx%dx%d; every size must be at least 1", where, name,
                          n, c, h, w);
@@ -2244,18 +2256,18 @@ static cnn_status cnn__check_sizes(const char *where, const char *name, int n, i
     return CNN_OK;
 }
 
-static cnn_status cnn__check_pointer(const char *where, const char *name, const void *p) {
+CNN__COLD static cnn_status cnn__check_pointer(const char *where, const char *name, const void *p) {
     return p ? CNN_OK : cnn__fail(CNN_ERR_ARGUMENT, "%s: %s is NULL", where, name);
 }
 
-static cnn_status cnn__check(const char *where, const char *name, const cnn_tensor *t) {
+CNN__COLD static cnn_status cnn__check(const char *where, const char *name, const cnn_tensor *t) {
     CNN__TRY(cnn__check_pointer(where, name, t));
     CNN__TRY(cnn__check_sizes(where, name, t->n, t->c, t->h, t->w));
     return t->data ? CNN_OK : cnn__fail(CNN_ERR_ARGUMENT, "%s: %s has no data (NULL)", where, name);
 }
 
-static cnn_status cnn__check_shape(const char *where, const char *name, const cnn_tensor *t, int n, int c,
-                                   int h, int w) {
+CNN__COLD static cnn_status cnn__check_shape(const char *where, const char *name, const cnn_tensor *t, int n,
+                                             int c, int h, int w) {
     CNN__TRY(cnn__check(where, name, t));
     if (t->n != n || t->c != c || t->h != h || t->w != w)
         return cnn__fail(CNN_ERR_SHAPE, "%s: %s is %dx%dx%dx%d, it must be %dx%dx%dx%d", where, name, t->n,
@@ -2269,22 +2281,24 @@ static int cnn__overlap(const void *a, size_t a_bytes, const void *b, size_t b_b
 }
 
 /* Tensors that were checked, either may be NULL. */
-static cnn_status cnn__check_apart(const char *where, const char *a_name, const cnn_tensor *a,
-                                   const char *b_name, const cnn_tensor *b) {
+CNN__COLD static cnn_status cnn__check_apart(const char *where, const char *a_name, const cnn_tensor *a,
+                                             const char *b_name, const cnn_tensor *b) {
     if (a && b && cnn__overlap(a->data, cnn__size(a) * sizeof(float), b->data, cnn__size(b) * sizeof(float)))
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: %s overlaps %s", where, a_name, b_name);
     return CNN_OK;
 }
 
-static cnn_status cnn__check_apart_or_same(const char *where, const char *a_name, const cnn_tensor *a,
-                                           const char *b_name, const cnn_tensor *b) {
+CNN__COLD static cnn_status cnn__check_apart_or_same(const char *where, const char *a_name,
+                                                     const cnn_tensor *a, const char *b_name,
+                                                     const cnn_tensor *b) {
     return a->data == b->data ? CNN_OK : cnn__check_apart(where, a_name, a, b_name, b);
 }
 
 /* The results of a backward pass, each of which may be NULL, from its inputs and from one another. */
-static cnn_status cnn__check_results_apart(const char *where, const cnn_tensor *x, const cnn_tensor *weight,
-                                           const cnn_tensor *dy, const cnn_tensor *dx, const cnn_tensor *dw,
-                                           const cnn_tensor *db) {
+CNN__COLD static cnn_status cnn__check_results_apart(const char *where, const cnn_tensor *x,
+                                                     const cnn_tensor *weight, const cnn_tensor *dy,
+                                                     const cnn_tensor *dx, const cnn_tensor *dw,
+                                                     const cnn_tensor *db) {
     const cnn_tensor *const in[] = {x, weight, dy}, *const out[] = {dx, dw, db};
     const char *const in_names[] = {"x", "weight", "dy"}, *const out_names[] = {"dx", "dw", "db"};
     for (int i = 0; i < 3; i++)
@@ -2296,7 +2310,7 @@ static cnn_status cnn__check_results_apart(const char *where, const cnn_tensor *
     return CNN_OK;
 }
 
-static cnn_status cnn__no_memory(const char *where, size_t bytes) {
+CNN__COLD static cnn_status cnn__no_memory(const char *where, size_t bytes) {
     return cnn__fail(CNN_ERR_NOMEM, "%s: out of memory (%zu bytes wanted)", where, bytes);
 }
 
@@ -2413,7 +2427,7 @@ static int cnn__source(int i, int pad, int n, cnn_padding_mode mode) {
     }
 }
 
-static cnn_status cnn__check_padding(const char *where, int pad, int size, cnn_padding_mode mode) {
+CNN__COLD static cnn_status cnn__check_padding(const char *where, int pad, int size, cnn_padding_mode mode) {
     if (mode == CNN_PAD_REFLECT && pad >= size)
         return cnn__fail(CNN_ERR_SHAPE, "%s: reflect padding %d must be less than the size %d", where, pad,
                          size);
@@ -2440,8 +2454,8 @@ static void cnn__conv_flatten(cnn__conv *v) {
 
 /* Checks options against an input c*h*w and a kernel of o output channels and kh*kw, and works out everything
    but the tables. */
-static cnn_status cnn__conv_setup(const char *where, cnn__conv *v, int c, int h, int w, int o, int kh, int kw,
-                                  const cnn_conv2d_options *options, int cell) {
+CNN__COLD static cnn_status cnn__conv_setup(const char *where, cnn__conv *v, int c, int h, int w, int o,
+                                            int kh, int kw, const cnn_conv2d_options *options, int cell) {
     static const cnn_conv2d_options defaults = {0, 0, 0, 0, 0, 0, 0, 0, 0, CNN_PAD_ZEROS, 0};
     const cnn_conv2d_options *p = options ? options : &defaults;
     if (p->stride_h < 0 || p->stride_w < 0)
@@ -2535,7 +2549,7 @@ static int cnn__row_phase(const cnn__conv *v, int e) {
 }
 
 /* Takes the table of the forward pass from the arena and, unless it only counts, fills it in. */
-static void cnn__conv_taps(cnn__conv *v, cnn__arena *arena) {
+CNN__COLD static void cnn__conv_taps(cnn__conv *v, cnn__arena *arena) {
     v->tap = (int *)cnn__take(arena, (size_t)v->steps, sizeof *v->tap);
     for (int k = 0; arena->base && k < v->steps; k++) {
         const int c = k / (v->kh * v->kw), a = k / v->kw % v->kh, b = k % v->kw;
@@ -2546,7 +2560,7 @@ static void cnn__conv_taps(cnn__conv *v, cnn__arena *arena) {
 
 /* A block's table for dx: kernel rows by phase, each with all output channels. Over several lines it is
    relative to the line that the kernel's row 0 would take. */
-static void cnn__conv_back_taps(cnn__conv *v, cnn__arena *arena) {
+CNN__COLD static void cnn__conv_back_taps(cnn__conv *v, cnn__arena *arena) {
     v->back = (int *)cnn__take(arena, (size_t)v->kh * (size_t)v->o, sizeof *v->back);
     int *back = v->back;
     for (int r = 0; arena->base && r < v->sh; r++)
@@ -2971,7 +2985,7 @@ static int cnn__dy_before(const cnn__conv *v) {
     return (v->kw - 1) * v->dw / v->sw;
 }
 
-static void cnn__conv_dx_taps(const cnn__conv_call *a, cnn__arena *arena) {
+CNN__COLD static void cnn__conv_dx_taps(const cnn__conv_call *a, cnn__arena *arena) {
     cnn__conv *v = a->v;
     v->back = (int *)cnn__take(arena, (size_t)v->o * (size_t)v->kh * (size_t)v->kw, sizeof *v->back);
     int *tap = v->back;
@@ -3121,7 +3135,7 @@ static int cnn__dw_dots(const cnn__conv *v) {
     return v->direct && v->kh * v->kw == 1 && (int64_t)v->oh * v->ow >= CNN__DOT_PIXELS;
 }
 
-static void cnn__conv_dw_taps(const cnn__conv *v, int rows, cnn__arena *arena, int **tap) {
+CNN__COLD static void cnn__conv_dw_taps(const cnn__conv *v, int rows, cnn__arena *arena, int **tap) {
     if (cnn__dw_dots(v)) { /* channels, not pixels */
         *tap = (int *)cnn__take(arena, (size_t)v->c, sizeof(int));
         for (int c = 0; arena->base && c < v->c; c++)
@@ -3235,7 +3249,7 @@ static size_t cnn__conv_scratch_bytes(cnn__conv_call *a, int threads, size_t flo
     return cnn__mul(a->stride, (size_t)threads);
 }
 
-static cnn_status cnn__conv_too_many(const char *where, const cnn__conv_call *a) {
+CNN__COLD static cnn_status cnn__conv_too_many(const char *where, const cnn__conv_call *a) {
     return cnn__fail(CNN_ERR_SHAPE, "%s: %d images of %d groups are too many for one call", where, a->n,
                      a->v->groups);
 }
@@ -3328,8 +3342,8 @@ typedef struct cnn__wino_call {
 } cnn__wino_call;
 
 /* x is steps*h*w, padded by top, left; y rows*oh*ow. */
-static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows, int steps, int h, int width, int oh,
-                           int ow, int top, int left, int units, int threads) {
+CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows, int steps, int h, int width,
+                                     int oh, int ow, int top, int left, int units, int threads) {
     memset(w, 0, sizeof *w);
     w->rows = rows;
     w->steps = steps;
@@ -3627,8 +3641,8 @@ static cnn_status cnn__conv_run_backward(const char *where, cnn__conv_call *a) {
 }
 
 /* Shapes of x, weight and options; the rest is y's or dy's. */
-static cnn_status cnn__conv_check(const char *where, cnn__conv *v, const cnn_tensor *x,
-                                  const cnn_tensor *weight, const cnn_conv2d_options *options) {
+CNN__COLD static cnn_status cnn__conv_check(const char *where, cnn__conv *v, const cnn_tensor *x,
+                                            const cnn_tensor *weight, const cnn_conv2d_options *options) {
     CNN__TRY(cnn__check_pointer(where, "x", x));
     CNN__TRY(cnn__check_pointer(where, "weight", weight));
     CNN__TRY(cnn__check_sizes(where, "x", x->n, x->c, x->h, x->w));
@@ -3660,9 +3674,9 @@ CNN_API cnn_status cnn_conv2d_shape(const cnn_tensor *x, const cnn_tensor *weigh
    sees little but padding would get the rounding errors of its whole tile. */
 static int cnn__conv_winograd(const cnn__conv *v, const cnn_conv2d_options *options, int backward) {
     const int bottom = v->hp - v->h - v->pt, right = v->wp - v->w - v->pl;
-    if (v->kh != 3 || v->kw != 3 || v->sh > 1 || v->sw > 1 || v->dh > 1 || v->dw > 1 || v->c < 24 ||
-        v->o < 24 || v->oh < 6 || v->ow < 6 || (int64_t)v->oh * v->ow > INT_MAX / 64 ||
-        (options && options->no_winograd))
+    if (!cnn__k()->wino_input || v->kh != 3 || v->kw != 3 || v->sh > 1 || v->sw > 1 || v->dh > 1 ||
+        v->dw > 1 || v->c < 24 || v->o < 24 || v->oh < 6 || v->ow < 6 ||
+        (int64_t)v->oh * v->ow > INT_MAX / 64 || (options && options->no_winograd))
         return 0;
     if (backward) /* dx is a convolution of dy with padding 2 less this */
         return v->mode == CNN_PAD_ZEROS && v->pt == 1 && v->pl == 1 && bottom == 1 && right == 1;
@@ -3743,7 +3757,7 @@ CNN_API cnn_status cnn_conv2d_backward(const cnn_tensor *x, const cnn_tensor *we
     return cnn__conv2d_backward("cnn_conv2d_backward", x, weight, dy, options, dx, dw, db);
 }
 
-static cnn_status cnn__check_plane(const char *where, const char *name, const cnn_tensor *t) {
+CNN__COLD static cnn_status cnn__check_plane(const char *where, const char *name, const cnn_tensor *t) {
     CNN__TRY(cnn__check(where, name, t));
     if (t->n != 1 || t->c != 1)
         return cnn__fail(CNN_ERR_SHAPE, "%s: %s is %dx%dx%dx%d, it must be one plane, 1x1xHxW", where, name,
@@ -3765,7 +3779,7 @@ CNN_API cnn_status cnn_corr2d_backward(const cnn_tensor *x, const cnn_tensor *ke
 }
 
 /* A plane flipped in both axes is its elements in reverse. */
-static cnn_status cnn__flipped(const char *where, const cnn_tensor *kernel, cnn_tensor *flipped) {
+CNN__COLD static cnn_status cnn__flipped(const char *where, const cnn_tensor *kernel, cnn_tensor *flipped) {
     *flipped = *kernel;
     const size_t n = cnn__size(kernel);
     flipped->data = (float *)cnn__alloc(n * sizeof(float));
@@ -3833,8 +3847,8 @@ static int64_t cnn__pool_size(int n, int kernel, int stride, int pad, int dilati
     return out;
 }
 
-static cnn_status cnn__pool_setup(const char *where, cnn__pool *p, int max, int h, int w,
-                                  const cnn_pool2d_options *options) {
+CNN__COLD static cnn_status cnn__pool_setup(const char *where, cnn__pool *p, int max, int h, int w,
+                                            const cnn_pool2d_options *options) {
     CNN__TRY(cnn__check_pointer(where, "options", options));
     if (options->kernel_h < 1 || options->kernel_w < 1)
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: kernel %dx%d must be given and at least 1x1", where,
@@ -4325,8 +4339,8 @@ static void cnn__linear_dw_task(void *context, int task, int thread) {
     }
 }
 
-static cnn_status cnn__linear_check(const char *where, const cnn_tensor *x, const cnn_tensor *weight,
-                                    int *in) {
+CNN__COLD static cnn_status cnn__linear_check(const char *where, const cnn_tensor *x,
+                                              const cnn_tensor *weight, int *in) {
     CNN__TRY(cnn__check(where, "x", x));
     CNN__TRY(cnn__check(where, "weight", weight));
     const size_t features = cnn__size(x) / (size_t)x->n;
@@ -4427,7 +4441,7 @@ CNN_API cnn_status cnn_linear_backward(const cnn_tensor *x, const cnn_tensor *we
 
 /* ---- >>loss ----------------------------------------------------------------------------------------- */
 
-static cnn_status cnn__check_labels(const char *where, const int *labels, int n, int classes) {
+CNN__COLD static cnn_status cnn__check_labels(const char *where, const int *labels, int n, int classes) {
     for (int i = 0; i < n; i++)
         if (labels[i] < 0 || labels[i] >= classes)
             return cnn__fail(CNN_ERR_FORMAT, "%s: label %d of sample %d is outside the classes 0 to %d",
@@ -4624,7 +4638,7 @@ static const cnn__kind cnn__kinds[] = {
     {"flatten", 0, 0, 1}};
 
 /* A field that the kind does not have must be 0. */
-static cnn_status cnn__check_fields(const char *where, const cnn_layer *l) {
+CNN__COLD static cnn_status cnn__check_fields(const char *where, const cnn_layer *l) {
     const struct {
         const char *name;
         int value, needs;
@@ -4678,8 +4692,8 @@ static cnn_conv2d_options cnn__layer_conv(const cnn_layer *l) {
     return o;
 }
 
-static cnn_status cnn__layer_conv_setup(const char *where, const cnn_layer *l, int c, int h, int w, int cell,
-                                        cnn__conv *v) {
+CNN__COLD static cnn_status cnn__layer_conv_setup(const char *where, const cnn_layer *l, int c, int h, int w,
+                                                  int cell, cnn__conv *v) {
     const cnn_conv2d_options o = cnn__layer_conv(l);
     const int kh = cnn__or(l->kernel_h, l->kernel), kw = cnn__or(l->kernel_w, l->kernel);
     if (kh < 1 || kw < 1)
@@ -4687,7 +4701,8 @@ static cnn_status cnn__layer_conv_setup(const char *where, const cnn_layer *l, i
     return cnn__conv_setup(where, v, c, h, w, l->out, kh, kw, &o, cell);
 }
 
-static cnn_status cnn__layer_pool_setup(const char *where, const cnn_layer *l, int h, int w, cnn__pool *p) {
+CNN__COLD static cnn_status cnn__layer_pool_setup(const char *where, const cnn_layer *l, int h, int w,
+                                                  cnn__pool *p) {
     cnn_pool2d_options o = cnn__whole_image(h, w);
     if (l->kind != CNN_GLOBALAVGPOOL2D) {
         const cnn_conv2d_options v = cnn__layer_conv(l);
@@ -4737,8 +4752,8 @@ static void cnn__view_all(cnn__view *v) {
     v->positions = 1;
 }
 
-static cnn_status cnn__infer_conv(const char *where, const cnn_layer *l, cnn_layer_info *i, cnn__view *vh,
-                                  cnn__view *vw) {
+CNN__COLD static cnn_status cnn__infer_conv(const char *where, const cnn_layer *l, cnn_layer_info *i,
+                                            cnn__view *vh, cnn__view *vw) {
     cnn__conv v;
     CNN__TRY(cnn__layer_conv_setup(where, l, i->in_c, i->in_h, i->in_w, CNN__LANES, &v));
     i->c = l->out;
@@ -4751,8 +4766,8 @@ static cnn_status cnn__infer_conv(const char *where, const cnn_layer *l, cnn_lay
     return CNN_OK;
 }
 
-static cnn_status cnn__infer_pool(const char *where, const cnn_layer *l, cnn_layer_info *i, cnn__view *vh,
-                                  cnn__view *vw) {
+CNN__COLD static cnn_status cnn__infer_pool(const char *where, const cnn_layer *l, cnn_layer_info *i,
+                                            cnn__view *vh, cnn__view *vw) {
     cnn__pool p;
     CNN__TRY(cnn__layer_pool_setup(where, l, i->in_h, i->in_w, &p));
     i->c = i->in_c;
@@ -4763,8 +4778,8 @@ static cnn_status cnn__infer_pool(const char *where, const cnn_layer *l, cnn_lay
     return CNN_OK;
 }
 
-static cnn_status cnn__infer_layer(const char *where, const cnn_layer *l, cnn_layer_info *i, cnn__view *vh,
-                                   cnn__view *vw) {
+CNN__COLD static cnn_status cnn__infer_layer(const char *where, const cnn_layer *l, cnn_layer_info *i,
+                                             cnn__view *vh, cnn__view *vw) {
     const size_t features = cnn__elements(1, i->in_c, i->in_h, i->in_w);
     i->c = i->in_c;
     i->h = i->in_h;
@@ -4807,8 +4822,8 @@ static cnn_status cnn__infer_layer(const char *where, const cnn_layer *l, cnn_la
 }
 
 /* One layer after another. info may be NULL. */
-static cnn_status cnn__infer(const cnn_layer *layers, int count, int c, int h, int w, cnn_layer_info *info,
-                             size_t *parameters) {
+CNN__COLD static cnn_status cnn__infer(const cnn_layer *layers, int count, int c, int h, int w,
+                                       cnn_layer_info *info, size_t *parameters) {
     cnn__view vh = {1, 1, (uint64_t)h}, vw = {1, 1, (uint64_t)w};
     cnn_layer_info i;
     size_t total = 0;
@@ -4837,8 +4852,8 @@ static cnn_status cnn__infer(const cnn_layer *layers, int count, int c, int h, i
     return CNN_OK;
 }
 
-static cnn_status cnn__check_table(const char *where, const cnn_layer *layers, int count, int c, int h,
-                                   int w) {
+CNN__COLD static cnn_status cnn__check_table(const char *where, const cnn_layer *layers, int count, int c,
+                                             int h, int w) {
     CNN__TRY(cnn__check_pointer(where, "layers", layers));
     if (count < 1 || count > 100000)
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: count is %d, a network has 1 to 100000 layers", where, count);
@@ -5111,7 +5126,7 @@ static int cnn__units(int examples) {
 
 /* Places the layers' outputs among a block's activations. An element-wise layer works in place unless the
    backward pass still reads what it would overwrite. Without a backward pass two places in turn do. */
-static void cnn__plan_activations(cnn_workspace *ws, const cnn_net *net, cnn__plan *plan) {
+CNN__COLD static void cnn__plan_activations(cnn_workspace *ws, const cnn_net *net, cnn__plan *plan) {
     size_t input = cnn__elements(1, net->c, net->h, net->w) * CNN__LANES, largest = input, at = 0,
            used = input;
     int locked = 0, side = 0;
@@ -5145,7 +5160,8 @@ static void cnn__plan_activations(cnn_workspace *ws, const cnn_net *net, cnn__pl
 /* Which layers go with the convolution at `layer` strip by strip, so that its output is still in the first-
    level cache when the next layer wants it: an activation in place, then a pool of whole windows side by
    side. Going backward, only a convolution that needs no dx (the first) and has few weights. */
-static void cnn__plan_strips(const cnn_workspace *ws, const cnn_net *net, int layer, cnn__plan *plan) {
+CNN__COLD static void cnn__plan_strips(const cnn_workspace *ws, const cnn_net *net, int layer,
+                                       cnn__plan *plan) {
     cnn__plan *p = &plan[layer];
     int next = layer + 1;
     p->strip = 1;
@@ -5167,7 +5183,7 @@ static void cnn__plan_strips(const cnn_workspace *ws, const cnn_net *net, int la
 }
 
 /* Lays out everything behind the struct; with base NULL it only counts. */
-static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net, cnn__arena *arena) {
+CNN__COLD static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net, cnn__arena *arena) {
     const int training = ws->mode != CNN_INFERENCE;
     const size_t threads = (size_t)ws->threads, batch16 = (size_t)ws->blocks * CNN__LANES;
     const size_t arenas = ws->mode == CNN_TRAINING ? (size_t)ws->blocks : threads;
@@ -5253,7 +5269,7 @@ static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net, cnn__are
     ws->gradients = cnn__take_floats(arena, net->parameter_count ? net->parameter_count : 1);
 }
 
-static void cnn__workspace_pieces(cnn_workspace *ws, const cnn_net *net) {
+CNN__COLD static void cnn__workspace_pieces(cnn_workspace *ws, const cnn_net *net) {
     cnn__piece *piece = ws->piece;
     for (int i = 0; i < net->count; i++) {
         const cnn_layer_info *info = &net->info[i];
@@ -5273,9 +5289,9 @@ static void cnn__workspace_pieces(cnn_workspace *ws, const cnn_net *net) {
     }
 }
 
-static cnn_status cnn__workspace_make(const char *where, cnn_workspace **to, const cnn_net *net,
-                                      cnn_mode mode, int batch, int threads, void *memory, size_t bytes,
-                                      int own, size_t *needed) {
+CNN__COLD static cnn_status cnn__workspace_make(const char *where, cnn_workspace **to, const cnn_net *net,
+                                                cnn_mode mode, int batch, int threads, void *memory,
+                                                size_t bytes, int own, size_t *needed) {
     CNN__TRY(cnn__check_pointer(where, "net", net));
     if ((int)mode < 0 || (int)mode > (int)CNN_TRAINING_STEP)
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: mode %d is unknown", where, (int)mode);
@@ -6071,8 +6087,8 @@ static void cnn__slot_end(const cnn__pass *e, float *slot, int thread) {
                    e->net->info[lowest].weights);
 }
 
-static cnn_status cnn__check_workspace(const char *where, const cnn_net *net, const cnn_workspace *ws,
-                                       int n) {
+CNN__COLD static cnn_status cnn__check_workspace(const char *where, const cnn_net *net,
+                                                 const cnn_workspace *ws, int n) {
     CNN__TRY(cnn__check_pointer(where, "net", net));
     CNN__TRY(cnn__check_pointer(where, "ws", ws));
     if (ws->layer_count != net->count || ws->parameter_count != net->parameter_count)
@@ -6083,8 +6099,8 @@ static cnn_status cnn__check_workspace(const char *where, const cnn_net *net, co
     return CNN_OK;
 }
 
-static cnn_status cnn__check_input(const char *where, const char *name, const cnn_net *net,
-                                   const cnn_tensor *x) {
+CNN__COLD static cnn_status cnn__check_input(const char *where, const char *name, const cnn_net *net,
+                                             const cnn_tensor *x) {
     CNN__TRY(cnn__check(where, name, x));
     return cnn__check_shape(where, name, x, x->n, net->c, net->h, net->w);
 }
@@ -6094,8 +6110,8 @@ static size_t cnn__outputs(const cnn_net *net) {
     return cnn__elements(1, last->c, last->h, last->w);
 }
 
-static cnn_status cnn__check_output(const char *where, const char *name, const cnn_net *net,
-                                    const cnn_tensor *y, int n) {
+CNN__COLD static cnn_status cnn__check_output(const char *where, const char *name, const cnn_net *net,
+                                              const cnn_tensor *y, int n) {
     const cnn_layer_info *last = &net->info[net->count - 1];
     CNN__TRY(cnn__check(where, name, y));
     if (y->n != n || cnn__size(y) / (size_t)y->n != cnn__outputs(net))
@@ -6118,7 +6134,7 @@ static void cnn__forward_task(void *context, int unit, int thread) {
     }
 }
 
-static cnn_status cnn__check_mode_forward(const char *where, const cnn_workspace *ws) {
+CNN__COLD static cnn_status cnn__check_mode_forward(const char *where, const cnn_workspace *ws) {
     return ws->mode == CNN_TRAINING_STEP
                ? cnn__fail(CNN_ERR_ARGUMENT,
                            "%s: the workspace is for cnn_train_step alone (CNN_TRAINING_STEP)", where)
@@ -6212,7 +6228,7 @@ CNN_API cnn_status cnn_backward(const cnn_net *net, cnn_workspace *ws, const cnn
 
 /* ---- >>train ------------------------------------------------------------------------------------------ */
 
-static cnn_status cnn__check_sgd(const char *where, const cnn_sgd_options *o) {
+CNN__COLD static cnn_status cnn__check_sgd(const char *where, const cnn_sgd_options *o) {
     CNN__TRY(cnn__check_pointer(where, "options", o));
     if (!(o->lr > 0 && o->lr <= FLT_MAX))
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: lr is %g, the learning rate must be greater than 0", where,
@@ -6265,8 +6281,8 @@ CNN_API cnn_status cnn_sgd_step(const cnn_sgd_options *options, float *parameter
     return cnn__sgd_apply(where, cnn__threads_for((double)count), &a);
 }
 
-static cnn_status cnn__check_dataset(const char *where, const char *name, const cnn_net *net,
-                                     const cnn_dataset *data) {
+CNN__COLD static cnn_status cnn__check_dataset(const char *where, const char *name, const cnn_net *net,
+                                               const cnn_dataset *data) {
     CNN__TRY(cnn__check_pointer(where, name, data));
     if (data->count < 1 || !data->labels || !data->bytes == !data->floats)
         return cnn__fail(CNN_ERR_ARGUMENT,
@@ -6285,7 +6301,8 @@ static cnn_status cnn__check_dataset(const char *where, const char *name, const 
 }
 
 /* Index and label of each example of a batch; index NULL: the first n. */
-static cnn_status cnn__check_examples(const char *where, const cnn_dataset *data, const int *index, int n) {
+CNN__COLD static cnn_status cnn__check_examples(const char *where, const cnn_dataset *data, const int *index,
+                                                int n) {
     if (!index && n > data->count)
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: %d examples wanted, the data set has %d", where, n,
                          data->count);
@@ -6416,8 +6433,8 @@ static void cnn__evaluate_task(void *context, int unit, int thread) {
 
 enum { CNN__EVALUATE_BATCH = 256 };
 
-static cnn_status cnn__evaluator_create(const char *where, cnn__evaluator *v, const cnn_net *net,
-                                        const cnn_dataset *data, int threads) {
+CNN__COLD static cnn_status cnn__evaluator_create(const char *where, cnn__evaluator *v, const cnn_net *net,
+                                                  const cnn_dataset *data, int threads) {
     const int batch = cnn__min(CNN__EVALUATE_BATCH, data->count);
     memset(v, 0, sizeof *v);
     CNN__TRY(cnn__workspace_make(where, &v->ws, net, CNN_INFERENCE, batch, threads, NULL, 0, 1, NULL));
@@ -6504,7 +6521,7 @@ static int cnn__report_due(int step, int steps, int reports) {
     return (int64_t)step * reports / steps != (int64_t)(step - 1) * reports / steps;
 }
 
-static cnn_status cnn__fit_diverged(const cnn__fit *f, const char *what) {
+CNN__COLD static cnn_status cnn__fit_diverged(const cnn__fit *f, const char *what) {
     const double lr = (double)f->o->sgd.lr;
     return cnn__fail(CNN_ERR_DIVERGED,
                      "cnn_fit: %s in epoch %d, step %d: the training diverged at learning rate %g; try a "
@@ -6575,7 +6592,7 @@ static cnn_status cnn__fit_run(cnn__fit *f) {
     return CNN_OK;
 }
 
-static cnn_status cnn__fit_memory(cnn__fit *f) {
+CNN__COLD static cnn_status cnn__fit_memory(cnn__fit *f) {
     const size_t count = (size_t)f->train->count * sizeof(int),
                  velocity = f->net->parameter_count * sizeof(float);
     f->index = (int *)cnn__alloc(count);
@@ -6588,8 +6605,8 @@ static cnn_status cnn__fit_memory(cnn__fit *f) {
     return f->test ? cnn__evaluator_create("cnn_fit", &f->test_run, f->net, f->test, f->o->threads) : CNN_OK;
 }
 
-static cnn_status cnn__fit_check(const char *where, const cnn_net *net, const cnn_dataset *train,
-                                 const cnn_dataset *test, const cnn_fit_options *o) {
+CNN__COLD static cnn_status cnn__fit_check(const char *where, const cnn_net *net, const cnn_dataset *train,
+                                           const cnn_dataset *test, const cnn_fit_options *o) {
     CNN__TRY(cnn__check_pointer(where, "net", net));
     CNN__TRY(cnn__check_dataset(where, "train", net, train));
     CNN__TRY(cnn__check_pointer(where, "options", o));
@@ -6703,7 +6720,7 @@ static cnn_status cnn__idx_labels(const char *name, const cnn_dataset *d) {
     return CNN_OK;
 }
 
-static cnn_status cnn__check_classes(const char *where, int classes) {
+CNN__COLD static cnn_status cnn__check_classes(const char *where, int classes) {
     return classes >= 1 && classes <= 256
                ? CNN_OK
                : cnn__fail(CNN_ERR_ARGUMENT, "%s: classes is %d, it must be 1 to 256", where, classes);
