@@ -176,7 +176,10 @@ typedef struct cnn_conv2d_options {
                      weight[o][c][a][b] * x[n][g*C/groups + c][i*stride_h + a*dilation_h - pad_top][...]
    x {N, C, H, W}, weight {O, C/groups, KH, KW}, bias {1, O, 1, 1} or NULL, y {N, O, OH, OW} with
      OH = (H + pad_top + pad_bottom - dilation_h*(KH-1) - 1) / stride_h + 1, rounded down; OW alike.
-   groups = C is the depthwise convolution. */
+   groups = C is the depthwise convolution.
+   3x3 kernels with stride and dilation 1, padding up to 1 and 24 channels or more on both sides go by Winograd's
+   minimal filtering unless no_winograd is set: two to three times as fast. Errors are then up to 8 * 2^-23 of
+   the sum of |weight * x| (4.4 seen; directly 2.9), and an x that is not finite spoils its 4x4 outputs. */
 CNN_API cnn_status cnn_conv2d_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
                                       const cnn_conv2d_options *options, cnn_tensor *y);
 CNN_API cnn_status cnn_conv2d_backward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *dy,
@@ -229,7 +232,8 @@ CNN_API cnn_status cnn_linear_backward(const cnn_tensor *x, const cnn_tensor *we
 
 /* Activations, element by element; x and y of equal shape, y may be x itself (in place). The backward passes
    take the result y, not x, and work in place too (dx may be dy or y).
-   sigmoid 1/(1 + exp(-x)); tanh; relu max(x, 0), whose gradient at 0 is 0. Of NaN: NaN. */
+   sigmoid 1/(1 + exp(-x)); tanh; relu max(x, 0), whose gradient at 0 is 0. Of NaN: NaN. Sigmoid, tanh and
+   softmax are right to 4 units in the last place, where the result is neither subnormal nor beyond exp(88). */
 CNN_API cnn_status cnn_sigmoid_forward(const cnn_tensor *x, cnn_tensor *y);
 CNN_API cnn_status cnn_sigmoid_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx);
 CNN_API cnn_status cnn_tanh_forward(const cnn_tensor *x, cnn_tensor *y);
@@ -1556,8 +1560,8 @@ static float CNN__FN(cnn__sum)(const float *x, size_t n) {
 
 /* exp(sign * x), sign 1 or -1, for sign*x in [-87.3, 88.3], clamped beyond; NaN stays. 2^i * exp(r),
    r = x - i ln 2, |r| <= ln 2 / 2; ln 2 in two parts, so that r is exact to the last bit but one; the polynomial
-   of degree 5 that is 1 at 0 and has the least relative error, 9.2e-8. With the roundings at most 2 units in the
-   last place, over all floats in that range (tests/test_operators). */
+   of degree 5 that is 1 at 0 and has the least relative error, 9.2e-8. With its
+   roundings sigmoid, tanh and softmax are right to 4 units in the last place (3.6 seen, in tests/test_operators). */
 CNN__INLINE CNN__VEC CNN__FN(cnn__exp)(CNN__VEC x, const float sign) {
     x = CNN__MIN(CNN__SET1(sign > 0 ? 88.3f : 87.3f), CNN__MAX(CNN__SET1(sign > 0 ? -87.3f : -88.3f), x));
     const CNN__VEC magic = CNN__SET1(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */

@@ -341,7 +341,8 @@ static void set_conv_options(trial *t, const ref_conv *c) {
                                         or_default(t->random, c->dilation_h),
                                         or_default(t->random, c->dilation_w),
                                         or_default(t->random, c->groups),
-                                        modes[c->mode]};
+                                        modes[c->mode],
+                                        check_range(t->random, 0, 1)};
     const int padding = c->top + c->bottom + c->left + c->right;
     t->conv = *c;
     t->conv_options = options;
@@ -365,6 +366,13 @@ static void check_conv_shape(trial *t, int n, int c, int h, int w) {
           t->text, y.n, y.c, y.h, y.w, n, c, h, w);
 }
 
+/* Winograd's transforms spread what is not finite over a tile. */
+static void put_special_conv(trial *t, int which) {
+    put_special(t, which);
+    t->conv_options.no_winograd = 1;
+    t->options_null = 0;
+}
+
 static void test_conv2d_forward(const conv_case *k, uint64_t *random) {
     trial t = new_trial("conv2d forward", random, call_conv2d_forward);
     int h, w;
@@ -376,7 +384,7 @@ static void test_conv2d_forward(const conv_case *k, uint64_t *random) {
     if (check_range(random, 0, 1))
         add_input(&t, BIAS, 1, k->out, 1, 1);
     if (!check_range(random, 0, 15))
-        put_special(&t, X);
+        put_special_conv(&t, X);
     add_output(&t, Y, k->n, k->out, h, w);
     for (int m = 0; m < 2; m++)
         ref_conv2d_forward(ref(&t, X, m), ref(&t, WEIGHT, m), ref(&t, BIAS, m), &t.conv, ref(&t, Y, m));
@@ -397,7 +405,7 @@ static void test_conv2d_backward(const conv_case *k, int subset, uint64_t *rando
     if (subset & 2)
         add_accumulator(&t, DW, k->out, k->c / k->conv.groups, k->kernel_h, k->kernel_w);
     else if (!check_range(random, 0, 15)) /* with dw, NaN times a zero of the padding would matter */
-        put_special(&t, DY);
+        put_special_conv(&t, DY);
     if (subset & 4)
         add_accumulator(&t, DB, 1, k->out, 1, 1);
     for (int m = 0; m < 2; m++)
@@ -415,6 +423,16 @@ static void test_conv2d(const conv_case *k, int subset, uint64_t *random) {
 static const conv_case conv_cases[] = {
     {1, 64, 30, 30, 24, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}},
     {2, 24, 30, 30, 64, 3, 3, {1, 1, 0, 0, 0, 0, 1, 1, 1, REF_ZEROS}},
+    {3, 25, 6, 6, 24, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}},
+    {1, 29, 13, 18, 35, 3, 3, {1, 1, 1, 0, 0, 1, 1, 1, 1, REF_ZEROS}},
+    {2, 61, 8, 70, 26, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_REPLICATE}},
+    {1, 40, 17, 9, 64, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_REFLECT}},
+    {2, 50, 11, 14, 54, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 2, REF_ZEROS}},
+    {1, 260, 14, 14, 24, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}},
+    {1, 24, 8, 8, 200, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_CIRCULAR}},
+    {1, 32, 12, 12, 30, 3, 3, {1, 1, 2, 2, 2, 2, 1, 1, 1, REF_ZEROS}},
+    {1, 300, 7, 7, 70, 1, 1, {1, 1, 0, 0, 0, 0, 1, 1, 1, REF_ZEROS}},
+    {1, 20, 40, 30, 33, 1, 1, {1, 1, 0, 0, 0, 0, 1, 1, 1, REF_ZEROS}},
     {1, 3, 64, 64, 32, 7, 7, {2, 2, 3, 3, 3, 3, 1, 1, 1, REF_ZEROS}},
     {2, 64, 30, 30, 64, 1, 1, {1, 1, 0, 0, 0, 0, 1, 1, 1, REF_ZEROS}},
     {1, 48, 29, 31, 40, 1, 1, {2, 2, 0, 0, 0, 0, 1, 1, 1, REF_ZEROS}},
@@ -916,6 +934,57 @@ static void test_activation_sweep(uint64_t *random, int k) {
     run_activation_forward(&t, &activations[k], k);
 }
 
+/* Units in the last place between a float and the true value, which is neither subnormal nor 0. */
+static double ulps(float got, double want) {
+    int exponent;
+    frexp(want, &exponent);
+    return fabs((double)got - want) / ldexp(1, exponent - 24);
+}
+
+/* The error that cnn.h states for sigmoid, tanh and the exponential in softmax: at most 4 units in the last
+   place. Every 2,053rd float from -87 to 87. */
+static void test_ulps(void) {
+    enum { FLOATS = 1 << 20 };
+    static float x[2 * FLOATS], y[2 * FLOATS];
+    for (int isa = 0; isa < instruction_set_count; isa++) {
+        if (!check_select_isa(instruction_sets[isa]))
+            continue;
+        double worst[3] = {0, 0, 0};
+        int count = 0;
+        for (uint32_t bits = 0; bits < 0x42ae0000u; bits += 2053, count += 2)
+            for (int sign = 0; sign < 2; sign++) {
+                memcpy(&x[count + sign], &bits, sizeof bits);
+                x[count + sign] *= sign ? -1.0f : 1.0f;
+            }
+        cnn_tensor in = {1, 1, 1, count, x}, out = {1, 1, 1, count, y};
+        cnn_sigmoid_forward(&in, &out);
+        for (int i = 0; i < count; i++)
+            worst[0] = fmax(worst[0], ulps(y[i], 1 / (1 + exp(-(double)x[i]))));
+        cnn_tanh_forward(&in, &out);
+        for (int i = 0; i < count; i++)
+            if (fabsf(x[i]) > FLT_MIN)
+                worst[1] = fmax(worst[1], ulps(y[i], tanh((double)x[i])));
+        for (int i = 0; i < FLOATS; i++) /* two classes: 0 and something negative */
+            x[FLOATS + i] = -fabsf(x[i % count]), x[i] = 0;
+        cnn_tensor two = {1, 2, 1, FLOATS, x}, softmax = {1, 2, 1, FLOATS, y};
+        cnn_softmax_forward(&two, &softmax);
+        for (int i = 0; i < FLOATS; i++) {
+            const double e = exp((double)x[FLOATS + i]);
+            worst[2] = fmax(worst[2], ulps(y[FLOATS + i], e / (1 + e)));
+        }
+        for (int k = 0; k < 3; k++)
+            CHECK(worst[k] <= 4, "%s of %s is off by %.2f units in the last place",
+                  k == 0   ? "sigmoid"
+                  : k == 1 ? "tanh"
+                           : "softmax",
+                  instruction_sets[isa], worst[k]);
+        if (getenv("CNN_TEST_VERBOSE"))
+            printf("%s: sigmoid %.2f, tanh %.2f, softmax %.2f units in the last place\n",
+                   instruction_sets[isa], worst[0], worst[1], worst[2]);
+    }
+    check_select_isa(NULL);
+}
+
 static void test_activation_backward(uint64_t *random, int k, const int *shape) {
     trial t = new_trial(activations[k].backward_name, random, activations[k].call_backward);
     slot *y = add_input(&t, X, shape[0], shape[1], shape[2], shape[3]);
@@ -949,6 +1018,7 @@ static void test_relu_backward_nan(uint64_t *random) {
 }
 
 static void test_activations(uint64_t *random) {
+    test_ulps();
     for (int k = 0; k < ACTIVATIONS; k++) {
         if (k != SOFTMAX)
             test_activation_sweep(random, k);
