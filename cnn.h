@@ -1076,6 +1076,7 @@ typedef struct cnn__kernels {
      SCALE(v, t)                   v times 2^i, i being the low bits of t's representation
      RECIPROCAL(v)                 1/v for 1 <= v < 2^127, to 1 ulp
      LOAD_BYTES(p)                 V bytes as floats
+     EVEN(a, b) ODD(a, b)          the even or odd lanes of a, then those of b
    and + - * / on vectors. */
 
 #ifdef CNN__INSTANCE
@@ -1617,30 +1618,18 @@ CNN__INLINE CNN__VEC CNN__FN(cnn__add1)(CNN__VEC a, CNN__VEC b) {
     return a + b;
 }
 
-/* Whole vectors; the rest through a buffer, so that there is one copy of the arithmetic. */
 #define CNN__UNARY(name, f)                                                                                  \
     static void CNN__FN(name)(const float *x, float *y, size_t n) {                                          \
-        size_t i = 0;                                                                                        \
-        for (; i + CNN__V <= n; i += CNN__V)                                                                 \
-            CNN__STORE(y + i, CNN__FN(f)(CNN__LOAD(x + i)));                                                 \
-        if (i < n) {                                                                                         \
-            float rest[CNN__V] = {0};                                                                        \
-            memcpy(rest, x + i, (n - i) * sizeof(float));                                                    \
-            CNN__FN(name)(rest, rest, CNN__V);                                                               \
-            memcpy(y + i, rest, (n - i) * sizeof(float));                                                    \
+        for (size_t i = 0; i < n; i += CNN__V) {                                                             \
+            const int r = n - i < CNN__V ? (int)(n - i) : CNN__V;                                            \
+            CNN__STORE_UP_TO(y + i, CNN__FN(f)(CNN__LOAD_UP_TO(x + i, r)), r);                               \
         }                                                                                                    \
     }
 #define CNN__BINARY(name, f)                                                                                 \
     static void CNN__FN(name)(const float *a, const float *b, float *y, size_t n) {                          \
-        size_t i = 0;                                                                                        \
-        for (; i + CNN__V <= n; i += CNN__V)                                                                 \
-            CNN__STORE(y + i, CNN__FN(f)(CNN__LOAD(a + i), CNN__LOAD(b + i)));                               \
-        if (i < n) {                                                                                         \
-            float rest[2][CNN__V] = {{0}};                                                                   \
-            memcpy(rest[0], a + i, (n - i) * sizeof(float));                                                 \
-            memcpy(rest[1], b + i, (n - i) * sizeof(float));                                                 \
-            CNN__FN(name)(rest[0], rest[1], rest[0], CNN__V);                                                \
-            memcpy(y + i, rest[0], (n - i) * sizeof(float));                                                 \
+        for (size_t i = 0; i < n; i += CNN__V) {                                                             \
+            const int r = n - i < CNN__V ? (int)(n - i) : CNN__V;                                            \
+            CNN__STORE_UP_TO(y + i, CNN__FN(f)(CNN__LOAD_UP_TO(a + i, r), CNN__LOAD_UP_TO(b + i, r)), r);    \
         }                                                                                                    \
     }
 CNN__UNARY(cnn__sigmoid, cnn__sigmoid1)
@@ -1707,7 +1696,8 @@ static void CNN__FN(cnn__softmax_backward)(const float *y, const float *dy, floa
 }
 
 /* Pooling of cells: cell is 1, in the instance whose vectors are single floats, or a multiple of CNN__V.
-   First the common case: windows side by side, without padding; kh and kw are constants after inlining. */
+   First the common case: windows side by side, without padding; kh and kw are constants after inlining. Vectors
+   of more take planes only where windows are such pairs of pairs (cnn__pool_kernels). */
 CNN__INLINE void CNN__FN(cnn__avgpool_tiled)(const cnn__pool *p, const float *x, float *y, int c, int cell,
                                              const int kh, const int kw) {
     const size_t row = (size_t)p->w * (size_t)cell;
@@ -1779,7 +1769,40 @@ CNN__INLINE void CNN__FN(cnn__maxpool_tiled_backward)(const cnn__pool *p, const 
                 }
 }
 
+/* Windows of 2x2 side by side on planes: rows first, then neighbours. */
+CNN__INLINE void CNN__FN(cnn__pool_pairs)(const cnn__pool *p, const float *x, float *y, int c,
+                                          const int max) {
+    const CNN__VEC quarter = CNN__SET1(0.25f);
+    for (; c > 0; c--, x += (size_t)(p->h - 2 * p->oh) * (size_t)p->w)
+        for (int oh = 0; oh < p->oh; oh++, x += 2 * (size_t)p->w, y += p->ow)
+            for (int ow = 0; ow < p->ow; ow += CNN__V) {
+                const int r = p->ow - ow < CNN__V ? p->ow - ow : CNN__V,
+                          most = 2 * r < CNN__V ? 2 * r : CNN__V;
+                const float *a = x + 2 * ow, *b = a + p->w;
+                CNN__VEC u = CNN__LOAD_UP_TO(a, most), v = u, s = CNN__LOAD_UP_TO(b, most), t = s;
+                if (2 * r > CNN__V) {
+                    v = CNN__LOAD_UP_TO(a + CNN__V, 2 * r - CNN__V);
+                    t = CNN__LOAD_UP_TO(b + CNN__V, 2 * r - CNN__V);
+                }
+                if (max) {
+                    u = CNN__MAX_NAN(u, s);
+                    v = CNN__MAX_NAN(v, t);
+                    s = CNN__EVEN(u, v);
+                    t = CNN__ODD(u, v);
+                    CNN__STORE_UP_TO(y + ow, CNN__MAX_NAN(s, t), r);
+                } else {
+                    u = u + s;
+                    v = v + t;
+                    CNN__STORE_UP_TO(y + ow, (CNN__EVEN(u, v) + CNN__ODD(u, v)) * quarter, r);
+                }
+            }
+}
+
 static void CNN__FN(cnn__maxpool)(const cnn__pool *p, const float *x, float *y, int c, int cell) {
+    if (cell == 1 && CNN__V > 1) { /* see cnn__pool_kernels */
+        CNN__FN(cnn__pool_pairs)(p, x, y, c, 1);
+        return;
+    }
     if (p->tiled && p->kh == 2 && p->kw == 2) {
         CNN__FN(cnn__maxpool_tiled)(p, x, y, c, cell, 2, 2);
         return;
@@ -1836,6 +1859,10 @@ static void CNN__FN(cnn__maxpool_backward)(const cnn__pool *p, const float *x, c
 }
 
 static void CNN__FN(cnn__avgpool)(const cnn__pool *p, const float *x, float *y, int c, int cell) {
+    if (cell == 1 && CNN__V > 1) { /* see cnn__pool_kernels */
+        CNN__FN(cnn__pool_pairs)(p, x, y, c, 0);
+        return;
+    }
     if (p->tiled && p->kh == 2 && p->kw == 2) {
         CNN__FN(cnn__avgpool_tiled)(p, x, y, c, cell, 2, 2);
         return;
@@ -1968,6 +1995,8 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
 #undef CNN__SCALE
 #undef CNN__RECIPROCAL
 #undef CNN__LOAD_BYTES
+#undef CNN__EVEN
+#undef CNN__ODD
 #undef CNN__FN
 #undef CNN__JOIN
 #undef CNN__JOIN_
@@ -2016,6 +2045,10 @@ CNN__INLINE float cnn__sum16(__m512 v) {
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
+CNN__INLINE __m512 cnn__lanes16(__m512 a, __m512 b, int first) {
+    const __m512i lane = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_ps(a, _mm512_add_epi32(lane, _mm512_set1_epi32(first)), b);
+}
 /* From 14 right bits, one step of Newton's method; a division takes longer than the whole sigmoid. */
 CNN__INLINE __m512 cnn__reciprocal16(__m512 v) {
     const __m512 r = _mm512_maskz_rcp14_ps((__mmask16)0xffff, v);
@@ -2043,6 +2076,8 @@ CNN__INLINE __m512 cnn__reciprocal16(__m512 v) {
     _mm512_castsi512_ps(_mm512_add_epi32(                                                                    \
         _mm512_castps_si512(v), _mm512_maskz_slli_epi32(CNN__LANE_MASK(16), _mm512_castps_si512(t), 23)))
 #define CNN__RECIPROCAL(v) cnn__reciprocal16(v)
+#define CNN__EVEN(a, b)    cnn__lanes16(a, b, 0)
+#define CNN__ODD(a, b)     cnn__lanes16(a, b, 1)
 #define CNN__LOAD_BYTES(p)                                                                                   \
     _mm512_maskz_cvtepi32_ps(                                                                                \
         CNN__LANE_MASK(16),                                                                                  \
@@ -2054,6 +2089,9 @@ CNN__TARGET_END
 CNN__TARGET_BEGIN_AVX2
 CNN__INLINE __m256i cnn__lane_mask8(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+CNN__INLINE __m256 cnn__lanes8(__m256 v) { /* the middle quarters change places */
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0xd8));
 }
 CNN__INLINE float cnn__sum8(__m256 v) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -2080,6 +2118,8 @@ CNN__INLINE float cnn__sum8(__m256 v) {
     _mm256_castsi256_ps(                                                                                     \
         _mm256_add_epi32(_mm256_castps_si256(v), _mm256_slli_epi32(_mm256_castps_si256(t), 23)))
 #define CNN__RECIPROCAL(v) _mm256_div_ps(_mm256_set1_ps(1.0f), v)
+#define CNN__EVEN(a, b)    cnn__lanes8(_mm256_shuffle_ps(a, b, 0x88))
+#define CNN__ODD(a, b)     cnn__lanes8(_mm256_shuffle_ps(a, b, 0xdd))
 #define CNN__LOAD_BYTES(p)                                                                                   \
     _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p))))
 #include "cnn.h"
@@ -2111,6 +2151,10 @@ CNN__INLINE cnn__vec4 cnn__load_bytes4(const unsigned char *p) {
 CNN__COLD static void cnn__store4_n(float *p, cnn__vec4 v, int n) {
     for (int i = 0; i < n; i++)
         p[i] = v[i];
+}
+CNN__INLINE cnn__vec4 cnn__make4(float a, float b, float c, float d) {
+    const cnn__vec4 v = {a, b, c, d};
+    return v;
 }
 CNN__INLINE cnn__vec4 cnn__set4(float f) {
     const cnn__vec4 v = {f, f, f, f};
@@ -2149,6 +2193,8 @@ CNN__INLINE cnn__vec4 cnn__select4(cnn__ivec4 mask, cnn__vec4 a, cnn__vec4 b) { 
 #define CNN__IF_ABOVE(a, b, v) ((cnn__vec4)(~(cnn__ivec4)((a) <= (b)) & (cnn__ivec4)(v)))
 #define CNN__SCALE(v, t)       ((cnn__vec4)((cnn__uvec4)(v) + ((cnn__uvec4)(t) << 23)))
 #define CNN__RECIPROCAL(v)     (cnn__set4(1.0f) / (v))
+#define CNN__EVEN(a, b)        cnn__make4((a)[0], (a)[2], (b)[0], (b)[2])
+#define CNN__ODD(a, b)         cnn__make4((a)[1], (a)[3], (b)[1], (b)[3])
 #define CNN__LOAD_BYTES(p)     cnn__load_bytes4(p)
 #include "cnn.h"
 #endif /* CNN__VECTORS */
@@ -2180,6 +2226,8 @@ CNN__INLINE float cnn__scale1(float v, float t) {
 #define CNN__IF_ABOVE(a, b, v) ((a) <= (b) ? 0.0f : (v))
 #define CNN__SCALE(v, t)       cnn__scale1(v, t)
 #define CNN__RECIPROCAL(v)     (1.0f / (v))
+#define CNN__EVEN(a, b)        (a)
+#define CNN__ODD(a, b)         (b)
 #define CNN__LOAD_BYTES(p)     ((float)*(p))
 #include "cnn.h"
 
@@ -3840,6 +3888,15 @@ CNN_API cnn_status cnn_convolve2d_backward(const cnn_tensor *x, const cnn_tensor
 
 /* ---- >>pool ----------------------------------------------------------------------------------------- */
 
+/* Whose kernels: those of single floats for planes, unless windows are 2x2 side by side. */
+static const cnn__kernels *cnn__pool_kernels(const cnn__pool *p, int cell) {
+    return cell == 1 && !(p->tiled && p->kh == 2 && p->kw == 2) ? &cnn__kernels_scalar : cnn__k();
+}
+
+static const cnn__kernels *cnn__pool_gradients(int cell) {
+    return cell == 1 ? &cnn__kernels_scalar : cnn__k();
+}
+
 /* Output size along one axis, PyTorch's rule; 0 or less where the window does not fit. In ceil mode the last
    window must start on the image or the padding before it. */
 static int64_t cnn__pool_size(int n, int kernel, int stride, int pad, int dilation, int ceil_mode) {
@@ -3967,8 +4024,8 @@ static void cnn__maxpool_backward_task(void *context, int task, int thread) {
 static void cnn__avgpool_task(void *context, int task, int thread) {
     const cnn__pool_call *a = (const cnn__pool_call *)context;
     (void)thread;
-    cnn__kernels_scalar.avgpool(a->p, a->x + (size_t)task * (size_t)a->p->h * (size_t)a->p->w,
-                                a->y + (size_t)task * (size_t)a->p->oh * (size_t)a->p->ow, 1, 1);
+    cnn__pool_kernels(a->p, 1)->avgpool(a->p, a->x + (size_t)task * (size_t)a->p->h * (size_t)a->p->w,
+                                        a->y + (size_t)task * (size_t)a->p->oh * (size_t)a->p->ow, 1, 1);
 }
 
 static void cnn__avgpool_backward_task(void *context, int task, int thread) {
@@ -5525,11 +5582,6 @@ static const cnn__conv *cnn__unit_conv(const cnn__pass *e, int layer) {
     return e->cell == 1 ? &e->ws->plan[layer].single : &e->ws->plan[layer].conv;
 }
 
-/* Those for pooling: planes want vectors of one float. */
-static const cnn__kernels *cnn__unit_pool(const cnn__pass *e) {
-    return e->cell == 1 ? &cnn__kernels_scalar : e->k;
-}
-
 static uint64_t cnn__dropout_seed(const cnn__pass *e, int layer) {
     return cnn__random(e->seed, (uint64_t)layer);
 }
@@ -5674,6 +5726,11 @@ static cnn__pool cnn__strip_pool(const cnn__pool *pool, int rows) {
     return p;
 }
 
+/* Rows of a strip: of one example as many floats as of a block. */
+static int cnn__strip_rows(const cnn__pass *e, int layer) {
+    return e->ws->plan[layer].strip * (CNN__LANES / e->cell);
+}
+
 /* Rows of the convolution at `layer`, channel m, and what its pool makes of them. */
 static size_t cnn__strip_at(const cnn__conv *v, int m, int row) {
     return (size_t)m * (size_t)v->y_plane + (size_t)row * (size_t)v->y_pitch;
@@ -5701,8 +5758,9 @@ static void cnn__block_conv_strips(const cnn__pass *e, int layer, const float *x
     const cnn__unary_kernel activation = cnn__activation(e->k, e->net->layers[p->activation].kind);
     float *y = cnn__layer_act(e, layer, acts), *pooled = cnn__layer_act(e, p->pooling, acts);
     x = cnn__block_packed(v, x, packed);
-    for (int row = 0; row < v->oh; row += p->strip) {
-        const int rows = cnn__min(p->strip, v->oh - row);
+    const int strip = cnn__strip_rows(e, layer);
+    for (int row = 0; row < v->oh; row += strip) {
+        const int rows = cnn__min(strip, v->oh - row);
         const int pools = p->pooling && row / pool->kh < pool->oh;
         const cnn__pool part = pools ? cnn__strip_pool(pool, rows) : *pool;
         cnn__conv_forward(v, e->k, x, p->panels, bias, row, row + rows, y);
@@ -5711,11 +5769,11 @@ static void cnn__block_conv_strips(const cnn__pass *e, int layer, const float *x
             if (p->activation)
                 activation(at, at, (size_t)rows * (size_t)v->y_pitch);
             if (pools && pool->max)
-                cnn__unit_pool(e)->maxpool(&part, at, pooled + cnn__pooled_at(pool, m, row, e->cell), 1,
-                                           e->cell);
+                cnn__pool_kernels(pool, e->cell)
+                    ->maxpool(&part, at, pooled + cnn__pooled_at(pool, m, row, e->cell), 1, e->cell);
             else if (pools)
-                cnn__unit_pool(e)->avgpool(&part, at, pooled + cnn__pooled_at(pool, m, row, e->cell), 1,
-                                           e->cell);
+                cnn__pool_kernels(pool, e->cell)
+                    ->avgpool(&part, at, pooled + cnn__pooled_at(pool, m, row, e->cell), 1, e->cell);
         }
     }
 }
@@ -5728,11 +5786,11 @@ static void cnn__forward_layer(const cnn__pass *e, int layer, const float *x, fl
         cnn__block_conv(e, layer, x, y, packed);
         break;
     case CNN_MAXPOOL2D:
-        cnn__unit_pool(e)->maxpool(&p->pool, x, y, e->net->info[layer].c, e->cell);
+        cnn__pool_kernels(&p->pool, e->cell)->maxpool(&p->pool, x, y, e->net->info[layer].c, e->cell);
         break;
     case CNN_AVGPOOL2D:
     case CNN_GLOBALAVGPOOL2D:
-        cnn__unit_pool(e)->avgpool(&p->pool, x, y, e->net->info[layer].c, e->cell);
+        cnn__pool_kernels(&p->pool, e->cell)->avgpool(&p->pool, x, y, e->net->info[layer].c, e->cell);
         break;
     case CNN_LINEAR:
         cnn__block_linear(e, layer, x, y);
@@ -5885,11 +5943,11 @@ static void cnn__backward_layer(const cnn__pass *e, int layer, const float *x, c
         cnn__block_conv_backward(e, layer, x, dy, dx, slot, packed);
         break;
     case CNN_MAXPOOL2D:
-        cnn__unit_pool(e)->maxpool_backward(&p->pool, x, y, dy, dx, c, e->cell);
+        cnn__pool_gradients(e->cell)->maxpool_backward(&p->pool, x, y, dy, dx, c, e->cell);
         break;
     case CNN_AVGPOOL2D:
     case CNN_GLOBALAVGPOOL2D:
-        cnn__unit_pool(e)->avgpool_backward(&p->pool, dy, dx, c, e->cell);
+        cnn__pool_gradients(e->cell)->avgpool_backward(&p->pool, dy, dx, c, e->cell);
         break;
     case CNN_LINEAR:
         cnn__block_linear_backward(e, layer, x, dy, dx);
@@ -5932,10 +5990,10 @@ static void cnn__strip_gradient(const cnn__pass *e, int layer, float *acts, int 
         if (row / pool->kh >= pool->oh)
             memset(to, 0, n * sizeof(float));
         else if (pool->max)
-            cnn__unit_pool(e)->maxpool_backward(&part, y, cnn__layer_act(e, p->pooling, acts) + at, dy + at,
-                                                to, 1, e->cell);
+            cnn__pool_gradients(e->cell)->maxpool_backward(&part, y, cnn__layer_act(e, p->pooling, acts) + at,
+                                                           dy + at, to, 1, e->cell);
         else
-            cnn__unit_pool(e)->avgpool_backward(&part, dy + at, to, 1, e->cell);
+            cnn__pool_gradients(e->cell)->avgpool_backward(&part, dy + at, to, 1, e->cell);
         from = to;
     }
     if (p->activation)
@@ -5948,7 +6006,8 @@ static void cnn__block_conv_strips_backward(const cnn__pass *e, int layer, const
                                             const float *dy, float *slot, float *packed, int thread) {
     const cnn__plan *p = &e->ws->plan[layer];
     const cnn__conv *v = cnn__unit_conv(e, layer);
-    const size_t strip_plane = (size_t)p->strip * (size_t)v->y_pitch;
+    const int rows = cnn__strip_rows(e, layer);
+    const size_t strip_plane = (size_t)rows * (size_t)v->y_pitch;
     float *strip = e->ws->strips + (size_t)thread * e->ws->strip_floats;
     float *db = slot + p->slot + e->net->info[layer].weights;
     cnn__dot a;
@@ -5963,8 +6022,8 @@ static void cnn__block_conv_strips_backward(const cnn__pass *e, int layer, const
     a.yr = v->y_pitch;
     a.ym = (ptrdiff_t)strip_plane;
     a.lanes = e->ws->lanes + (size_t)thread * e->ws->lane_floats;
-    for (int row = 0; row < v->oh; row += p->strip) {
-        a.lines = cnn__min(p->strip, v->oh - row);
+    for (int row = 0; row < v->oh; row += rows) {
+        a.lines = cnn__min(rows, v->oh - row);
         for (int m = 0; m < v->o; m++) {
             float *at = strip + (size_t)m * strip_plane;
             cnn__strip_gradient(e, layer, acts, m, row, a.lines, dy, at);
