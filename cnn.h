@@ -563,6 +563,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__WINO_INPUT    300000 /* transformed inputs in a run of tiles, floats */
 #define CNN__WINO_WEIGHTS  150000 /* transformed weights at a time, floats */
 #define CNN__STRIP_FLOATS  131072 /* a packed strip of a plane */
+#define CNN__SHORT_RUN     8      /* floats of a kernel's row, all channels, too few for a vector */
 #define CNN__DOT_PIXELS    512    /* of a 1x1 convolution whose dw is taken by dot products */
 #define CNN__STRIP_COLUMNS 96     /* outputs below which a strip is not worth cutting off */
 #define CNN__STRIP_ROWS    4      /* most rows in a strip */
@@ -1044,6 +1045,7 @@ typedef struct cnn__kernels {
     void (*product)(const cnn__product *a);
     void (*dot)(const cnn__dot *a);
     void (*fold)(const float *lanes, float *g, size_t n);
+    void (*copy)(const float *from, size_t from_pitch, float *to, size_t to_pitch, size_t n, int rows);
     float (*sum)(const float *x, size_t n);
     void (*add)(float *y, const float *x, size_t n);
     void (*sigmoid)(const float *x, float *y, size_t n);
@@ -1543,6 +1545,16 @@ static void CNN__FN(cnn__fold)(const float *lanes, float *g, size_t n) {
         g[i] += CNN__SUM(CNN__LOAD(lanes + i * CNN__V));
 }
 
+/* Rows of n floats; short ones, for which a call of memcpy each is too much. */
+static void CNN__FN(cnn__copy)(const float *from, size_t from_pitch, float *to, size_t to_pitch, size_t n,
+                               int rows) {
+    for (; rows > 0; rows--, from += from_pitch, to += to_pitch)
+        for (size_t i = 0; i < n; i += CNN__V) {
+            const int r = n - i < CNN__V ? (int)(n - i) : CNN__V;
+            CNN__STORE_UP_TO(to + i, CNN__LOAD_UP_TO(from + i, r), r);
+        }
+}
+
 static float CNN__FN(cnn__sum)(const float *x, size_t n) {
     CNN__VEC s0 = CNN__SET1(0.0f), s1 = s0, s2 = s0, s3 = s0;
     size_t i = 0;
@@ -1959,6 +1971,7 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
                                                    CNN__FN(cnn__product_run),
                                                    CNN__FN(cnn__dot_run),
                                                    CNN__FN(cnn__fold),
+                                                   CNN__FN(cnn__copy),
                                                    CNN__FN(cnn__sum),
                                                    CNN__FN(cnn__add_to),
                                                    CNN__FN(cnn__sigmoid),
@@ -2659,10 +2672,25 @@ static void cnn__pack_row(const cnn__conv *v, const float *src, int s, float *ds
     }
 }
 
+static int cnn__clamp(int value, int low, int high) {
+    return value < low ? low : value > high ? high : value;
+}
+
 /* Packs rows row0 to row0 + v->rows - 1 of the phases of channels c0..c1-1 of a group's image x; rows beyond
    the padded image become zeros. */
 static void cnn__pack(const cnn__conv *v, const float *x, int c0, int c1, int row0, float *packed) {
     const size_t row = (size_t)v->x_pitch;
+    if (v->cell == 1 && v->sh == 1 && v->sw == 1 && v->mode == CNN_PAD_ZEROS) { /* the common case */
+        const int from = cnn__clamp(v->pt - row0, 0, v->rows),
+                  to = cnn__clamp(v->pt + v->h - row0, 0, v->rows);
+        memset(packed + (size_t)c0 * (size_t)v->plane, 0,
+               (size_t)(c1 - c0) * (size_t)v->plane * sizeof(float));
+        for (int c = c0; c < c1 && to > from; c++)
+            cnn__k()->copy(x + ((size_t)c * (size_t)v->h + (size_t)(row0 + from - v->pt)) * (size_t)v->w,
+                           (size_t)v->w, packed + (size_t)c * (size_t)v->plane + (size_t)from * row + v->pl,
+                           row, (size_t)v->w, to - from);
+        return;
+    }
     for (int c = c0; c < c1; c++)
         for (int r = 0; r < v->sh; r++)
             for (int i = 0; i < v->rows; i++) {
@@ -3003,10 +3031,8 @@ static void cnn__conv_forward_task(void *context, int task, int thread) {
             a->k->product(&p);
     }
     for (int m = 0; v->flat && m < m1 - m0; m++)
-        for (int i = 0; i < rows; i++)
-            memcpy(y + (size_t)m * out + (size_t)i * (size_t)v->ow,
-                   flat + (size_t)m * (size_t)v->y_plane + (size_t)i * (size_t)v->y_pitch,
-                   (size_t)v->ow * sizeof(float));
+        a->k->copy(flat + (size_t)m * (size_t)v->y_plane, (size_t)v->y_pitch, y + (size_t)m * out,
+                   (size_t)v->ow, (size_t)v->ow, rows);
 }
 
 /* ---- dx ----
@@ -3182,39 +3208,46 @@ static void cnn__to_pixels(const cnn__conv *v, const float *x, int row0, int row
     }
 }
 
-/* A 1x1 convolution of large planes needs no transposing: each element is one long dot product. */
+/* Without transposing, by dot products of shifted planes: where runs would be too short to fill vectors, and for
+   1x1 convolutions of large planes. */
 static int cnn__dw_dots(const cnn__conv *v) {
-    return v->direct && v->kh * v->kw == 1 && (int64_t)v->oh * v->ow >= CNN__DOT_PIXELS;
+    return v->kw * v->c < CNN__SHORT_RUN ||
+           (v->direct && v->kh * v->kw == 1 && (int64_t)v->oh * v->ow >= CNN__DOT_PIXELS);
 }
 
 CNN__COLD static void cnn__conv_dw_taps(const cnn__conv *v, int rows, cnn__arena *arena, int **tap) {
-    if (cnn__dw_dots(v)) { /* channels, not pixels */
-        *tap = (int *)cnn__take(arena, (size_t)v->c, sizeof(int));
-        for (int c = 0; arena->base && c < v->c; c++)
-            (*tap)[c] = c * v->h * v->w;
-        return;
-    }
     *tap = (int *)cnn__take(arena, (size_t)rows * (size_t)v->ow, sizeof(int));
     for (int i = 0; arena->base && i < rows; i++)
         for (int j = 0; j < v->ow; j++)
             (*tap)[i * v->ow + j] = (i * v->sh * v->wp + j * v->sw) * v->c;
 }
 
+/* x is packed, or the image itself. */
 static void cnn__conv_dw_dots(const cnn__conv_call *a, const float *x, const float *dy, int rows, float *dw) {
     const cnn__conv *v = a->v;
-    const size_t image = (size_t)v->h * (size_t)v->w;
+    const size_t out = (size_t)v->oh * (size_t)v->ow;
     cnn__dot d;
     memset(&d, 0, sizeof d);
     d.rows = rows;
-    d.steps = v->c;
-    d.lines = 1;
+    d.steps = v->steps;
+    d.lines = v->oh;
+    d.n = (size_t)v->ow;
     d.tap = v->tap;
-    d.ym = (ptrdiff_t)image;
+    d.x = x;
+    d.y = dy;
+    d.xr = v->x_pitch;
+    d.yr = v->ow;
+    d.ym = (ptrdiff_t)out;
     d.g = dw;
     d.gm = v->steps;
     d.gk = 1;
-    for (size_t p = 0; p < image; p += 2 * CNN__DOT_PIXELS) { /* so many that rows stay in the cache */
-        d.n = image - p < 2 * CNN__DOT_PIXELS ? image - p : 2 * CNN__DOT_PIXELS;
+    if (v->x_pitch != v->ow) {
+        a->k->dot(&d);
+        return;
+    }
+    d.lines = 1;
+    for (size_t p = 0; p < out; p += 2 * CNN__DOT_PIXELS) { /* so many that rows stay in the cache */
+        d.n = out - p < 2 * CNN__DOT_PIXELS ? out - p : 2 * CNN__DOT_PIXELS;
         d.x = x + p;
         d.y = dy + p;
         a->k->dot(&d);
@@ -3246,8 +3279,10 @@ static void cnn__conv_dw_task(void *context, int task, int thread) {
         for (int m = 0; a->db && m < part; m++)
             a->db[first + (size_t)m] += a->k->sum(dy + (size_t)m * out, out);
         if (a->dw && cnn__dw_dots(v)) {
-            cnn__conv_dw_dots(a, a->x + unit * (size_t)v->c * image, dy, part,
-                              a->dw + first * (size_t)v->steps);
+            const float *x = a->x + unit * (size_t)v->c * image;
+            if (!v->direct)
+                cnn__pack(v, x, 0, v->c, 0, pixels);
+            cnn__conv_dw_dots(a, v->direct ? x : pixels, dy, part, a->dw + first * (size_t)v->steps);
             continue;
         }
         for (int row = 0; a->dw && row < v->oh; row += v->strip) {
@@ -3645,6 +3680,10 @@ static size_t cnn__conv_dw_floats(cnn__conv_call *a, int threads) {
     cnn__conv *v = a->v;
     a->part = cnn__conv_part(v->o, v->groups < threads ? cnn__ceil_div(threads, v->groups) : 1);
     a->parts = cnn__ceil_div(v->o, a->part);
+    if (cnn__dw_dots(v)) {
+        cnn__conv_strips(v, v->oh);
+        return v->direct ? 0 : (size_t)v->c * (size_t)v->plane;
+    }
     const int64_t row = (int64_t)v->sh * v->wp * v->c + (int64_t)a->part * v->ow;
     const int64_t fits = CNN__STRIP_FLOATS / row;
     v->strip = (int)(fits < 1 ? 1 : fits < v->oh ? fits : v->oh);
@@ -3674,7 +3713,9 @@ static cnn_status cnn__conv_run_backward(const char *where, cnn__conv_call *a) {
             cnn__conv_dx_taps(a, &arena);
             a->panels = cnn__take_floats(&arena, (size_t)v->groups * (size_t)v->o * (size_t)v->steps);
         }
-        if (a->dw)
+        if (a->dw && cnn__dw_dots(&w))
+            cnn__conv_taps(&w, &arena);
+        else if (a->dw)
             cnn__conv_dw_taps(&w, w.strip, &arena, &w.tap);
         a->scratch = b.scratch = (char *)cnn__take(&arena, dx > dw ? dx : dw, 1);
         if (!pass)
