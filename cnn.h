@@ -1040,7 +1040,7 @@ typedef struct cnn__kernels {
     int panel; /* most rows of a tile */
     int lanes; /* of a vector */
     void (*wino_input)(const float *phases, size_t plane, size_t row, int n, float *to, size_t pitch);
-    void (*wino_weight)(const float *g, int n, int flip, float *to, size_t pitch);
+    void (*wino_weight)(const float *g, int n, int steps, int flip, float *to, size_t pitch);
     void (*wino_output)(const float *m, size_t pitch, int n, float bias, float *to);
     void (*product)(const cnn__product *a);
     void (*dot)(const cnn__dot *a);
@@ -1480,18 +1480,30 @@ CNN__INLINE void CNN__FN(cnn__wino_weight1)(CNN__VEC g0, CNN__VEC g1, CNN__VEC g
     t[5] = g2;
 }
 
-/* Kernels of n rows of a panel, element e at g[e*n], or flipped in both axes at g[(8 - e)*n]; to[e*pitch]. */
-static void CNN__FN(cnn__wino_weight)(const float *g, int n, int flip, float *to, size_t pitch) {
-    for (int m = 0; m < n; m += CNN__V) {
-        const int r = n - m < CNN__V ? n - m : CNN__V;
+/* Kernels of n rows of a panel for `steps` steps: element e of step k at g[(k*9 + e)*n], or flipped in both axes
+   at g[(k*9 + 8 - e)*n]; to to[e*pitch + k*n]. Where two steps fill a vector they go together. */
+static void CNN__FN(cnn__wino_weight)(const float *g, int n, int steps, int flip, float *to, size_t pitch) {
+    int lanes = 0;
+    for (int i = 0; i < n * steps; i += lanes) {
+        const int k = i / n, m = i % n;
+        const float *p = g + k * 9 * n + m;
         CNN__VEC t[18];
+        lanes = n - m < CNN__V ? n - m : CNN__V;
+#ifdef CNN__HALVES
+        const int both = n == CNN__V / 2 && k + 1 < steps;
+        lanes = both ? CNN__V : lanes;
+#endif
         CNN__UNROLL
         for (int b = 0; b < 3; b++) {
             CNN__VEC d[3];
             CNN__UNROLL
             for (int a = 0; a < 3; a++) {
-                const float *p = g + (flip ? 8 - a * 3 - b : a * 3 + b) * n + m;
-                d[a] = r == CNN__V ? CNN__LOAD(p) : CNN__LOAD_N(p, r);
+                const float *e = p + (flip ? 8 - a * 3 - b : a * 3 + b) * n;
+#ifdef CNN__HALVES
+                d[a] = both ? CNN__HALVES(e, e + 9 * n) : CNN__LOAD_UP_TO(e, lanes);
+#else
+                d[a] = CNN__LOAD_UP_TO(e, lanes);
+#endif
             }
             CNN__FN(cnn__wino_weight1)(d[0], d[1], d[2], t + b * 6);
         }
@@ -1501,7 +1513,7 @@ static void CNN__FN(cnn__wino_weight)(const float *g, int n, int flip, float *to
             CNN__FN(cnn__wino_weight1)(t[a], t[6 + a], t[12 + a], d);
             CNN__UNROLL
             for (int b = 0; b < 6; b++)
-                CNN__STORE_UP_TO(to + (size_t)(a * 6 + b) * pitch + m, d[b], r);
+                CNN__STORE_UP_TO(to + (size_t)(a * 6 + b) * pitch + i, d[b], lanes);
         }
     }
 }
@@ -2009,6 +2021,7 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
 #undef CNN__RECIPROCAL
 #undef CNN__LOAD_BYTES
 #undef CNN__EVEN
+#undef CNN__HALVES
 #undef CNN__ODD
 #undef CNN__FN
 #undef CNN__JOIN
@@ -2058,6 +2071,10 @@ CNN__INLINE float cnn__sum16(__m512 v) {
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
+CNN__INLINE __m512 cnn__halves16(const float *p, const float *q) { /* 8 floats from each */
+    return _mm512_castpd_ps(_mm512_maskz_insertf64x4(0xff, _mm512_castps_pd(_mm512_maskz_loadu_ps(0xff, p)),
+                                                     _mm256_castps_pd(_mm256_loadu_ps(q)), 1));
+}
 CNN__INLINE __m512 cnn__lanes16(__m512 a, __m512 b, int first) {
     const __m512i lane = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     return _mm512_permutex2var_ps(a, _mm512_add_epi32(lane, _mm512_set1_epi32(first)), b);
@@ -2091,6 +2108,7 @@ CNN__INLINE __m512 cnn__reciprocal16(__m512 v) {
 #define CNN__RECIPROCAL(v) cnn__reciprocal16(v)
 #define CNN__EVEN(a, b)    cnn__lanes16(a, b, 0)
 #define CNN__ODD(a, b)     cnn__lanes16(a, b, 1)
+#define CNN__HALVES(p, q)  cnn__halves16(p, q)
 #define CNN__LOAD_BYTES(p)                                                                                   \
     _mm512_maskz_cvtepi32_ps(                                                                                \
         CNN__LANE_MASK(16),                                                                                  \
@@ -3489,13 +3507,9 @@ static void cnn__wino_weights(const cnn__wino_call *a, const float *weight, int 
         const float *from = weight + (size_t)m * w->rs;
         if (w->ks == 9)
             cnn__panel(from, w->rs, 1, mr, 9 * w->steps, packed);
-        for (int k = 0; k < w->steps; k++) {
-            float *g = packed + (size_t)(9 * mr) * (size_t)k;
-            if (w->ks != 9)
-                cnn__panel(from + (size_t)k * w->ks, w->rs, 1, mr, 9, g);
-            a->k->wino_weight(g, mr, w->flip,
-                              u + (size_t)(m - m0) * (size_t)w->steps + (size_t)k * (size_t)mr, w->u_pitch);
-        }
+        for (int k = 0; w->ks != 9 && k < w->steps; k++)
+            cnn__panel(from + (size_t)k * w->ks, w->rs, 1, mr, 9, packed + (size_t)(9 * mr) * (size_t)k);
+        a->k->wino_weight(packed, mr, w->steps, w->flip, u + (size_t)(m - m0) * (size_t)w->steps, w->u_pitch);
     }
 }
 
