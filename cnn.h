@@ -2477,6 +2477,7 @@ typedef struct cnn__conv {
     int groups, c, o; /* channels of one group */
     int h, w, oh, ow, kh, kw, sh, sw, dh, dw, pt, pl;
     cnn_padding_mode mode;
+    int no_winograd;
     int cell, hp, wp, hq, wq, direct, flat;
     int strip, rows;    /* output rows in a strip; rows of a phase that it needs */
     int steps;          /* c*kh*kw */
@@ -2576,6 +2577,7 @@ CNN__COLD static cnn_status cnn__conv_setup(const char *where, cnn__conv *v, int
     v->pt = p->pad_top;
     v->pl = p->pad_left;
     v->mode = p->padding_mode;
+    v->no_winograd = p->no_winograd;
     v->cell = cell;
     const int64_t hp = (int64_t)h + p->pad_top + p->pad_bottom, wp = (int64_t)w + p->pad_left + p->pad_right;
     const int64_t eh = (int64_t)v->dh * (kh - 1) + 1, ew = (int64_t)v->dw * (kw - 1) + 1;
@@ -3779,11 +3781,11 @@ CNN_API cnn_status cnn_conv2d_shape(const cnn_tensor *x, const cnn_tensor *weigh
 /* The choice among the ways to do a planar convolution. Winograd for 3x3 kernels with so many channels that
    the transforms are little beside the products, and with at most one row or column of padding: an output that
    sees little but padding would get the rounding errors of its whole tile. */
-static int cnn__conv_winograd(const cnn__conv *v, const cnn_conv2d_options *options, int backward) {
+static int cnn__conv_winograd(const cnn__conv *v, int backward) {
     const int bottom = v->hp - v->h - v->pt, right = v->wp - v->w - v->pl;
     if (!cnn__k()->wino_input || v->kh != 3 || v->kw != 3 || v->sh > 1 || v->sw > 1 || v->dh > 1 ||
         v->dw > 1 || v->c < 24 || v->o < 24 || v->oh < 6 || v->ow < 6 ||
-        (int64_t)v->oh * v->ow > INT_MAX / 64 || (options && options->no_winograd))
+        (int64_t)v->oh * v->ow > INT_MAX / 64 || v->no_winograd)
         return 0;
     if (backward) /* dx is a convolution of dy with padding 2 less this */
         return v->mode == CNN_PAD_ZEROS && v->pt == 1 && v->pl == 1 && bottom == 1 && right == 1;
@@ -3812,8 +3814,7 @@ static cnn_status cnn__conv2d_forward(const char *where, const cnn_tensor *x, co
     a.n = x->n;
     a.v = &v;
     a.k = cnn__k();
-    return cnn__conv_winograd(&v, options, 0) ? cnn__wino_run(where, &a, 0)
-                                              : cnn__conv_run_forward(where, &a);
+    return cnn__conv_winograd(&v, 0) ? cnn__wino_run(where, &a, 0) : cnn__conv_run_forward(where, &a);
 }
 
 static cnn_status cnn__conv2d_backward(const char *where, const cnn_tensor *x, const cnn_tensor *weight,
@@ -3842,7 +3843,7 @@ static cnn_status cnn__conv2d_backward(const char *where, const cnn_tensor *x, c
     a.db = db ? db->data : NULL;
     a.v = &v;
     a.k = cnn__k();
-    if (dx && cnn__conv_winograd(&v, options, 1)) {
+    if (dx && cnn__conv_winograd(&v, 1)) {
         const cnn__conv given = v;
         CNN__TRY(cnn__wino_run(where, &a, 1));
         v = given;
