@@ -20,9 +20,10 @@
            puts(cnn_last_error());
 
    CONTENTS (search for the tag)
-     public          >>status >>tensor-api >>operator-api >>network-api >>training-api >>data-api
+     public          >>status >>device-api >>tensor-api >>operator-api >>network-api >>training-api >>data-api
      implementation  >>config >>platform >>error >>memory >>random >>kernels >>dispatch >>tensor >>geometry
                      >>conv >>pool >>activation >>linear >>loss >>layers >>workspace >>network >>train >>data
+                     >>cuda >>device
      end of file     licence (MIT)
 
    OPTIONS, defined before the include that has CNN_IMPLEMENTATION (CNN_STATIC: before every include)
@@ -84,13 +85,15 @@ typedef enum cnn_status {
     CNN_ERR_NOMEM,    /* the allocator returned NULL, or the memory handed in is too small */
     CNN_ERR_IO,       /* a file that cannot be opened or read */
     CNN_ERR_FORMAT,   /* a file whose content is not what it should be; a label outside the classes */
-    CNN_ERR_DIVERGED  /* a loss that is infinite or not a number */
+    CNN_ERR_DIVERGED, /* a loss that is infinite or not a number */
+    CNN_ERR_DEVICE    /* no usable GPU, or an error that its driver reports */
 } cnn_status;
 
 /* The sentence of the last error on the calling thread; "" before the first. Valid until the next error. */
 CNN_API const char *cnn_last_error(void);
 
-/* "ok", "argument", "shape", "out of memory", "input/output", "format", "diverged"; "unknown" for others. */
+/* "ok", "argument", "shape", "out of memory", "input/output", "format", "diverged", "device"; "unknown" for
+   others. */
 CNN_API const char *cnn_status_name(cnn_status status);
 
 /* CNN_VERSION of the implementation, to compare with the header's. */
@@ -101,6 +104,34 @@ CNN_API const char *cnn_instruction_set(void);
 
 /* Threads that a call or a workspace uses unless told otherwise: OpenMP's maximum, 1 without OpenMP. */
 CNN_API int cnn_max_threads(void);
+
+/* ---- >>device-api ---------------------------------------------------------------------------------- */
+
+typedef enum cnn_device {
+    CNN_DEVICE_AUTO = 0, /* the GPU if there is a usable one, else the CPU */
+    CNN_DEVICE_CPU,
+    CNN_DEVICE_CUDA
+} cnn_device;
+
+/* Chooses where tensors, networks and workspaces are made and operators run from now on, for the whole
+   process; the CPU until then. Objects keep the device they were made under, and may be freed under any.
+   CNN_ERR_DEVICE, with the driver's reason: CNN_DEVICE_CUDA without a usable GPU, or in a build without
+   CNN_CUDA; the choice then stays as it was.
+     On the GPU the memory of tensors, of parameters and of gradients is managed memory: a program reads and
+   writes it as ever, between calls. A tensor around memory of the caller's own is copied there and back by
+   every call that takes it. Calls return when their work is done. */
+CNN_API cnn_status cnn_device_use(cnn_device device);
+
+/* CNN_DEVICE_CPU or CNN_DEVICE_CUDA. */
+CNN_API cnn_device cnn_device_active(void);
+
+/* "NVIDIA H100 80GB HBM3", or "CPU (avx512)". */
+CNN_API const char *cnn_device_name(void);
+
+/* On not 0: products of large convolutions and linear layers on the GPU take their factors rounded to TF32 (10
+   bits of fraction) and sum in float32, on tensor cores. Off at first. On the CPU it changes nothing.
+   CNN_ERR_DEVICE: the GPU in use, or the code built for it, has none (they came with compute capability 8.0). */
+CNN_API cnn_status cnn_device_tf32(int on);
 
 /* ---- >>tensor-api ---------------------------------------------------------------------------------- */
 
@@ -542,6 +573,9 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #if defined(CNN_MALLOC) != defined(CNN_FREE)
 #error "cnn.h: define both CNN_MALLOC(bytes) and CNN_FREE(pointer), or neither"
 #endif
+#if defined(CNN_CUDA) && !defined(__CUDACC__) && !defined(CNN__CUDA_SHIM)
+#error "cnn.h: CNN_CUDA: compile the file that has CNN_IMPLEMENTATION with nvcc: nvcc -x cu -DCNN_CUDA -c FILE.c"
+#endif
 #ifndef CNN_MALLOC
 #include <stdlib.h>
 #define CNN_MALLOC(bytes) malloc(bytes)
@@ -619,6 +653,16 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #include <arm_neon.h>
 #else
 #define CNN__NEON 0
+#endif
+
+/* What kernels of the GPU call too; nvcc does not know the host compiler's pragmas, but hands them on. */
+#ifdef CNN_CUDA
+#define CNN__BOTH __host__ __device__
+#else
+#define CNN__BOTH
+#endif
+#ifdef __NVCC__
+#pragma nv_diag_suppress 1675
 #endif
 
 /* Loops over accumulators must be unrolled wholly, or they live in memory: 3 times slower. */
@@ -826,8 +870,8 @@ CNN_API const char *cnn_last_error(void) {
 
 CNN_API const char *cnn_status_name(cnn_status status) {
     static const char *const names[] = {"ok",           "argument", "shape",   "out of memory",
-                                        "input/output", "format",   "diverged"};
-    return (int)status >= 0 && (int)status <= (int)CNN_ERR_DIVERGED ? names[(int)status] : "unknown";
+                                        "input/output", "format",   "diverged", "device"};
+    return (int)status >= 0 && (int)status <= (int)CNN_ERR_DEVICE ? names[(int)status] : "unknown";
 }
 
 CNN_API const char *cnn_version(void) {
@@ -849,25 +893,43 @@ static size_t cnn__round_up(size_t a, size_t unit) { /* SIZE_MAX where it overfl
     return a > SIZE_MAX - (unit - 1) ? SIZE_MAX : (a + unit - 1) / unit * unit;
 }
 
-/* Zeroed, aligned memory; its true start lies just before it. NULL on failure. */
+/* What lies just before each piece of memory: where it truly starts, and how it is given back. */
+typedef struct cnn__origin {
+    void *start;
+    void (*release)(void *start);
+} cnn__origin;
+
+/* The first aligned byte with room for its origin; start has CNN__ALIGN + sizeof(cnn__origin) bytes more than
+   the caller asked for. */
+static void *cnn__place(void *start, void (*release)(void *)) {
+    const cnn__origin origin = {start, release};
+    char *p = (char *)start + sizeof origin;
+    p += (CNN__ALIGN - (uintptr_t)p % CNN__ALIGN) % CNN__ALIGN;
+    memcpy(p - sizeof origin, &origin, sizeof origin);
+    return p;
+}
+
+static void cnn__release(void *start) {
+    CNN_FREE(start);
+}
+
+/* Zeroed, aligned memory. NULL on failure. */
 static void *cnn__alloc(size_t bytes) {
-    const size_t total = cnn__add(bytes, CNN__ALIGN + sizeof(void *));
-    char *start = total == SIZE_MAX ? NULL : (char *)CNN_MALLOC(total);
+    const size_t total = cnn__add(bytes, CNN__ALIGN + sizeof(cnn__origin));
+    void *start = total == SIZE_MAX ? NULL : CNN_MALLOC(total);
     if (!start)
         return NULL;
-    char *p = start + sizeof(void *);
-    p += (CNN__ALIGN - (uintptr_t)p % CNN__ALIGN) % CNN__ALIGN;
-    memcpy(p - sizeof(void *), &start, sizeof(void *));
+    void *p = cnn__place(start, cnn__release);
     memset(p, 0, bytes);
     return p;
 }
 
 static void cnn__free(void *p) {
+    cnn__origin origin;
     if (!p)
         return;
-    void *start = NULL;
-    memcpy(&start, (char *)p - sizeof(void *), sizeof(void *));
-    CNN_FREE(start);
+    memcpy(&origin, (char *)p - sizeof origin, sizeof origin);
+    origin.release(origin.start);
 }
 
 /* Hands out aligned pieces of one stretch of memory. With base NULL it only counts, so the same code plans
@@ -899,7 +961,7 @@ static char *cnn__align_within(void *memory, size_t bytes, size_t need) {
    Element i of the stream of a seed, reached directly (SplitMix64; Steele, Lea and Flood 2014): the same
    numbers whatever the order in which threads, or a device, ask for them. */
 
-static uint64_t cnn__random(uint64_t seed, uint64_t i) {
+CNN__BOTH static uint64_t cnn__random(uint64_t seed, uint64_t i) {
     uint64_t z = seed + (i + 1) * 0x9e3779b97f4a7c15u;
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
@@ -907,12 +969,12 @@ static uint64_t cnn__random(uint64_t seed, uint64_t i) {
 }
 
 /* Uniform in [0, 1), a multiple of 2^-24. */
-static float cnn__uniform(uint64_t seed, uint64_t i) {
+CNN__BOTH static float cnn__uniform(uint64_t seed, uint64_t i) {
     return (float)(cnn__random(seed, i) >> 40) * (1.0f / 16777216.0f);
 }
 
 /* Standard normal (Box and Muller 1958). */
-static float cnn__normal(uint64_t seed, uint64_t i) {
+CNN__BOTH static float cnn__normal(uint64_t seed, uint64_t i) {
     const uint64_t bits = cnn__random(seed, i);
     const double u = ((double)(bits >> 32) + 1.0) / 4294967296.0; /* (0, 1] */
     const double v = (double)(bits & 0xffffffffu) / 4294967296.0;
@@ -982,7 +1044,7 @@ typedef struct cnn__window {
     int first, end, counted;
 } cnn__window;
 
-CNN__INLINE cnn__window cnn__window_at(int i, int n, int kernel, int stride, int pad, int dilation,
+CNN__BOTH CNN__INLINE cnn__window cnn__window_at(int i, int n, int kernel, int stride, int pad, int dilation,
                                        int exclude) {
     cnn__window v;
     const int start = i * stride - pad, stop = start + (kernel - 1) * dilation + 1;
@@ -2000,6 +2062,89 @@ CNN_API const char *cnn_instruction_set(void) {
     return cnn__k()->name;
 }
 
+/* ---- operators of a device ----------------------------------------------------------------------------
+
+   The public functions check their arguments and then call the active device's row of this table; a row is
+   made from this list (see >>device), so a device without one of the operators does not compile. Networks and
+   workspaces keep to the row that they were made under. */
+
+struct cnn__conv;
+struct cnn__fit;
+
+#define CNN__OPERATORS(X)                                                                                    \
+    X(void *, allocate, (size_t bytes)) /* zeroed, readable by the program, for cnn__free; or NULL */        \
+    X(cnn_status, fill, (const char *where, float *to, size_t n, float value))                               \
+    X(cnn_status, copy, (const char *where, float *to, const float *from, size_t n))                         \
+    X(cnn_status, draw,                                                                                      \
+      (const char *where, float *to, size_t n, int normal, float scale, uint64_t seed))                      \
+    X(cnn_status, conv2d_forward,                                                                            \
+      (const char *where, struct cnn__conv *v, const cnn_tensor *x, const cnn_tensor *weight,                \
+       const cnn_tensor *bias, cnn_tensor *y))                                                               \
+    X(cnn_status, conv2d_backward,                                                                           \
+      (const char *where, struct cnn__conv *v, const cnn_tensor *x, const cnn_tensor *weight,                \
+       const cnn_tensor *dy, cnn_tensor *dx, cnn_tensor *dw, cnn_tensor *db))                                \
+    X(cnn_status, maxpool2d_forward,                                                                         \
+      (const char *where, const cnn__pool *p, const cnn_tensor *x, cnn_tensor *y, int *indices))             \
+    X(cnn_status, maxpool2d_backward,                                                                        \
+      (const char *where, const cnn_tensor *dy, const int *indices, cnn_tensor *dx))                         \
+    X(cnn_status, avgpool2d_forward,                                                                         \
+      (const char *where, const cnn__pool *p, const cnn_tensor *x, cnn_tensor *y))                           \
+    X(cnn_status, avgpool2d_backward,                                                                        \
+      (const char *where, const cnn__pool *p, const cnn_tensor *dy, cnn_tensor *dx))                         \
+    X(cnn_status, linear_forward,                                                                            \
+      (const char *where, int in, const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,     \
+       cnn_tensor *y))                                                                                       \
+    X(cnn_status, linear_backward,                                                                           \
+      (const char *where, int in, const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *dy,       \
+       cnn_tensor *dx, cnn_tensor *dw, cnn_tensor *db))                                                      \
+    X(cnn_status, activation_forward,                                                                        \
+      (const char *where, cnn_layer_kind kind, const cnn_tensor *x, cnn_tensor *y))                          \
+    X(cnn_status, activation_backward,                                                                       \
+      (const char *where, cnn_layer_kind kind, const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx))   \
+    X(cnn_status, softmax_forward, (const char *where, const cnn_tensor *x, cnn_tensor *y))                  \
+    X(cnn_status, softmax_backward,                                                                          \
+      (const char *where, const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx))                        \
+    X(cnn_status, dropout,                                                                                   \
+      (const char *where, const cnn_tensor *x, float p, uint64_t seed, cnn_tensor *y))                       \
+    X(cnn_status, cross_entropy_forward,                                                                     \
+      (const char *where, const cnn_tensor *logits, const int *labels, double *loss))                        \
+    X(cnn_status, cross_entropy_backward,                                                                    \
+      (const char *where, const cnn_tensor *logits, const int *labels, cnn_tensor *dlogits))                 \
+    X(cnn_status, squared_error_forward,                                                                     \
+      (const char *where, const cnn_tensor *y, const cnn_tensor *target, double *sum))                       \
+    X(cnn_status, squared_error_backward,                                                                    \
+      (const char *where, const cnn_tensor *y, const cnn_tensor *target, float scale, cnn_tensor *dy))       \
+    X(cnn_status, sgd_step,                                                                                  \
+      (const char *where, const cnn_sgd_options *options, float *parameters, const float *gradients,         \
+       float *velocity, size_t count))                                                                       \
+    X(cnn_status, workspace_make,                                                                            \
+      (const char *where, cnn_workspace **to, const cnn_net *net, cnn_mode mode, int batch, int threads,     \
+       void *memory, size_t bytes, int own, size_t *needed))                                                 \
+    X(void, workspace_free, (cnn_workspace * ws))                                                            \
+    X(cnn_status, forward, /* y or classes */                                                                \
+      (const char *where, const cnn_net *net, cnn_workspace *ws, const cnn_tensor *x, cnn_tensor *y,         \
+       int *classes))                                                                                        \
+    X(cnn_status, backward,                                                                                  \
+      (const char *where, const cnn_net *net, cnn_workspace *ws, const cnn_tensor *dy, cnn_tensor *dx))      \
+    X(cnn_status, train_batch,                                                                               \
+      (const char *where, const cnn_net *net, cnn_workspace *ws, const cnn_dataset *data, const int *index,  \
+       int n, double *loss, int *correct))                                                                   \
+    X(cnn_status, evaluate,                                                                                  \
+      (const char *where, const cnn_net *net, const cnn_dataset *data, int threads, cnn_evaluation *result)) \
+    X(cnn_status, fit_begin, (struct cnn__fit * f)) /* fit_end frees what it took, also where it failed */   \
+    X(cnn_status, fit_epoch, (struct cnn__fit * f))                                                          \
+    X(cnn_status, fit_test, (struct cnn__fit * f, cnn_evaluation * result))                                  \
+    X(void, fit_end, (struct cnn__fit * f))
+
+#define CNN__OPERATOR_MEMBER(type, name, arguments) type(*name) arguments;
+
+typedef struct cnn__table {
+    CNN__OPERATORS(CNN__OPERATOR_MEMBER)
+} cnn__table;
+
+static const cnn__table *cnn__ops(void); /* the active row */
+static const cnn__table *cnn__cpu(void); /* the CPU's */
+
 /* ---- >>tensor -------------------------------------------------------------------------------------- */
 
 #define CNN__TRY(expression)                                                                                 \
@@ -2091,7 +2236,7 @@ CNN_API cnn_status cnn_tensor_alloc(cnn_tensor *t, int n, int c, int h, int w) {
     CNN__TRY(cnn__check_pointer("cnn_tensor_alloc", "t", t));
     CNN__TRY(cnn__check_sizes("cnn_tensor_alloc", "t", n, c, h, w));
     const size_t bytes = cnn__elements(n, c, h, w) * sizeof(float);
-    float *data = (float *)cnn__alloc(bytes);
+    float *data = (float *)cnn__ops()->allocate(bytes);
     if (!data)
         return cnn__no_memory("cnn_tensor_alloc", bytes);
     t->n = n;
@@ -2117,21 +2262,31 @@ CNN_API cnn_status cnn_tensor_count(const cnn_tensor *t, size_t *count) {
     return CNN_OK;
 }
 
+static cnn_status cnn__cpu_fill(const char *where, float *to, size_t n, float value) {
+    (void)where;
+    for (size_t i = 0; i < n; i++)
+        to[i] = value;
+    return CNN_OK;
+}
+
+static cnn_status cnn__cpu_copy(const char *where, float *to, const float *from, size_t n) {
+    (void)where;
+    memcpy(to, from, n * sizeof(float));
+    return CNN_OK;
+}
+
 CNN_API cnn_status cnn_tensor_fill(cnn_tensor *t, float value) {
     CNN__TRY(cnn__check("cnn_tensor_fill", "t", t));
-    const size_t n = cnn__size(t);
-    for (size_t i = 0; i < n; i++)
-        t->data[i] = value;
-    return CNN_OK;
+    return cnn__ops()->fill("cnn_tensor_fill", t->data, cnn__size(t), value);
 }
 
 CNN_API cnn_status cnn_tensor_copy(cnn_tensor *dst, const cnn_tensor *src) {
     CNN__TRY(cnn__check("cnn_tensor_copy", "src", src));
     CNN__TRY(cnn__check_shape("cnn_tensor_copy", "dst", dst, src->n, src->c, src->h, src->w));
     CNN__TRY(cnn__check_apart_or_same("cnn_tensor_copy", "dst", dst, "src", src));
-    if (dst->data != src->data)
-        memcpy(dst->data, src->data, cnn__size(src) * sizeof(float));
-    return CNN_OK;
+    return dst->data == src->data
+               ? CNN_OK
+               : cnn__ops()->copy("cnn_tensor_copy", dst->data, src->data, cnn__size(src));
 }
 
 CNN_API cnn_status cnn_tensor_reshape(cnn_tensor *t, int n, int c, int h, int w) {
@@ -2174,12 +2329,12 @@ typedef struct cnn__conv {
     cnn__tap *back; /* [kh*o]: dx */
 } cnn__conv;
 
-static int cnn__or(int value, int otherwise) {
+CNN__BOTH static int cnn__or(int value, int otherwise) {
     return value ? value : otherwise;
 }
 
 /* The element that padded position i stands for, or -1 for a zero. */
-static int cnn__source(int i, int pad, int n, cnn_padding_mode mode) {
+CNN__BOTH static int cnn__source(int i, int pad, int n, cnn_padding_mode mode) {
     i -= pad;
     if (i >= 0 && i < n)
         return i;
@@ -2754,6 +2909,63 @@ static int cnn__conv_part(const cnn__conv *v, int images, int channels) {
     return cnn__min(channels, part > 8 ? part : 8);
 }
 
+static cnn_status cnn__cpu_conv2d_forward(const char *where, cnn__conv *v, const cnn_tensor *x,
+                                          const cnn_tensor *weight, const cnn_tensor *bias, cnn_tensor *y) {
+    cnn__conv_call a;
+    memset(&a, 0, sizeof a);
+    a.x = x->data;
+    a.weight = weight->data;
+    a.bias = bias ? bias->data : NULL;
+    a.y = y->data;
+    a.n = x->n;
+    const int part = cnn__conv_part(v, x->n, v->o);
+    const cnn__conv_job job = {cnn__conv_forward_task,
+                               x->n,
+                               v->o,
+                               part,
+                               v->direct ? 0 : (size_t)v->c * (size_t)v->plane,
+                               v->flat ? (size_t)part * (size_t)v->y_plane : 0};
+    return cnn__conv_run(where, v, &a, &job, 1);
+}
+
+static cnn_status cnn__cpu_conv2d_backward(const char *where, cnn__conv *v, const cnn_tensor *x,
+                                           const cnn_tensor *weight, const cnn_tensor *dy, cnn_tensor *dx,
+                                           cnn_tensor *dw, cnn_tensor *db) {
+    cnn__conv_call a;
+    memset(&a, 0, sizeof a);
+    a.x = x->data;
+    a.weight = weight->data;
+    a.dy = dy->data;
+    a.n = x->n;
+    a.dx = dx ? dx->data : NULL;
+    a.dw = dw ? dw->data : NULL;
+    a.db = db ? db->data : NULL;
+    cnn__conv_job jobs[2];
+    int count = 0;
+    if (dx) {
+        const int part = cnn__conv_part(v, x->n, v->c);
+        const cnn__conv_job job = {cnn__conv_dx_task,
+                                   x->n,
+                                   v->c,
+                                   part,
+                                   v->flat ? (size_t)v->o * (size_t)v->y_plane : 0,
+                                   v->direct ? 0 : (size_t)part * (size_t)v->plane};
+        jobs[count++] = job;
+    }
+    if (dw || db) { /* as many parts as there are threads: each packs every image for itself */
+        const int parts = cnn__min(v->o, (cnn_max_threads() + v->groups - 1) / v->groups);
+        const int part = (v->o + parts - 1) / parts;
+        const cnn__conv_job job = {cnn__conv_dw_task,
+                                   1,
+                                   v->o,
+                                   part,
+                                   v->direct || !dw ? 0 : (size_t)v->c * (size_t)v->plane,
+                                   v->flat && dw ? (size_t)part * (size_t)v->y_plane : 0};
+        jobs[count++] = job;
+    }
+    return cnn__conv_run(where, v, &a, jobs, count);
+}
+
 static cnn_status cnn__conv2d_forward(const char *where, const cnn_tensor *x, const cnn_tensor *weight,
                                       const cnn_tensor *bias, const cnn_conv2d_options *options,
                                       cnn_tensor *y) {
@@ -2767,21 +2979,7 @@ static cnn_status cnn__conv2d_forward(const char *where, const cnn_tensor *x, co
     CNN__TRY(cnn__check_apart(where, "y", y, "x", x));
     CNN__TRY(cnn__check_apart(where, "y", y, "weight", weight));
     CNN__TRY(cnn__check_apart(where, "y", y, "bias", bias));
-    cnn__conv_call a;
-    memset(&a, 0, sizeof a);
-    a.x = x->data;
-    a.weight = weight->data;
-    a.bias = bias ? bias->data : NULL;
-    a.y = y->data;
-    a.n = x->n;
-    const int part = cnn__conv_part(&v, x->n, v.o);
-    const cnn__conv_job job = {cnn__conv_forward_task,
-                               x->n,
-                               v.o,
-                               part,
-                               v.direct ? 0 : (size_t)v.c * (size_t)v.plane,
-                               v.flat ? (size_t)part * (size_t)v.y_plane : 0};
-    return cnn__conv_run(where, &v, &a, &job, 1);
+    return cnn__ops()->conv2d_forward(where, &v, x, weight, bias, y);
 }
 
 static cnn_status cnn__conv2d_backward(const char *where, const cnn_tensor *x, const cnn_tensor *weight,
@@ -2799,39 +2997,7 @@ static cnn_status cnn__conv2d_backward(const char *where, const cnn_tensor *x, c
     if (db)
         CNN__TRY(cnn__check_shape(where, "db", db, 1, weight->n, 1, 1));
     CNN__TRY(cnn__check_results_apart(where, x, weight, dy, dx, dw, db));
-    cnn__conv_call a;
-    memset(&a, 0, sizeof a);
-    a.x = x->data;
-    a.weight = weight->data;
-    a.dy = dy->data;
-    a.n = x->n;
-    a.dx = dx ? dx->data : NULL;
-    a.dw = dw ? dw->data : NULL;
-    a.db = db ? db->data : NULL;
-    cnn__conv_job jobs[2];
-    int count = 0;
-    if (dx) {
-        const int part = cnn__conv_part(&v, x->n, v.c);
-        const cnn__conv_job job = {cnn__conv_dx_task,
-                                   x->n,
-                                   v.c,
-                                   part,
-                                   v.flat ? (size_t)v.o * (size_t)v.y_plane : 0,
-                                   v.direct ? 0 : (size_t)part * (size_t)v.plane};
-        jobs[count++] = job;
-    }
-    if (dw || db) { /* as many parts as there are threads: each packs every image for itself */
-        const int parts = cnn__min(v.o, (cnn_max_threads() + v.groups - 1) / v.groups);
-        const int part = (v.o + parts - 1) / parts;
-        const cnn__conv_job job = {cnn__conv_dw_task,
-                                   1,
-                                   v.o,
-                                   part,
-                                   v.direct || !dw ? 0 : (size_t)v.c * (size_t)v.plane,
-                                   v.flat && dw ? (size_t)part * (size_t)v.y_plane : 0};
-        jobs[count++] = job;
-    }
-    return cnn__conv_run(where, &v, &a, jobs, count);
+    return cnn__ops()->conv2d_backward(where, &v, x, weight, dy, dx, dw, db);
 }
 
 CNN_API cnn_status cnn_conv2d_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
@@ -3074,6 +3240,36 @@ static cnn_status cnn__pool_run(const char *where, cnn__pool_call *a, cnn__task 
     return CNN_OK;
 }
 
+static cnn_status cnn__cpu_maxpool2d_forward(const char *where, const cnn__pool *p, const cnn_tensor *x,
+                                             cnn_tensor *y, int *indices) {
+    cnn__pool_call a = {p, x->data, y->data, indices, NULL};
+    return cnn__pool_run(where, &a, cnn__maxpool_task, x->n, x->c);
+}
+
+static cnn_status cnn__cpu_maxpool2d_backward(const char *where, const cnn_tensor *dy, const int *indices,
+                                              cnn_tensor *dx) {
+    cnn__pool p;
+    memset(&p, 0, sizeof p);
+    p.h = dx->h;
+    p.w = dx->w;
+    p.oh = dy->h;
+    p.ow = dy->w;
+    cnn__pool_call a = {&p, dy->data, dx->data, NULL, indices};
+    return cnn__pool_run(where, &a, cnn__maxpool_backward_task, dx->n, dx->c);
+}
+
+static cnn_status cnn__cpu_avgpool2d_forward(const char *where, const cnn__pool *p, const cnn_tensor *x,
+                                             cnn_tensor *y) {
+    cnn__pool_call a = {p, x->data, y->data, NULL, NULL};
+    return cnn__pool_run(where, &a, cnn__avgpool_task, x->n, x->c);
+}
+
+static cnn_status cnn__cpu_avgpool2d_backward(const char *where, const cnn__pool *p, const cnn_tensor *dy,
+                                              cnn_tensor *dx) {
+    cnn__pool_call a = {p, dy->data, dx->data, NULL, NULL};
+    return cnn__pool_run(where, &a, cnn__avgpool_backward_task, dx->n, dx->c);
+}
+
 CNN_API cnn_status cnn_maxpool2d_forward(const cnn_tensor *x, const cnn_pool2d_options *options,
                                          cnn_tensor *y, int *indices) {
     static const char *const where = "cnn_maxpool2d_forward";
@@ -3086,13 +3282,11 @@ CNN_API cnn_status cnn_maxpool2d_forward(const cnn_tensor *x, const cnn_pool2d_o
         (cnn__overlap(indices, cnn__size(y) * sizeof(int), x->data, cnn__size(x) * sizeof(float)) ||
          cnn__overlap(indices, cnn__size(y) * sizeof(int), y->data, cnn__size(y) * sizeof(float))))
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: indices overlaps x or y", where);
-    cnn__pool_call a = {&p, x->data, y->data, indices, NULL};
-    return cnn__pool_run(where, &a, cnn__maxpool_task, x->n, x->c);
+    return cnn__ops()->maxpool2d_forward(where, &p, x, y, indices);
 }
 
 CNN_API cnn_status cnn_maxpool2d_backward(const cnn_tensor *dy, const int *indices, cnn_tensor *dx) {
     static const char *const where = "cnn_maxpool2d_backward";
-    cnn__pool p;
     CNN__TRY(cnn__check(where, "dy", dy));
     CNN__TRY(cnn__check_pointer(where, "indices", indices));
     CNN__TRY(cnn__check(where, "dx", dx));
@@ -3107,13 +3301,7 @@ CNN_API cnn_status cnn_maxpool2d_backward(const cnn_tensor *dy, const int *indic
         if (indices[i] < -1 || (indices[i] >= 0 && (size_t)indices[i] >= plane))
             return cnn__fail(CNN_ERR_ARGUMENT, "%s: indices[%zu] is %d, dx has planes of %dx%d", where, i,
                              indices[i], dx->h, dx->w);
-    memset(&p, 0, sizeof p);
-    p.h = dx->h;
-    p.w = dx->w;
-    p.oh = dy->h;
-    p.ow = dy->w;
-    cnn__pool_call a = {&p, dy->data, dx->data, NULL, indices};
-    return cnn__pool_run(where, &a, cnn__maxpool_backward_task, dx->n, dx->c);
+    return cnn__ops()->maxpool2d_backward(where, dy, indices, dx);
 }
 
 static cnn_status cnn__avgpool2d_forward(const char *where, const cnn_tensor *x,
@@ -3122,8 +3310,7 @@ static cnn_status cnn__avgpool2d_forward(const char *where, const cnn_tensor *x,
     CNN__TRY(cnn__pool_setup(where, &p, 0, x->h, x->w, options));
     CNN__TRY(cnn__check_shape(where, "y", y, x->n, x->c, p.oh, p.ow));
     CNN__TRY(cnn__check_apart(where, "y", y, "x", x));
-    cnn__pool_call a = {&p, x->data, y->data, NULL, NULL};
-    return cnn__pool_run(where, &a, cnn__avgpool_task, x->n, x->c);
+    return cnn__ops()->avgpool2d_forward(where, &p, x, y);
 }
 
 static cnn_status cnn__avgpool2d_backward(const char *where, const cnn_tensor *dy,
@@ -3132,8 +3319,7 @@ static cnn_status cnn__avgpool2d_backward(const char *where, const cnn_tensor *d
     CNN__TRY(cnn__pool_setup(where, &p, 0, dx->h, dx->w, options));
     CNN__TRY(cnn__check_shape(where, "dy", dy, dx->n, dx->c, p.oh, p.ow));
     CNN__TRY(cnn__check_apart(where, "dx", dx, "dy", dy));
-    cnn__pool_call a = {&p, dy->data, dx->data, NULL, NULL};
-    return cnn__pool_run(where, &a, cnn__avgpool_backward_task, dx->n, dx->c);
+    return cnn__ops()->avgpool2d_backward(where, &p, dy, dx);
 }
 
 CNN_API cnn_status cnn_avgpool2d_forward(const cnn_tensor *x, const cnn_pool2d_options *options,
@@ -3185,7 +3371,7 @@ typedef struct cnn__map_call {
     uint64_t seed;
 } cnn__map_call;
 
-static float cnn__dropout_scale(float p, uint64_t seed, uint64_t i) {
+CNN__BOTH static float cnn__dropout_scale(float p, uint64_t seed, uint64_t i) {
     return cnn__uniform(seed, i) < p ? 0.0f : 1.0f / (1.0f - p);
 }
 
@@ -3217,13 +3403,6 @@ static cnn_status cnn__map_check(const char *where, const char *in_name, const c
     return cnn__check_apart_or_same(where, out_name, out, in_name, in);
 }
 
-static cnn_status cnn__unary(const char *where, void (*f)(const float *, float *, size_t),
-                             const cnn_tensor *x, cnn_tensor *y) {
-    CNN__TRY(cnn__map_check(where, "x", x, "y", y));
-    cnn__map_call m = {f, NULL, x->data, NULL, y->data, cnn__size(x), 0, 0};
-    return cnn__map_run(where, &m);
-}
-
 static cnn_status cnn__binary_check(const char *where, const cnn_tensor *y, const cnn_tensor *dy,
                                     cnn_tensor *dx) {
     CNN__TRY(cnn__map_check(where, "dy", dy, "dx", dx));
@@ -3231,35 +3410,70 @@ static cnn_status cnn__binary_check(const char *where, const cnn_tensor *y, cons
     return cnn__check_apart_or_same(where, "dx", dx, "y", y);
 }
 
-static cnn_status cnn__binary(const char *where, void (*f)(const float *, const float *, float *, size_t),
-                              const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx) {
-    CNN__TRY(cnn__binary_check(where, y, dy, dx));
-    cnn__map_call m = {NULL, f, y->data, dy->data, dx->data, cnn__size(y), 0, 0};
+typedef void (*cnn__unary_kernel)(const float *x, float *y, size_t n);
+typedef void (*cnn__binary_kernel)(const float *y, const float *dy, float *dx, size_t n);
+
+static cnn__unary_kernel cnn__activation(const cnn__kernels *k, cnn_layer_kind kind) {
+    return kind == CNN_SIGMOID ? k->sigmoid : kind == CNN_TANH ? k->tanh : k->relu;
+}
+
+static cnn__binary_kernel cnn__activation_backward(const cnn__kernels *k, cnn_layer_kind kind) {
+    return kind == CNN_SIGMOID ? k->sigmoid_backward : kind == CNN_TANH ? k->tanh_backward : k->relu_backward;
+}
+
+static cnn_status cnn__cpu_activation_forward(const char *where, cnn_layer_kind kind, const cnn_tensor *x,
+                                              cnn_tensor *y) {
+    cnn__map_call m = {cnn__activation(cnn__k(), kind), NULL, x->data, NULL, y->data, cnn__size(x), 0, 0};
     return cnn__map_run(where, &m);
 }
 
+static cnn_status cnn__cpu_activation_backward(const char *where, cnn_layer_kind kind, const cnn_tensor *y,
+                                               const cnn_tensor *dy, cnn_tensor *dx) {
+    cnn__map_call m = {
+        NULL, cnn__activation_backward(cnn__k(), kind), y->data, dy->data, dx->data, cnn__size(y), 0, 0};
+    return cnn__map_run(where, &m);
+}
+
+static cnn_status cnn__activation_forward(const char *where, cnn_layer_kind kind, const cnn_tensor *x,
+                                          cnn_tensor *y) {
+    CNN__TRY(cnn__map_check(where, "x", x, "y", y));
+    return cnn__ops()->activation_forward(where, kind, x, y);
+}
+
+static cnn_status cnn__activation_gradient(const char *where, cnn_layer_kind kind, const cnn_tensor *y,
+                                           const cnn_tensor *dy, cnn_tensor *dx) {
+    CNN__TRY(cnn__binary_check(where, y, dy, dx));
+    return cnn__ops()->activation_backward(where, kind, y, dy, dx);
+}
+
 CNN_API cnn_status cnn_sigmoid_forward(const cnn_tensor *x, cnn_tensor *y) {
-    return cnn__unary("cnn_sigmoid_forward", cnn__k()->sigmoid, x, y);
+    return cnn__activation_forward("cnn_sigmoid_forward", CNN_SIGMOID, x, y);
 }
 
 CNN_API cnn_status cnn_sigmoid_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx) {
-    return cnn__binary("cnn_sigmoid_backward", cnn__k()->sigmoid_backward, y, dy, dx);
+    return cnn__activation_gradient("cnn_sigmoid_backward", CNN_SIGMOID, y, dy, dx);
 }
 
 CNN_API cnn_status cnn_tanh_forward(const cnn_tensor *x, cnn_tensor *y) {
-    return cnn__unary("cnn_tanh_forward", cnn__k()->tanh, x, y);
+    return cnn__activation_forward("cnn_tanh_forward", CNN_TANH, x, y);
 }
 
 CNN_API cnn_status cnn_tanh_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx) {
-    return cnn__binary("cnn_tanh_backward", cnn__k()->tanh_backward, y, dy, dx);
+    return cnn__activation_gradient("cnn_tanh_backward", CNN_TANH, y, dy, dx);
 }
 
 CNN_API cnn_status cnn_relu_forward(const cnn_tensor *x, cnn_tensor *y) {
-    return cnn__unary("cnn_relu_forward", cnn__k()->relu, x, y);
+    return cnn__activation_forward("cnn_relu_forward", CNN_RELU, x, y);
 }
 
 CNN_API cnn_status cnn_relu_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx) {
-    return cnn__binary("cnn_relu_backward", cnn__k()->relu_backward, y, dy, dx);
+    return cnn__activation_gradient("cnn_relu_backward", CNN_RELU, y, dy, dx);
+}
+
+static cnn_status cnn__cpu_dropout(const char *where, const cnn_tensor *x, float p, uint64_t seed,
+                                   cnn_tensor *y) {
+    cnn__map_call m = {NULL, NULL, x->data, NULL, y->data, cnn__size(x), p, seed};
+    return cnn__map_run(where, &m);
 }
 
 static cnn_status cnn__dropout(const char *where, const char *in, const char *out, const cnn_tensor *x,
@@ -3270,8 +3484,7 @@ static cnn_status cnn__dropout(const char *where, const char *in, const char *ou
                          (double)p);
     if (!training)
         return cnn_tensor_copy(y, x);
-    cnn__map_call m = {NULL, NULL, x->data, NULL, y->data, cnn__size(x), p, seed};
-    return cnn__map_run(where, &m);
+    return cnn__ops()->dropout(where, x, p, seed, y);
 }
 
 CNN_API cnn_status cnn_dropout_forward(const cnn_tensor *x, float p, int training, uint64_t seed,
@@ -3302,18 +3515,29 @@ static void cnn__softmax_task(void *context, int task, int thread) {
         cnn__k()->softmax(a->x + at, a->y + at, NULL, NULL, a->c, a->plane);
 }
 
-CNN_API cnn_status cnn_softmax_forward(const cnn_tensor *x, cnn_tensor *y) {
-    CNN__TRY(cnn__map_check("cnn_softmax_forward", "x", x, "y", y));
+static cnn_status cnn__cpu_softmax_forward(const char *where, const cnn_tensor *x, cnn_tensor *y) {
+    (void)where;
     cnn__softmax_call a = {x->data, NULL, y->data, x->c, (size_t)x->h * (size_t)x->w};
     cnn__parallel(cnn__threads_for(10.0 * (double)cnn__size(x)), x->n, cnn__softmax_task, &a);
     return CNN_OK;
 }
 
-CNN_API cnn_status cnn_softmax_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx) {
-    CNN__TRY(cnn__binary_check("cnn_softmax_backward", y, dy, dx));
+static cnn_status cnn__cpu_softmax_backward(const char *where, const cnn_tensor *y, const cnn_tensor *dy,
+                                            cnn_tensor *dx) {
+    (void)where;
     cnn__softmax_call a = {y->data, dy->data, dx->data, y->c, (size_t)y->h * (size_t)y->w};
     cnn__parallel(cnn__threads_for((double)cnn__size(y)), y->n, cnn__softmax_task, &a);
     return CNN_OK;
+}
+
+CNN_API cnn_status cnn_softmax_forward(const cnn_tensor *x, cnn_tensor *y) {
+    CNN__TRY(cnn__map_check("cnn_softmax_forward", "x", x, "y", y));
+    return cnn__ops()->softmax_forward("cnn_softmax_forward", x, y);
+}
+
+CNN_API cnn_status cnn_softmax_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx) {
+    CNN__TRY(cnn__binary_check("cnn_softmax_backward", y, dy, dx));
+    return cnn__ops()->softmax_backward("cnn_softmax_backward", y, dy, dx);
 }
 
 static cnn_status cnn__flatten(const char *where, const char *flat_name, const cnn_tensor *flat,
@@ -3324,9 +3548,7 @@ static cnn_status cnn__flatten(const char *where, const char *flat_name, const c
         return cnn__fail(CNN_ERR_SHAPE, "%s: %s is %dx%dx%dx%d, %s %dx%dx%dx%d", where, flat_name, flat->n,
                          flat->c, flat->h, flat->w, name, t->n, t->c, t->h, t->w);
     CNN__TRY(cnn__check_apart_or_same(where, flat_name, flat, name, t));
-    if (from != to)
-        memcpy(to, from, cnn__size(t) * sizeof(float));
-    return CNN_OK;
+    return from == to ? CNN_OK : cnn__ops()->copy(where, to, from, cnn__size(t));
 }
 
 CNN_API cnn_status cnn_flatten_forward(const cnn_tensor *x, cnn_tensor *y) {
@@ -3450,17 +3672,9 @@ static int cnn__bands(int count, int band) {
     return (count + band - 1) / band;
 }
 
-CNN_API cnn_status cnn_linear_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
-                                      cnn_tensor *y) {
-    static const char *const where = "cnn_linear_forward";
-    int in = 0;
-    CNN__TRY(cnn__linear_check(where, x, weight, &in));
-    if (bias)
-        CNN__TRY(cnn__check_shape(where, "bias", bias, 1, weight->n, 1, 1));
-    CNN__TRY(cnn__check_shape(where, "y", y, x->n, weight->n, 1, 1));
-    CNN__TRY(cnn__check_apart(where, "y", y, "x", x));
-    CNN__TRY(cnn__check_apart(where, "y", y, "weight", weight));
-    CNN__TRY(cnn__check_apart(where, "y", y, "bias", bias));
+static cnn_status cnn__cpu_linear_forward(const char *where, int in, const cnn_tensor *x,
+                                          const cnn_tensor *weight, const cnn_tensor *bias, cnn_tensor *y) {
+    (void)where;
     cnn__tap tap[CNN__SAMPLES];
     cnn__linear_taps(tap, in, 0);
     cnn__linear_call l;
@@ -3480,19 +3694,10 @@ CNN_API cnn_status cnn_linear_forward(const cnn_tensor *x, const cnn_tensor *wei
     return CNN_OK;
 }
 
-CNN_API cnn_status cnn_linear_backward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *dy,
-                                       cnn_tensor *dx, cnn_tensor *dw, cnn_tensor *db) {
-    static const char *const where = "cnn_linear_backward";
-    int in = 0;
-    CNN__TRY(cnn__linear_check(where, x, weight, &in));
-    CNN__TRY(cnn__check_shape(where, "dy", dy, x->n, weight->n, 1, 1));
-    if (dx)
-        CNN__TRY(cnn__check_shape(where, "dx", dx, x->n, x->c, x->h, x->w));
-    if (dw)
-        CNN__TRY(cnn__check_shape(where, "dw", dw, weight->n, weight->c, 1, 1));
-    if (db)
-        CNN__TRY(cnn__check_shape(where, "db", db, 1, weight->n, 1, 1));
-    CNN__TRY(cnn__check_results_apart(where, x, weight, dy, dx, dw, db));
+static cnn_status cnn__cpu_linear_backward(const char *where, int in, const cnn_tensor *x,
+                                           const cnn_tensor *weight, const cnn_tensor *dy, cnn_tensor *dx,
+                                           cnn_tensor *dw, cnn_tensor *db) {
+    (void)where;
     cnn__tap tap[CNN__SAMPLES];
     cnn__linear_call l;
     memset(&l, 0, sizeof l);
@@ -3519,6 +3724,36 @@ CNN_API cnn_status cnn_linear_backward(const cnn_tensor *x, const cnn_tensor *we
         cnn__parallel(threads, cnn__bands(l.out, l.band), cnn__linear_dw_task, &l);
     }
     return CNN_OK;
+}
+
+CNN_API cnn_status cnn_linear_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
+                                      cnn_tensor *y) {
+    static const char *const where = "cnn_linear_forward";
+    int in = 0;
+    CNN__TRY(cnn__linear_check(where, x, weight, &in));
+    if (bias)
+        CNN__TRY(cnn__check_shape(where, "bias", bias, 1, weight->n, 1, 1));
+    CNN__TRY(cnn__check_shape(where, "y", y, x->n, weight->n, 1, 1));
+    CNN__TRY(cnn__check_apart(where, "y", y, "x", x));
+    CNN__TRY(cnn__check_apart(where, "y", y, "weight", weight));
+    CNN__TRY(cnn__check_apart(where, "y", y, "bias", bias));
+    return cnn__ops()->linear_forward(where, in, x, weight, bias, y);
+}
+
+CNN_API cnn_status cnn_linear_backward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *dy,
+                                       cnn_tensor *dx, cnn_tensor *dw, cnn_tensor *db) {
+    static const char *const where = "cnn_linear_backward";
+    int in = 0;
+    CNN__TRY(cnn__linear_check(where, x, weight, &in));
+    CNN__TRY(cnn__check_shape(where, "dy", dy, x->n, weight->n, 1, 1));
+    if (dx)
+        CNN__TRY(cnn__check_shape(where, "dx", dx, x->n, x->c, x->h, x->w));
+    if (dw)
+        CNN__TRY(cnn__check_shape(where, "dw", dw, weight->n, weight->c, 1, 1));
+    if (db)
+        CNN__TRY(cnn__check_shape(where, "db", db, 1, weight->n, 1, 1));
+    CNN__TRY(cnn__check_results_apart(where, x, weight, dy, dx, dw, db));
+    return cnn__ops()->linear_backward(where, in, x, weight, dy, dx, dw, db);
 }
 
 /* ---- >>loss ----------------------------------------------------------------------------------------- */
@@ -3554,10 +3789,10 @@ static double cnn__sum_exp(const float *x, int classes, double max) {
     return sum;
 }
 
-CNN_API cnn_status cnn_cross_entropy_forward(const cnn_tensor *logits, const int *labels, double *loss) {
-    CNN__TRY(cnn__logits_check("cnn_cross_entropy_forward", logits, labels));
-    CNN__TRY(cnn__check_pointer("cnn_cross_entropy_forward", "loss", loss));
+static cnn_status cnn__cpu_cross_entropy_forward(const char *where, const cnn_tensor *logits,
+                                                 const int *labels, double *loss) {
     double total = 0;
+    (void)where;
     for (int i = 0; i < logits->n; i++) {
         const float *x = logits->data + (size_t)i * (size_t)logits->c;
         const double max = cnn__max_logit(x, logits->c);
@@ -3565,6 +3800,27 @@ CNN_API cnn_status cnn_cross_entropy_forward(const cnn_tensor *logits, const int
     }
     *loss = total / logits->n;
     return CNN_OK;
+}
+
+static cnn_status cnn__cpu_cross_entropy_backward(const char *where, const cnn_tensor *logits,
+                                                  const int *labels, cnn_tensor *dlogits) {
+    const int classes = logits->c;
+    (void)where;
+    for (int i = 0; i < logits->n; i++) {
+        const float *x = logits->data + (size_t)i * (size_t)classes;
+        float *d = dlogits->data + (size_t)i * (size_t)classes;
+        const double max = cnn__max_logit(x, classes), sum = cnn__sum_exp(x, classes, max);
+        for (int k = 0; k < classes; k++)
+            d[k] = (float)((exp((double)x[k] - max) / sum - (k == labels[i] ? 1.0 : 0.0)) / logits->n);
+    }
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_cross_entropy_forward(const cnn_tensor *logits, const int *labels, double *loss) {
+    static const char *const where = "cnn_cross_entropy_forward";
+    CNN__TRY(cnn__logits_check(where, logits, labels));
+    CNN__TRY(cnn__check_pointer(where, "loss", loss));
+    return cnn__ops()->cross_entropy_forward(where, logits, labels, loss);
 }
 
 CNN_API cnn_status cnn_cross_entropy_backward(const cnn_tensor *logits, const int *labels,
@@ -3575,15 +3831,7 @@ CNN_API cnn_status cnn_cross_entropy_backward(const cnn_tensor *logits, const in
     if (cnn__overlap(labels, (size_t)logits->n * sizeof(int), dlogits->data,
                      cnn__size(dlogits) * sizeof(float)))
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: dlogits overlaps labels", where);
-    const int classes = logits->c;
-    for (int i = 0; i < logits->n; i++) {
-        const float *x = logits->data + (size_t)i * (size_t)classes;
-        float *d = dlogits->data + (size_t)i * (size_t)classes;
-        const double max = cnn__max_logit(x, classes), sum = cnn__sum_exp(x, classes, max);
-        for (int k = 0; k < classes; k++)
-            d[k] = (float)((exp((double)x[k] - max) / sum - (k == labels[i] ? 1.0 : 0.0)) / logits->n);
-    }
-    return CNN_OK;
+    return cnn__ops()->cross_entropy_backward(where, logits, labels, dlogits);
 }
 
 static cnn_status cnn__squared_error_check(const char *where, const cnn_tensor *y, const cnn_tensor *target,
@@ -3595,17 +3843,35 @@ static cnn_status cnn__squared_error_check(const char *where, const cnn_tensor *
     return CNN_OK;
 }
 
-CNN_API cnn_status cnn_squared_error_forward(const cnn_tensor *y, const cnn_tensor *target,
-                                             cnn_reduction reduction, double *loss) {
-    CNN__TRY(cnn__squared_error_check("cnn_squared_error_forward", y, target, reduction));
-    CNN__TRY(cnn__check_pointer("cnn_squared_error_forward", "loss", loss));
+static cnn_status cnn__cpu_squared_error_forward(const char *where, const cnn_tensor *y,
+                                                 const cnn_tensor *target, double *sum) {
     const size_t n = cnn__size(y);
-    double total = 0;
+    (void)where;
+    *sum = 0;
     for (size_t i = 0; i < n; i++) {
         const double d = (double)y->data[i] - (double)target->data[i];
-        total += d * d;
+        *sum += d * d;
     }
-    *loss = reduction == CNN_MEAN ? total / (double)n : total;
+    return CNN_OK;
+}
+
+static cnn_status cnn__cpu_squared_error_backward(const char *where, const cnn_tensor *y,
+                                                  const cnn_tensor *target, float scale, cnn_tensor *dy) {
+    const size_t n = cnn__size(y);
+    (void)where;
+    for (size_t i = 0; i < n; i++)
+        dy->data[i] = scale * (y->data[i] - target->data[i]);
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_squared_error_forward(const cnn_tensor *y, const cnn_tensor *target,
+                                             cnn_reduction reduction, double *loss) {
+    static const char *const where = "cnn_squared_error_forward";
+    double sum = 0;
+    CNN__TRY(cnn__squared_error_check(where, y, target, reduction));
+    CNN__TRY(cnn__check_pointer(where, "loss", loss));
+    CNN__TRY(cnn__ops()->squared_error_forward(where, y, target, &sum));
+    *loss = reduction == CNN_MEAN ? sum / (double)cnn__size(y) : sum;
     return CNN_OK;
 }
 
@@ -3618,9 +3884,7 @@ CNN_API cnn_status cnn_squared_error_backward(const cnn_tensor *y, const cnn_ten
     CNN__TRY(cnn__check_apart_or_same(where, "dy", dy, "target", target));
     const size_t n = cnn__size(y);
     const float scale = reduction == CNN_MEAN ? 2.0f / (float)n : 2.0f;
-    for (size_t i = 0; i < n; i++)
-        dy->data[i] = scale * (y->data[i] - target->data[i]);
-    return CNN_OK;
+    return cnn__ops()->squared_error_backward(where, y, target, scale, dy);
 }
 
 /* ---- >>layers ----------------------------------------------------------------------------------------- */
@@ -3962,16 +4226,16 @@ struct cnn_net {
     size_t *offset; /* of each layer's weight among the parameters; its bias follows */
     float *parameters;
     size_t parameter_count;
-    void *owned; /* NULL: the caller's memory */
+    void *owned, *owned_parameters; /* NULL: the caller's memory */
 };
 
-/* Carves a network out of the arena; with base NULL it only counts. */
-static cnn_net *cnn__net_carve(cnn__arena *arena, int count, size_t parameters) {
+/* Carves a network out of the arena, its parameters too if they go within; with base NULL it only counts. */
+static cnn_net *cnn__net_carve(cnn__arena *arena, int count, size_t parameters, int within) {
     cnn_net *net = (cnn_net *)cnn__take(arena, 1, sizeof(cnn_net));
     void *layers = cnn__take(arena, (size_t)count, sizeof(cnn_layer));
     void *info = cnn__take(arena, (size_t)count, sizeof(cnn_layer_info));
     void *offset = cnn__take(arena, (size_t)count, sizeof(size_t));
-    float *values = cnn__take_floats(arena, parameters ? parameters : 1);
+    float *values = within ? cnn__take_floats(arena, parameters ? parameters : 1) : NULL;
     if (!arena->base)
         return NULL;
     memset(net, 0, sizeof *net);
@@ -3990,21 +4254,27 @@ static cnn_status cnn__net_make(const char *where, cnn_net **net, const cnn_laye
     cnn__arena arena = {NULL, 0};
     CNN__TRY(cnn__check_table(where, layers, count, c, h, w));
     CNN__TRY(cnn__infer(layers, count, c, h, w, NULL, &parameters));
-    cnn__net_carve(&arena, count, parameters);
+    cnn__net_carve(&arena, count, parameters, !own);
     if (needed) {
         *needed = cnn__add(arena.used, CNN__ALIGN - 1);
         return CNN_OK;
     }
     void *owned = own ? cnn__alloc(arena.used) : NULL;
-    if (own && !owned)
-        return cnn__no_memory(where, arena.used);
+    void *values = owned ? cnn__ops()->allocate(cnn__mul(parameters + 1, sizeof(float))) : NULL;
+    if (own && !values) {
+        cnn__free(owned);
+        return cnn__no_memory(where, cnn__add(arena.used, cnn__mul(parameters + 1, sizeof(float))));
+    }
     char *base = own ? (char *)owned : cnn__align_within(memory, bytes, arena.used);
     if (!base)
         return cnn__fail(CNN_ERR_NOMEM, "%s: the memory handed in has %zu bytes, cnn_net_bytes asks for %zu",
                          where, bytes, arena.used + CNN__ALIGN - 1);
     arena.base = base;
     arena.used = 0;
-    cnn_net *made = cnn__net_carve(&arena, count, parameters);
+    cnn_net *made = cnn__net_carve(&arena, count, parameters, !own);
+    if (own)
+        made->parameters = (float *)values;
+    made->owned_parameters = values;
     made->c = c;
     made->h = h;
     made->w = w;
@@ -4041,14 +4311,23 @@ CNN_API cnn_status cnn_net_create_in(cnn_net **net, const cnn_layer *layers, int
 }
 
 CNN_API void cnn_net_free(cnn_net *net) {
-    if (net)
-        cnn__free(net->owned);
+    if (!net)
+        return;
+    cnn__free(net->owned_parameters);
+    cnn__free(net->owned);
 }
 
 /* n values from the distribution of half-width or deviation `scale`. */
-static void cnn__draw(float *to, size_t n, int normal, float scale, uint64_t seed) {
+CNN__BOTH static float cnn__drawn(int normal, float scale, uint64_t seed, uint64_t i) {
+    return scale * (normal ? cnn__normal(seed, i) : 2.0f * cnn__uniform(seed, i) - 1.0f);
+}
+
+static cnn_status cnn__cpu_draw(const char *where, float *to, size_t n, int normal, float scale,
+                                uint64_t seed) {
+    (void)where;
     for (size_t i = 0; i < n; i++)
-        to[i] = scale * (normal ? cnn__normal(seed, i) : 2.0f * cnn__uniform(seed, i) - 1.0f);
+        to[i] = cnn__drawn(normal, scale, seed, i);
+    return CNN_OK;
 }
 
 CNN_API cnn_status cnn_net_init(cnn_net *net, cnn_init init, uint64_t seed) {
@@ -4070,9 +4349,12 @@ CNN_API cnn_status cnn_net_init(cnn_net *net, cnn_init init, uint64_t seed) {
                                  sqrt(2 / fan_in), sqrt(1 / fan_in)};
         const int normal = init == CNN_XAVIER_NORMAL || init == CNN_KAIMING_NORMAL;
         float *weight = net->parameters + net->offset[i];
-        cnn__draw(weight, info->weights, normal, (float)scales[init], cnn__random(seed, 2 * (uint64_t)i));
-        cnn__draw(weight + info->weights, info->biases, 0, (float)scales[CNN_PYTORCH_DEFAULT],
-                  cnn__random(seed, 2 * (uint64_t)i + 1));
+        CNN__TRY(cnn__ops()->draw("cnn_net_init", weight, info->weights, normal, (float)scales[init],
+                                  cnn__random(seed, 2 * (uint64_t)i)));
+        if (info->biases)
+            CNN__TRY(cnn__ops()->draw("cnn_net_init", weight + info->weights, info->biases, 0,
+                                      (float)scales[CNN_PYTORCH_DEFAULT],
+                                      cnn__random(seed, 2 * (uint64_t)i + 1)));
     }
     return CNN_OK;
 }
@@ -4080,9 +4362,13 @@ CNN_API cnn_status cnn_net_init(cnn_net *net, cnn_init init, uint64_t seed) {
 CNN_API cnn_status cnn_net_init_constant(cnn_net *net, float weight, float bias) {
     CNN__TRY(cnn__check_pointer("cnn_net_init_constant", "net", net));
     for (int i = 0; i < net->count; i++) {
+        static const char *const where = "cnn_net_init_constant";
+        const cnn_layer_info *info = &net->info[i];
         float *p = net->parameters + net->offset[i];
-        for (size_t j = 0; j < net->info[i].weights + net->info[i].biases; j++)
-            p[j] = j < net->info[i].weights ? weight : bias;
+        if (info->weights)
+            CNN__TRY(cnn__ops()->fill(where, p, info->weights, weight));
+        if (info->biases)
+            CNN__TRY(cnn__ops()->fill(where, p + info->weights, info->biases, bias));
     }
     return CNN_OK;
 }
@@ -4170,6 +4456,8 @@ typedef struct cnn__piece {
 enum { CNN__PIECE_COLUMNS = 32, CNN__PIECE_SUM = 8192 };
 
 struct cnn_workspace {
+    const cnn__table *ops;
+    void *device; /* what the device keeps of it; NULL on the CPU */
     cnn_mode mode;
     int batch, threads, blocks, arenas, slots, pieces;
     int layer_count;
@@ -4354,17 +4642,24 @@ static void cnn__workspace_pieces(cnn_workspace *ws, const cnn_net *net) {
     }
 }
 
-static cnn_status cnn__workspace_make(const char *where, cnn_workspace **to, const cnn_net *net,
-                                      cnn_mode mode, int batch, int threads, void *memory, size_t bytes,
-                                      int own, size_t *needed) {
+static cnn_status cnn__workspace_check(const char *where, const cnn_net *net, cnn_mode mode, int batch,
+                                       int threads) {
     CNN__TRY(cnn__check_pointer(where, "net", net));
     if ((int)mode < 0 || (int)mode > (int)CNN_TRAINING_STEP)
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: mode %d is unknown", where, (int)mode);
     if (batch < 1 || threads < 0)
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: batch %d must be at least 1, threads %d at least 0", where,
                          batch, threads);
+    return CNN_OK;
+}
+
+static cnn_status cnn__cpu_workspace_make(const char *where, cnn_workspace **to, const cnn_net *net,
+                                          cnn_mode mode, int batch, int threads, void *memory, size_t bytes,
+                                          int own, size_t *needed) {
+    CNN__TRY(cnn__workspace_check(where, net, mode, batch, threads));
     cnn_workspace plan;
     memset(&plan, 0, sizeof plan);
+    plan.ops = cnn__cpu();
     plan.mode = mode;
     plan.batch = batch;
     plan.blocks = cnn__blocks(batch);
@@ -4415,13 +4710,15 @@ CNN_API cnn_status cnn_workspace_create(cnn_workspace **ws, const cnn_net *net, 
                                         int threads) {
     CNN__TRY(cnn__check_pointer("cnn_workspace_create", "ws", ws));
     *ws = NULL;
-    return cnn__workspace_make("cnn_workspace_create", ws, net, mode, batch, threads, NULL, 0, 1, NULL);
+    return cnn__ops()->workspace_make("cnn_workspace_create", ws, net, mode, batch, threads, NULL, 0, 1,
+                                      NULL);
 }
 
 CNN_API cnn_status cnn_workspace_bytes(const cnn_net *net, cnn_mode mode, int batch, int threads,
                                        size_t *bytes) {
     CNN__TRY(cnn__check_pointer("cnn_workspace_bytes", "bytes", bytes));
-    return cnn__workspace_make("cnn_workspace_bytes", NULL, net, mode, batch, threads, NULL, 0, 0, bytes);
+    return cnn__ops()->workspace_make("cnn_workspace_bytes", NULL, net, mode, batch, threads, NULL, 0, 0,
+                                      bytes);
 }
 
 CNN_API cnn_status cnn_workspace_create_in(cnn_workspace **ws, const cnn_net *net, cnn_mode mode, int batch,
@@ -4429,13 +4726,17 @@ CNN_API cnn_status cnn_workspace_create_in(cnn_workspace **ws, const cnn_net *ne
     CNN__TRY(cnn__check_pointer("cnn_workspace_create_in", "ws", ws));
     *ws = NULL;
     CNN__TRY(cnn__check_pointer("cnn_workspace_create_in", "memory", memory));
-    return cnn__workspace_make("cnn_workspace_create_in", ws, net, mode, batch, threads, memory, bytes, 0,
-                               NULL);
+    return cnn__ops()->workspace_make("cnn_workspace_create_in", ws, net, mode, batch, threads, memory, bytes,
+                                      0, NULL);
+}
+
+static void cnn__cpu_workspace_free(cnn_workspace *ws) {
+    cnn__free(ws->owned);
 }
 
 CNN_API void cnn_workspace_free(cnn_workspace *ws) {
     if (ws)
-        cnn__free(ws->owned);
+        ws->ops->workspace_free(ws);
 }
 
 CNN_API float *cnn_workspace_gradients(cnn_workspace *ws) {
@@ -4623,17 +4924,6 @@ static float *cnn__block_acts(const cnn__pass *e, int block, int thread) {
 
 static float *cnn__layer_input(const cnn__pass *e, int layer, float *acts) {
     return layer ? acts + e->ws->plan[layer - 1].act : acts;
-}
-
-typedef void (*cnn__unary_kernel)(const float *x, float *y, size_t n);
-typedef void (*cnn__binary_kernel)(const float *y, const float *dy, float *dx, size_t n);
-
-static cnn__unary_kernel cnn__activation(const cnn__kernels *k, cnn_layer_kind kind) {
-    return kind == CNN_SIGMOID ? k->sigmoid : kind == CNN_TANH ? k->tanh : k->relu;
-}
-
-static cnn__binary_kernel cnn__activation_backward(const cnn__kernels *k, cnn_layer_kind kind) {
-    return kind == CNN_SIGMOID ? k->sigmoid_backward : kind == CNN_TANH ? k->tanh_backward : k->relu_backward;
 }
 
 /* The pool of `rows` rows of its input, which are whole windows. */
@@ -5108,6 +5398,18 @@ static cnn_status cnn__check_mode_forward(const char *where, const cnn_workspace
                : CNN_OK;
 }
 
+static cnn_status cnn__cpu_forward(const char *where, const cnn_net *net, cnn_workspace *ws,
+                                   const cnn_tensor *x, cnn_tensor *y, int *classes) {
+    cnn__pass e;
+    (void)where;
+    cnn__pass_begin(&e, net, ws, x->n);
+    e.x = x;
+    e.y = y;
+    e.classes = classes;
+    cnn__parallel(ws->threads, cnn__blocks(e.n), cnn__forward_task, &e);
+    return CNN_OK;
+}
+
 CNN_API cnn_status cnn_forward(const cnn_net *net, cnn_workspace *ws, const cnn_tensor *x, cnn_tensor *y) {
     static const char *const where = "cnn_forward";
     CNN__TRY(cnn__check_pointer(where, "net", net));
@@ -5116,12 +5418,9 @@ CNN_API cnn_status cnn_forward(const cnn_net *net, cnn_workspace *ws, const cnn_
     CNN__TRY(cnn__check_mode_forward(where, ws));
     CNN__TRY(cnn__check_output(where, "y", net, y, x->n));
     CNN__TRY(cnn__check_apart(where, "y", y, "x", x));
-    cnn__pass e;
     ws->pass += ws->mode == CNN_TRAINING;
-    cnn__pass_begin(&e, net, ws, x->n);
-    e.x = x;
-    e.y = y;
-    cnn__parallel(ws->threads, cnn__blocks(e.n), cnn__forward_task, &e);
+    ws->examples = 0;
+    CNN__TRY(ws->ops->forward(where, net, ws, x, y, NULL));
     ws->examples = x->n;
     return CNN_OK;
 }
@@ -5136,12 +5435,7 @@ CNN_API cnn_status cnn_predict(const cnn_net *net, cnn_workspace *ws, const cnn_
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: the workspace must be for inference (CNN_INFERENCE)", where);
     if (cnn__overlap(classes, (size_t)x->n * sizeof(int), x->data, cnn__size(x) * sizeof(float)))
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: classes overlaps x", where);
-    cnn__pass e;
-    cnn__pass_begin(&e, net, ws, x->n);
-    e.x = x;
-    e.classes = classes;
-    cnn__parallel(ws->threads, cnn__blocks(e.n), cnn__forward_task, &e);
-    return CNN_OK;
+    return ws->ops->forward(where, net, ws, x, NULL, classes);
 }
 
 static void cnn__backward_task(void *context, int s, int thread) {
@@ -5162,6 +5456,19 @@ static void cnn__backward_task(void *context, int s, int thread) {
     cnn__slot_end(e, slot, thread);
 }
 
+static cnn_status cnn__cpu_backward(const char *where, const cnn_net *net, cnn_workspace *ws,
+                                    const cnn_tensor *dy, cnn_tensor *dx) {
+    cnn__pass e;
+    (void)where;
+    cnn__pass_begin(&e, net, ws, dy->n);
+    e.dy = dy;
+    e.dx = dx;
+    e.start = CNN__ACCUMULATE;
+    cnn__parallel(ws->threads, cnn__min(ws->slots, cnn__blocks(e.n)), cnn__backward_task, &e);
+    cnn__parallel(ws->threads, ws->pieces, cnn__piece_task, &e);
+    return CNN_OK;
+}
+
 CNN_API cnn_status cnn_backward(const cnn_net *net, cnn_workspace *ws, const cnn_tensor *dy, cnn_tensor *dx) {
     static const char *const where = "cnn_backward";
     CNN__TRY(cnn__check_pointer(where, "net", net));
@@ -5179,14 +5486,7 @@ CNN_API cnn_status cnn_backward(const cnn_net *net, cnn_workspace *ws, const cnn
         CNN__TRY(cnn__check_shape(where, "dx", dx, dy->n, net->c, net->h, net->w));
         CNN__TRY(cnn__check_apart(where, "dx", dx, "dy", dy));
     }
-    cnn__pass e;
-    cnn__pass_begin(&e, net, ws, dy->n);
-    e.dy = dy;
-    e.dx = dx;
-    e.start = CNN__ACCUMULATE;
-    cnn__parallel(ws->threads, cnn__min(ws->slots, cnn__blocks(e.n)), cnn__backward_task, &e);
-    cnn__parallel(ws->threads, ws->pieces, cnn__piece_task, &e);
-    return CNN_OK;
+    return ws->ops->backward(where, net, ws, dy, dx);
 }
 
 /* ---- >>train ------------------------------------------------------------------------------------------ */
@@ -5227,6 +5527,12 @@ static cnn_status cnn__sgd_apply(const char *where, int threads, cnn__sgd_call *
     return CNN_OK;
 }
 
+static cnn_status cnn__cpu_sgd_step(const char *where, const cnn_sgd_options *options, float *parameters,
+                                    const float *gradients, float *velocity, size_t count) {
+    cnn__sgd_call a = {options, parameters, velocity, gradients, count};
+    return cnn__sgd_apply(where, cnn__threads_for((double)count), &a);
+}
+
 CNN_API cnn_status cnn_sgd_step(const cnn_sgd_options *options, float *parameters, const float *gradients,
                                 float *velocity, size_t count) {
     static const char *const where = "cnn_sgd_step";
@@ -5240,8 +5546,7 @@ CNN_API cnn_status cnn_sgd_step(const cnn_sgd_options *options, float *parameter
         (velocity && (cnn__overlap(velocity, bytes, parameters, bytes) ||
                       cnn__overlap(velocity, bytes, gradients, bytes))))
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: parameters, gradients and velocity overlap", where);
-    cnn__sgd_call a = {options, parameters, velocity, gradients, count};
-    return cnn__sgd_apply(where, cnn__threads_for((double)count), &a);
+    return cnn__ops()->sgd_step(where, options, parameters, gradients, velocity, count);
 }
 
 static cnn_status cnn__check_dataset(const char *where, const char *name, const cnn_net *net,
@@ -5339,13 +5644,12 @@ static int cnn__finite(double value) {
 }
 
 /* Arguments checked. */
-static cnn_status cnn__train_batch(const char *where, const cnn_net *net, cnn_workspace *ws,
-                                   const cnn_dataset *data, const int *index, int n, double *loss,
-                                   int *correct) {
+static cnn_status cnn__cpu_train_batch(const char *where, const cnn_net *net, cnn_workspace *ws,
+                                       const cnn_dataset *data, const int *index, int n, double *loss,
+                                       int *correct) {
     cnn__pass e;
     double sum = 0;
     ws->pass++;
-    ws->examples = 0;
     cnn__pass_begin(&e, net, ws, n);
     e.data = data;
     e.index = index;
@@ -5369,7 +5673,8 @@ CNN_API cnn_status cnn_train_step(const cnn_net *net, cnn_workspace *ws, const c
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: the workspace is for inference", where);
     CNN__TRY(cnn__check_dataset(where, "data", net, data));
     CNN__TRY(cnn__check_examples(where, data, index, n));
-    return cnn__train_batch(where, net, ws, data, index, n, loss, correct);
+    ws->examples = 0;
+    return ws->ops->train_batch(where, net, ws, data, index, n, loss, correct);
 }
 
 /* A workspace of CNN_INFERENCE, and what the loss needs besides. */
@@ -5397,7 +5702,7 @@ static cnn_status cnn__evaluator_create(const char *where, cnn__evaluator *v, co
                                         const cnn_dataset *data, int threads) {
     const int batch = cnn__min(CNN__EVALUATE_BATCH, data->count);
     memset(v, 0, sizeof *v);
-    CNN__TRY(cnn__workspace_make(where, &v->ws, net, CNN_INFERENCE, batch, threads, NULL, 0, 1, NULL));
+    CNN__TRY(cnn__cpu_workspace_make(where, &v->ws, net, CNN_INFERENCE, batch, threads, NULL, 0, 1, NULL));
     const size_t softmax = (size_t)v->ws->threads * (size_t)data->classes * CNN__LANES;
     v->softmax = (float *)cnn__alloc((softmax + (size_t)batch) * sizeof(float));
     if (!v->softmax) {
@@ -5438,20 +5743,25 @@ static void cnn__evaluator_run(cnn__evaluator *v, const cnn_net *net, const cnn_
     result->accuracy = (double)correct / data->count;
 }
 
+static cnn_status cnn__cpu_evaluate(const char *where, const cnn_net *net, const cnn_dataset *data,
+                                    int threads, cnn_evaluation *result) {
+    cnn__evaluator v;
+    CNN__TRY(cnn__evaluator_create(where, &v, net, data, threads));
+    if (result->confusion)
+        memset(result->confusion, 0, (size_t)data->classes * (size_t)data->classes * sizeof(int));
+    cnn__evaluator_run(&v, net, data, result);
+    cnn__evaluator_free(&v);
+    return CNN_OK;
+}
+
 CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int threads,
                                 cnn_evaluation *evaluation) {
     static const char *const where = "cnn_evaluate";
-    cnn__evaluator v;
     CNN__TRY(cnn__check_pointer(where, "net", net));
     CNN__TRY(cnn__check_dataset(where, "data", net, data));
     CNN__TRY(cnn__check_examples(where, data, NULL, data->count));
     CNN__TRY(cnn__check_pointer(where, "evaluation", evaluation));
-    CNN__TRY(cnn__evaluator_create(where, &v, net, data, threads));
-    if (evaluation->confusion)
-        memset(evaluation->confusion, 0, (size_t)data->classes * (size_t)data->classes * sizeof(int));
-    cnn__evaluator_run(&v, net, data, evaluation);
-    cnn__evaluator_free(&v);
-    return CNN_OK;
+    return cnn__ops()->evaluate(where, net, data, threads, evaluation);
 }
 
 /* What cnn_fit works with, all taken before the first step. */
@@ -5463,6 +5773,7 @@ typedef struct cnn__fit {
     cnn__evaluator test_run;
     int *index;
     float *velocity;
+    void *device; /* what takes the place of these four on a device */
     cnn_progress progress;
     double loss;
     int correct;
@@ -5503,19 +5814,18 @@ static float cnn__fit_rate(const cnn__fit *f) {
     return end > 0 && steps > 0 ? lr + (end - lr) * (float)(step / steps) : lr;
 }
 
-static cnn_status cnn__fit_epoch(cnn__fit *f) {
+static cnn_status cnn__cpu_fit_epoch(cnn__fit *f) {
     const cnn_fit_options *o = f->o;
     cnn_progress *p = &f->progress;
     cnn_sgd_options rule = o->sgd;
     cnn__sgd_call sgd = {&rule, f->net->parameters, f->velocity, f->ws->gradients, f->net->parameter_count};
     f->loss = 0;
     f->correct = 0;
-    p->test_loss = p->test_accuracy = -1;
     cnn_shuffle(f->index, f->train->count, o->seed, (uint64_t)p->epoch);
     for (p->step = 0; p->step < p->steps && !p->stopped;) {
         const int at = p->step * o->batch, n = cnn__min(o->batch, f->train->count - at);
         const double start = cnn__seconds();
-        if (cnn__train_batch("cnn_fit", f->net, f->ws, f->train, f->index + at, n, &f->loss, &f->correct) !=
+        if (cnn__cpu_train_batch("cnn_fit", f->net, f->ws, f->train, f->index + at, n, &f->loss, &f->correct) !=
             CNN_OK)
             return cnn__fit_diverged(f, "the loss is not finite");
         rule.lr = cnn__fit_rate(f);
@@ -5532,15 +5842,21 @@ static cnn_status cnn__fit_epoch(cnn__fit *f) {
     return cnn__fit_sound(f) ? CNN_OK : cnn__fit_diverged(f, "a parameter is not finite");
 }
 
-static cnn_status cnn__fit_run(cnn__fit *f) {
+static cnn_status cnn__cpu_fit_test(cnn__fit *f, cnn_evaluation *result) {
+    cnn__evaluator_run(&f->test_run, f->net, f->test, result);
+    return CNN_OK;
+}
+
+static cnn_status cnn__fit_run(cnn__fit *f, const cnn__table *ops) {
     cnn_progress *p = &f->progress;
     for (p->epoch = 1; p->epoch <= p->epochs; p->epoch++) {
-        CNN__TRY(cnn__fit_epoch(f));
+        p->test_loss = p->test_accuracy = -1;
+        CNN__TRY(ops->fit_epoch(f));
         if (p->stopped)
             return CNN_OK;
         if (f->test) {
             cnn_evaluation e = {0, 0, NULL};
-            cnn__evaluator_run(&f->test_run, f->net, f->test, &e);
+            CNN__TRY(ops->fit_test(f, &e));
             p->test_loss = e.loss;
             p->test_accuracy = e.accuracy;
         }
@@ -5550,17 +5866,24 @@ static cnn_status cnn__fit_run(cnn__fit *f) {
     return CNN_OK;
 }
 
-static cnn_status cnn__fit_memory(cnn__fit *f) {
+static cnn_status cnn__cpu_fit_begin(cnn__fit *f) {
     const size_t count = (size_t)f->train->count * sizeof(int),
                  velocity = f->net->parameter_count * sizeof(float);
     f->index = (int *)cnn__alloc(count);
     f->velocity = f->o->sgd.momentum > 0 ? (float *)cnn__alloc(velocity + 1) : NULL;
     if (!f->index || (f->o->sgd.momentum > 0 && !f->velocity))
         return cnn__no_memory("cnn_fit", count + velocity);
-    CNN__TRY(cnn__workspace_make("cnn_fit", &f->ws, f->net, CNN_TRAINING_STEP, f->o->batch, f->o->threads,
-                                 NULL, 0, 1, NULL));
+    CNN__TRY(cnn__cpu_workspace_make("cnn_fit", &f->ws, f->net, CNN_TRAINING_STEP, f->o->batch, f->o->threads,
+                                     NULL, 0, 1, NULL));
     f->ws->seed = f->o->seed;
     return f->test ? cnn__evaluator_create("cnn_fit", &f->test_run, f->net, f->test, f->o->threads) : CNN_OK;
+}
+
+static void cnn__cpu_fit_end(cnn__fit *f) {
+    cnn__free(f->index);
+    cnn__free(f->velocity);
+    cnn_workspace_free(f->ws);
+    cnn__evaluator_free(&f->test_run);
 }
 
 static cnn_status cnn__fit_check(const char *where, const cnn_net *net, const cnn_dataset *train,
@@ -5599,15 +5922,13 @@ CNN_API cnn_status cnn_fit(cnn_net *net, const cnn_dataset *train, const cnn_dat
     f.o = options;
     f.progress.epochs = options->epochs;
     f.progress.steps = (int)(((int64_t)train->count + options->batch - 1) / options->batch);
-    cnn_status status = cnn__fit_memory(&f);
+    const cnn__table *const ops = cnn__ops();
+    cnn_status status = ops->fit_begin(&f);
     if (status == CNN_OK)
-        status = cnn__fit_run(&f);
+        status = cnn__fit_run(&f, ops);
     if (status == CNN_OK && result)
         *result = f.progress;
-    cnn__free(f.index);
-    cnn__free(f.velocity);
-    cnn_workspace_free(f.ws);
-    cnn__evaluator_free(&f.test_run);
+    ops->fit_end(&f);
     return status;
 }
 
@@ -5807,6 +6128,89 @@ CNN_API cnn_status cnn_dataset_batch(const cnn_dataset *data, const int *index, 
             to[j] = (float)data->bytes[at * f + j] / 255.0f;
     }
     return CNN_OK;
+}
+
+/* ---- >>device ----------------------------------------------------------------------------------------- */
+
+static void *cnn__cpu_allocate(size_t bytes) {
+    return cnn__alloc(bytes);
+}
+
+#define CNN__OPERATOR_CPU(type, name, arguments)  cnn__cpu_##name,
+#define CNN__OPERATOR_CUDA(type, name, arguments) cnn__cuda_##name,
+
+static const cnn__table cnn__cpu_table = {CNN__OPERATORS(CNN__OPERATOR_CPU)};
+#ifdef CNN_CUDA
+static const cnn__table cnn__cuda_table = {CNN__OPERATORS(CNN__OPERATOR_CUDA)};
+#endif
+
+static const cnn__table *volatile cnn__active; /* NULL: the CPU's */
+
+static const cnn__table *cnn__cpu(void) {
+    return &cnn__cpu_table;
+}
+
+static const cnn__table *cnn__ops(void) {
+    const cnn__table *const active = cnn__active;
+    return active ? active : &cnn__cpu_table;
+}
+
+/* What cnn_device_use, cnn_device_name and cnn_device_tf32 do where there is a GPU, or might be. */
+#ifdef CNN_CUDA
+static const cnn__table *cnn__cuda(void) {
+    return &cnn__cuda_table;
+}
+#else
+static cnn_status cnn__cuda_open(const char *where) {
+    return cnn__fail(CNN_ERR_DEVICE,
+                     "%s: this program was built without CNN_CUDA; compile the file that has "
+                     "CNN_IMPLEMENTATION with nvcc: nvcc -x cu -DCNN_CUDA -c FILE.c",
+                     where);
+}
+
+static const cnn__table *cnn__cuda(void) {
+    return NULL;
+}
+
+static const char *cnn__cuda_name(void) {
+    return "";
+}
+
+static cnn_status cnn__cuda_tf32(const char *where, int on) {
+    (void)where;
+    (void)on;
+    return CNN_OK;
+}
+#endif
+
+CNN_API cnn_status cnn_device_use(cnn_device device) {
+    static const char *const where = "cnn_device_use";
+    if ((int)device < 0 || (int)device > (int)CNN_DEVICE_CUDA)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: device %d is unknown", where, (int)device);
+    const cnn_status status = device == CNN_DEVICE_CPU ? CNN_ERR_DEVICE : cnn__cuda_open(where);
+    if (device == CNN_DEVICE_CUDA && status != CNN_OK)
+        return status;
+    cnn__active = status == CNN_OK ? cnn__cuda() : NULL;
+    return CNN_OK;
+}
+
+CNN_API cnn_device cnn_device_active(void) {
+    return cnn__active ? CNN_DEVICE_CUDA : CNN_DEVICE_CPU;
+}
+
+CNN_API const char *cnn_device_name(void) {
+    static char name[32]; /* the same on every call, so threads may write it at once */
+    cnn__writer out = {name, 0, sizeof name};
+    if (cnn__active)
+        return cnn__cuda_name();
+    cnn__put_text(&out, "CPU (");
+    cnn__put_text(&out, cnn_instruction_set());
+    cnn__put_text(&out, ")");
+    return name;
+}
+
+CNN_API cnn_status cnn_device_tf32(int on) {
+    return cnn__active ? cnn__cuda_tf32("cnn_device_tf32", on) : CNN_OK;
 }
 #endif /* CNN_IMPLEMENTATION, second part */
 
