@@ -6130,6 +6130,2851 @@ CNN_API cnn_status cnn_dataset_batch(const cnn_dataset *data, const int *index, 
     return CNN_OK;
 }
 
+#ifdef CNN_CUDA
+/* ---- >>cuda -------------------------------------------------------------------------------------------
+
+   Kernels are cnn__gpu_..., what starts them on a stream cnn__launch_..., the rows of the table cnn__cuda_...;
+   only the last copy memory of the caller's to the device and back, and wait. Tensors are planar, NCHW, as the
+   caller sees them.
+     Every sum runs in an order fixed by the shapes alone: no floating-point atomics, and partial sums are split
+   by constants, never by the number of processors. So two runs give the same bits.
+     Shared memory is dynamic and named by CNN__SHARED, launches go through CNN__LAUNCH: a test defines both to
+   run the kernels on a CPU. */
+
+#ifndef CNN__CUDA_SHIM
+#include <cuda_runtime.h>
+#define CNN__SHARED(type, name)                                                                              \
+    extern __shared__ __align__(16) unsigned char cnn__shared_bytes[];                                       \
+    type *const name = reinterpret_cast<type *>(cnn__shared_bytes)
+#define CNN__LAUNCH(kernel, grid, block, shared, stream, ...)                                                \
+    kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
+#define CNN__GPU_UNROLL _Pragma("unroll")
+
+/* d += a*b for the 16x8 by 8x8 product that a warp shares out (PTX: mma.m16n8k8, tf32). */
+static __device__ __forceinline__ void cnn__mma_tf32(float d[4], const unsigned a[4], const unsigned b[2]) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+                 "{%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    (void)a;
+    (void)b;
+    d[0] = __int_as_float(0x7fc00000); /* cnn_device_tf32 refuses such code */
+#endif
+}
+#else
+#define CNN__GPU_UNROLL
+#endif
+
+static cnn_status cnn__cuda_check(const char *where, cudaError_t error, const char *call, int line) {
+    if (error == cudaSuccess)
+        return CNN_OK;
+    (void)cudaGetLastError(); /* the next call must not report it again */
+    return cnn__fail(error == cudaErrorMemoryAllocation ? CNN_ERR_NOMEM : CNN_ERR_DEVICE,
+                     "%s: %s (%s), from cnn.h:%d: %s", where, cudaGetErrorString(error),
+                     cudaGetErrorName(error), line, call);
+}
+
+#define CNN__CUDA(where, call) CNN__TRY(cnn__cuda_check(where, call, #call, __LINE__))
+#define CNN__RUN(where, kernel, grid, block, shared, stream, ...)                                            \
+    do {                                                                                                     \
+        CNN__LAUNCH(kernel, grid, block, shared, stream, __VA_ARGS__);                                       \
+        CNN__TRY(cnn__cuda_check(where, cudaGetLastError(), #kernel, __LINE__));                             \
+    } while (0)
+
+enum {
+    CNN__BLOCK = 256,      /* threads of most kernels */
+    CNN__SUM_CHUNK = 8192, /* elements that a block sums */
+    CNN__SUM_ROWS = 8      /* rows at a time of a sum down columns */
+};
+
+/* ---- the device ---- */
+
+typedef struct cnn__gpu_state {
+    int ready, tf32;
+    int shared_bytes; /* most that a block may have */
+    char name[256];
+} cnn__gpu_state;
+
+static cnn__gpu_state cnn__gpu;
+static int cnn__cuda_no_fuse; /* tests set it: networks then take no fused kernels */
+
+/* The first device; set once, always to the same values. */
+static cnn_status cnn__cuda_open(const char *where) {
+    int count = 0;
+    cudaDeviceProp properties;
+    if (cnn__gpu.ready)
+        return CNN_OK;
+    const cudaError_t error = cudaGetDeviceCount(&count);
+    if (error != cudaSuccess || count < 1) {
+        (void)cudaGetLastError();
+        return cnn__fail(CNN_ERR_DEVICE, "%s: no usable GPU: %s", where,
+                         error == cudaSuccess ? "the driver finds none" : cudaGetErrorString(error));
+    }
+    CNN__CUDA(where, cudaSetDevice(0));
+    CNN__CUDA(where, cudaGetDeviceProperties(&properties, 0));
+    cnn__writer out = {cnn__gpu.name, 0, sizeof cnn__gpu.name};
+    cnn__put_text(&out, properties.name);
+    cnn__gpu.shared_bytes = (int)properties.sharedMemPerBlockOptin;
+    cnn__gpu.ready = 1;
+    return CNN_OK;
+}
+
+static const char *cnn__cuda_name(void) {
+    return cnn__gpu.name;
+}
+
+static void cnn__cuda_release(void *start) {
+    (void)cudaFree(start);
+}
+
+static void *cnn__cuda_allocate(size_t bytes) {
+    static const char *const where = "cnn__cuda_allocate";
+    const size_t total = cnn__add(bytes, CNN__ALIGN + sizeof(cnn__origin));
+    void *start = NULL;
+    if (total == SIZE_MAX || cnn__cuda_check(where, cudaMallocManaged(&start, total), "cudaMallocManaged",
+                                             __LINE__) != CNN_OK)
+        return NULL;
+    void *p = cnn__place(start, cnn__cuda_release);
+    if (cnn__cuda_check(where, cudaMemsetAsync(p, 0, bytes, 0), "cudaMemsetAsync", __LINE__) != CNN_OK ||
+        cnn__cuda_check(where, cudaStreamSynchronize(0), "cudaStreamSynchronize", __LINE__) != CNN_OK) {
+        cnn__free(p);
+        return NULL;
+    }
+    return p;
+}
+
+/* One call of an operator: its arguments where the device can use them. */
+typedef struct cnn__staged {
+    void *host, *device;
+    size_t bytes;
+    int out;
+} cnn__staged;
+
+typedef struct cnn__call {
+    const char *where;
+    cudaStream_t stream;
+    cnn_status status; /* of the first failure; what follows it does nothing */
+    int count;
+    cnn__staged staged[10];
+} cnn__call;
+
+enum { CNN__IN = 1, CNN__OUT = 2 };
+
+static cnn__call cnn__call_begin(const char *where, cudaStream_t stream) {
+    cnn__call c;
+    memset(&c, 0, sizeof c);
+    c.where = where;
+    c.stream = stream;
+    return c;
+}
+
+static cnn_status cnn__call_stage(cnn__call *c, void *host, size_t bytes, int direction, void **device) {
+    cudaPointerAttributes attributes;
+    if (host) {
+        CNN__CUDA(c->where, cudaPointerGetAttributes(&attributes, host));
+        if (attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged) {
+            *device = host;
+            return CNN_OK;
+        }
+    }
+    CNN__CUDA(c->where, cudaMalloc(device, bytes));
+    cnn__staged *s = &c->staged[c->count++];
+    s->host = host;
+    s->device = *device;
+    s->bytes = bytes;
+    s->out = direction & CNN__OUT;
+    if (direction & CNN__IN)
+        CNN__CUDA(c->where, cudaMemcpyAsync(*device, host, bytes, cudaMemcpyHostToDevice, c->stream));
+    return CNN_OK;
+}
+
+/* The device's view of an argument, NULL of NULL. */
+static void *cnn__call_view(cnn__call *c, const void *host, size_t bytes, int direction) {
+    void *device = NULL;
+    if (host && c->status == CNN_OK)
+        c->status = cnn__call_stage(c, const_cast<void *>(host), bytes, direction, &device);
+    return device;
+}
+
+static float *cnn__call_tensor(cnn__call *c, const cnn_tensor *t, int direction) {
+    return t ? (float *)cnn__call_view(c, t->data, cnn__size(t) * sizeof(float), direction) : NULL;
+}
+
+/* Memory for the call alone; NULL of 0 bytes. */
+static void *cnn__call_scratch(cnn__call *c, size_t bytes) {
+    void *device = NULL;
+    if (bytes && c->status == CNN_OK)
+        c->status = cnn__call_stage(c, NULL, bytes, 0, &device);
+    return device;
+}
+
+/* Waits, copies results to the caller's memory and frees. Of a failed call nothing is copied. */
+static cnn_status cnn__call_end(cnn__call *c) {
+    const cnn_status waited = cnn__cuda_check(c->where, cudaStreamSynchronize(c->stream),
+                                              "cudaStreamSynchronize", __LINE__);
+    if (c->status == CNN_OK)
+        c->status = waited;
+    for (int i = 0; i < c->count; i++) {
+        const cnn__staged *s = &c->staged[i];
+        if (s->out && c->status == CNN_OK)
+            c->status = cnn__cuda_check(c->where, cudaMemcpy(s->host, s->device, s->bytes, cudaMemcpyDeviceToHost),
+                                        "cudaMemcpy", __LINE__);
+    }
+    for (int i = 0; i < c->count; i++) {
+        const cnn_status freed =
+            cnn__cuda_check(c->where, cudaFree(c->staged[i].device), "cudaFree", __LINE__);
+        if (c->status == CNN_OK)
+            c->status = freed;
+    }
+    return c->status;
+}
+
+/* status = expression, unless something failed before. */
+#define CNN__THEN(c, expression)                                                                             \
+    do {                                                                                                     \
+        if ((c).status == CNN_OK)                                                                            \
+            (c).status = (expression);                                                                       \
+    } while (0)
+
+static size_t cnn__pieces(size_t n, size_t piece) {
+    return (n + piece - 1) / piece;
+}
+
+/* ---- element by element ---- */
+
+/* f(0) to f(n-1), in any order. */
+template <class F> static __global__ void cnn__gpu_map(F f, size_t n) {
+    const size_t step = (size_t)gridDim.x * blockDim.x;
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step)
+        f(i);
+}
+
+template <class F> static cnn_status cnn__launch_map(const char *where, cudaStream_t stream, F f, size_t n) {
+    const size_t blocks = cnn__pieces(n, CNN__BLOCK);
+    CNN__RUN(where, cnn__gpu_map<F>, (unsigned)(blocks < 65536 ? blocks : 65536), CNN__BLOCK, 0, stream, f, n);
+    return CNN_OK;
+}
+
+static __device__ __forceinline__ float cnn__gpu_activation(int kind, float x) {
+    switch (kind) {
+    case CNN_SIGMOID:
+        return 1.0f / (1.0f + expf(-x));
+    case CNN_TANH:
+        return tanhf(x);
+    case CNN_RELU:
+        return x <= 0 ? 0.0f : x; /* of NaN, NaN */
+    default:
+        return x;
+    }
+}
+
+/* What the gradient of an activation's result y is multiplied by. */
+static __device__ __forceinline__ float cnn__gpu_slope(int kind, float y) {
+    switch (kind) {
+    case CNN_SIGMOID:
+        return y * (1.0f - y);
+    case CNN_TANH:
+        return 1.0f - y * y;
+    case CNN_RELU:
+        return y <= 0 ? 0.0f : 1.0f;
+    default:
+        return 1.0f;
+    }
+}
+
+struct cnn__f_fill {
+    float *y, value;
+    __device__ void operator()(size_t i) const {
+        y[i] = value;
+    }
+};
+
+struct cnn__f_draw {
+    float *y, scale;
+    int normal;
+    uint64_t seed;
+    __device__ void operator()(size_t i) const {
+        y[i] = cnn__drawn(normal, scale, seed, i);
+    }
+};
+
+struct cnn__f_activation {
+    int kind;
+    const float *x;
+    float *y;
+    __device__ void operator()(size_t i) const {
+        y[i] = cnn__gpu_activation(kind, x[i]);
+    }
+};
+
+struct cnn__f_activation_backward {
+    int kind;
+    const float *y, *dy;
+    float *dx;
+    __device__ void operator()(size_t i) const {
+        const float slope = cnn__gpu_slope(kind, y[i]);
+        dx[i] = kind == CNN_RELU && slope == 0 ? 0.0f : dy[i] * slope;
+    }
+};
+
+/* Where the seed of dropout comes from: given, or counted on by the device from step to step. */
+struct cnn__f_dropout {
+    const float *x;
+    float *y, p;
+    uint64_t seed;
+    __device__ void operator()(size_t i) const {
+        y[i] = x[i] * cnn__dropout_scale(p, seed, i);
+    }
+};
+
+struct cnn__f_difference {
+    const float *y, *target;
+    float *dy, scale;
+    __device__ void operator()(size_t i) const {
+        dy[i] = scale * (y[i] - target[i]);
+    }
+};
+
+/* One parameter's step, as in cnn_sgd_options; returns the new value. */
+static __device__ __forceinline__ float cnn__gpu_sgd(const cnn_sgd_options &o, float lr, float p, float g,
+                                                     float *velocity) {
+    g += o.weight_decay * p;
+    if (o.momentum > 0) {
+        const float v = o.momentum * *velocity + g;
+        *velocity = v;
+        g = o.nesterov ? g + o.momentum * v : v;
+    }
+    return p - lr * g;
+}
+
+struct cnn__f_sgd {
+    cnn_sgd_options options;
+    float *parameters;
+    const float *gradients;
+    float *velocity;
+    __device__ void operator()(size_t i) const {
+        parameters[i] = cnn__gpu_sgd(options, options.lr, parameters[i], gradients[i], velocity + i);
+    }
+};
+
+/* g = or += the sum of `parts` arrays of `count` elements. */
+struct cnn__f_fold {
+    const float *part;
+    size_t count;
+    int parts, accumulate;
+    float *g;
+    __device__ void operator()(size_t i) const {
+        float sum = 0;
+        for (int k = 0; k < parts; k++)
+            sum += part[(size_t)k * count + i];
+        g[i] = accumulate ? g[i] + sum : sum;
+    }
+};
+
+/* Softmax of one sample and position, whose c values lie `plane` apart. */
+struct cnn__f_softmax {
+    const float *x;
+    float *y;
+    int c;
+    size_t plane;
+    __device__ void operator()(size_t i) const {
+        const size_t at = i / plane * (size_t)c * plane + i % plane;
+        float max = x[at], sum = 0;
+        for (int k = 1; k < c; k++) {
+            const float v = x[at + (size_t)k * plane];
+            max = v > max || v != v ? v : max;
+        }
+        for (int k = 0; k < c; k++)
+            sum += expf(x[at + (size_t)k * plane] - max);
+        for (int k = 0; k < c; k++)
+            y[at + (size_t)k * plane] = expf(x[at + (size_t)k * plane] - max) / sum;
+    }
+};
+
+struct cnn__f_softmax_backward {
+    const float *y, *dy;
+    float *dx;
+    int c;
+    size_t plane;
+    __device__ void operator()(size_t i) const {
+        const size_t at = i / plane * (size_t)c * plane + i % plane;
+        float dot = 0;
+        for (int k = 0; k < c; k++)
+            dot += y[at + (size_t)k * plane] * dy[at + (size_t)k * plane];
+        for (int k = 0; k < c; k++) {
+            const size_t j = at + (size_t)k * plane;
+            dx[j] = y[j] * (dy[j] - dot);
+        }
+    }
+};
+
+static cnn_status cnn__cuda_fill(const char *where, float *to, size_t n, float value) {
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_fill f = {(float *)cnn__call_view(&c, to, n * sizeof(float), CNN__OUT), value};
+    CNN__THEN(c, cnn__launch_map(where, c.stream, f, n));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_copy(const char *where, float *to, const float *from, size_t n) {
+    CNN__CUDA(where, cudaMemcpyAsync(to, from, n * sizeof(float), cudaMemcpyDefault, 0));
+    CNN__CUDA(where, cudaStreamSynchronize(0));
+    return CNN_OK;
+}
+
+static cnn_status cnn__cuda_draw(const char *where, float *to, size_t n, int normal, float scale,
+                                 uint64_t seed) {
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_draw f = {(float *)cnn__call_view(&c, to, n * sizeof(float), CNN__OUT), scale, normal, seed};
+    CNN__THEN(c, cnn__launch_map(where, c.stream, f, n));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_activation_forward(const char *where, cnn_layer_kind kind, const cnn_tensor *x,
+                                               cnn_tensor *y) {
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_activation f = {(int)kind, cnn__call_tensor(&c, x, CNN__IN), cnn__call_tensor(&c, y, CNN__OUT)};
+    CNN__THEN(c, cnn__launch_map(where, c.stream, f, cnn__size(x)));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_activation_backward(const char *where, cnn_layer_kind kind, const cnn_tensor *y,
+                                                const cnn_tensor *dy, cnn_tensor *dx) {
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_activation_backward f = {(int)kind, cnn__call_tensor(&c, y, CNN__IN),
+                                          cnn__call_tensor(&c, dy, CNN__IN),
+                                          cnn__call_tensor(&c, dx, CNN__OUT)};
+    CNN__THEN(c, cnn__launch_map(where, c.stream, f, cnn__size(y)));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_dropout(const char *where, const cnn_tensor *x, float p, uint64_t seed,
+                                    cnn_tensor *y) {
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_dropout f = {cnn__call_tensor(&c, x, CNN__IN), cnn__call_tensor(&c, y, CNN__OUT), p, seed};
+    CNN__THEN(c, cnn__launch_map(where, c.stream, f, cnn__size(x)));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_softmax_forward(const char *where, const cnn_tensor *x, cnn_tensor *y) {
+    const size_t plane = (size_t)x->h * (size_t)x->w;
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_softmax f = {cnn__call_tensor(&c, x, CNN__IN), cnn__call_tensor(&c, y, CNN__OUT), x->c, plane};
+    CNN__THEN(c, cnn__launch_map(where, c.stream, f, (size_t)x->n * plane));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_softmax_backward(const char *where, const cnn_tensor *y, const cnn_tensor *dy,
+                                             cnn_tensor *dx) {
+    const size_t plane = (size_t)y->h * (size_t)y->w;
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_softmax_backward f = {cnn__call_tensor(&c, y, CNN__IN), cnn__call_tensor(&c, dy, CNN__IN),
+                                       cnn__call_tensor(&c, dx, CNN__OUT), y->c, plane};
+    CNN__THEN(c, cnn__launch_map(where, c.stream, f, (size_t)y->n * plane));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_squared_error_backward(const char *where, const cnn_tensor *y,
+                                                   const cnn_tensor *target, float scale, cnn_tensor *dy) {
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_difference f = {cnn__call_tensor(&c, y, CNN__IN), cnn__call_tensor(&c, target, CNN__IN),
+                                 cnn__call_tensor(&c, dy, CNN__OUT), scale};
+    CNN__THEN(c, cnn__launch_map(where, c.stream, f, cnn__size(y)));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_sgd_step(const char *where, const cnn_sgd_options *options, float *parameters,
+                                     const float *gradients, float *velocity, size_t count) {
+    const size_t bytes = count * sizeof(float);
+    cnn__call c = cnn__call_begin(where, 0);
+    if (!count)
+        return CNN_OK;
+    const cnn__f_sgd f = {*options, (float *)cnn__call_view(&c, parameters, bytes, CNN__IN | CNN__OUT),
+                          (const float *)cnn__call_view(&c, gradients, bytes, CNN__IN),
+                          options->momentum > 0
+                              ? (float *)cnn__call_view(&c, velocity, bytes, CNN__IN | CNN__OUT)
+                              : NULL};
+    CNN__THEN(c, cnn__launch_map(where, c.stream, f, count));
+    return cnn__call_end(&c);
+}
+
+/* ---- sums ---- */
+
+/* The sum of the block's values, in a fixed order; valid in thread 0. */
+static __device__ double cnn__gpu_block_sum(double value, double *shared) {
+    const int t = (int)threadIdx.x;
+    shared[t] = value;
+    for (int half = CNN__BLOCK / 2; half; half /= 2) {
+        __syncthreads();
+        if (t < half)
+            shared[t] += shared[t + half];
+    }
+    __syncthreads();
+    return shared[0];
+}
+
+/* part[b] = the sum of f(i) over chunk b of 0..n-1. */
+template <class F> static __global__ void cnn__gpu_sum(F f, size_t n, double *part) {
+    CNN__SHARED(double, shared);
+    const size_t first = (size_t)blockIdx.x * CNN__SUM_CHUNK;
+    const size_t end = n - first < CNN__SUM_CHUNK ? n : first + CNN__SUM_CHUNK;
+    double sum = 0;
+    for (size_t i = first + threadIdx.x; i < end; i += CNN__BLOCK)
+        sum += f(i);
+    sum = cnn__gpu_block_sum(sum, shared);
+    if (threadIdx.x == 0)
+        part[blockIdx.x] = sum;
+}
+
+struct cnn__f_double {
+    const double *x;
+    __device__ double operator()(size_t i) const {
+        return x[i];
+    }
+};
+
+struct cnn__f_float {
+    const float *x;
+    __device__ double operator()(size_t i) const {
+        return (double)x[i];
+    }
+};
+
+struct cnn__f_square {
+    const float *y, *target;
+    __device__ double operator()(size_t i) const {
+        const double d = (double)y[i] - (double)target[i];
+        return d * d;
+    }
+};
+
+/* Doubles that a sum of n elements takes; the last holds the result. */
+static size_t cnn__sum_parts(size_t n) {
+    size_t total = 0;
+    do {
+        n = cnn__pieces(n, CNN__SUM_CHUNK);
+        total += n;
+    } while (n > 1);
+    return total;
+}
+
+template <class F>
+static cnn_status cnn__launch_sum(const char *where, cudaStream_t stream, F f, size_t n, double *part) {
+    size_t blocks = cnn__pieces(n, CNN__SUM_CHUNK);
+    CNN__RUN(where, cnn__gpu_sum<F>, (unsigned)blocks, CNN__BLOCK, CNN__BLOCK * sizeof(double), stream, f, n,
+             part);
+    while (blocks > 1) {
+        const cnn__f_double again = {part};
+        part += blocks;
+        n = blocks;
+        blocks = cnn__pieces(n, CNN__SUM_CHUNK);
+        CNN__RUN(where, cnn__gpu_sum<cnn__f_double>, (unsigned)blocks, CNN__BLOCK, CNN__BLOCK * sizeof(double),
+                 stream, again, n, part);
+    }
+    return CNN_OK;
+}
+
+/* The sum of f, in a call; *result is the program's. */
+template <class F> static cnn_status cnn__call_sum(cnn__call *c, F f, size_t n, double *result) {
+    const size_t parts = cnn__sum_parts(n);
+    double *part = (double *)cnn__call_scratch(c, parts * sizeof(double));
+    CNN__THEN(*c, cnn__launch_sum(c->where, c->stream, f, n, part));
+    CNN__THEN(*c, cnn__cuda_check(c->where, cudaMemcpyAsync(result, part + parts - 1, sizeof *result,
+                                                            cudaMemcpyDeviceToHost, c->stream),
+                                  "cudaMemcpyAsync", __LINE__));
+    return c->status;
+}
+
+static cnn_status cnn__cuda_squared_error_forward(const char *where, const cnn_tensor *y,
+                                                  const cnn_tensor *target, double *sum) {
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_square f = {cnn__call_tensor(&c, y, CNN__IN), cnn__call_tensor(&c, target, CNN__IN)};
+    cnn__call_sum(&c, f, cnn__size(y), sum);
+    return cnn__call_end(&c);
+}
+
+/* The cross-entropy of one row of logits. */
+static __device__ double cnn__gpu_cross_entropy(const float *x, int classes, int label, double *max,
+                                                double *sum) {
+    *max = (double)x[0];
+    for (int k = 1; k < classes; k++)
+        *max = (double)x[k] > *max || x[k] != x[k] ? (double)x[k] : *max;
+    *sum = 0;
+    for (int k = 0; k < classes; k++)
+        *sum += exp((double)x[k] - *max);
+    return log(*sum) + (*max - (double)x[label]);
+}
+
+struct cnn__f_cross_entropy {
+    const float *logits;
+    const int *labels;
+    int classes;
+    __device__ double operator()(size_t i) const {
+        double max, sum;
+        return cnn__gpu_cross_entropy(logits + i * (size_t)classes, classes, labels[i], &max, &sum);
+    }
+};
+
+struct cnn__f_cross_entropy_backward {
+    const float *logits;
+    const int *labels;
+    int classes, n;
+    float *dlogits;
+    __device__ void operator()(size_t i) const {
+        const float *x = logits + i * (size_t)classes;
+        float *d = dlogits + i * (size_t)classes;
+        double max, sum;
+        cnn__gpu_cross_entropy(x, classes, labels[i], &max, &sum);
+        for (int k = 0; k < classes; k++)
+            d[k] = (float)((exp((double)x[k] - max) / sum - (k == labels[i] ? 1.0 : 0.0)) / n);
+    }
+};
+
+static cnn_status cnn__cuda_cross_entropy_forward(const char *where, const cnn_tensor *logits,
+                                                  const int *labels, double *loss) {
+    const size_t n = (size_t)logits->n;
+    double sum = 0;
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_cross_entropy f = {cnn__call_tensor(&c, logits, CNN__IN),
+                                    (const int *)cnn__call_view(&c, labels, n * sizeof(int), CNN__IN), logits->c};
+    cnn__call_sum(&c, f, n, &sum);
+    CNN__TRY(cnn__call_end(&c));
+    *loss = sum / logits->n;
+    return CNN_OK;
+}
+
+static cnn_status cnn__cuda_cross_entropy_backward(const char *where, const cnn_tensor *logits,
+                                                   const int *labels, cnn_tensor *dlogits) {
+    const size_t n = (size_t)logits->n;
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_cross_entropy_backward f = {
+        cnn__call_tensor(&c, logits, CNN__IN), (const int *)cnn__call_view(&c, labels, n * sizeof(int), CNN__IN),
+        logits->c, logits->n, cnn__call_tensor(&c, dlogits, CNN__OUT)};
+    CNN__THEN(c, cnn__launch_map(where, c.stream, f, n));
+    return cnn__call_end(&c);
+}
+
+/* y[column] = or += the sum down rows; a block has 32 columns, CNN__SUM_ROWS rows at a time. */
+static __global__ void cnn__gpu_column_sum(const float *x, int rows, int columns, int accumulate, float *y) {
+    CNN__SHARED(float, shared);
+    const int column = (int)blockIdx.x * 32 + (int)threadIdx.x;
+    float sum = 0;
+    for (int r = (int)threadIdx.y; r < rows && column < columns; r += CNN__SUM_ROWS)
+        sum += x[(size_t)r * (size_t)columns + (size_t)column];
+    shared[threadIdx.y * 32 + threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y || column >= columns)
+        return;
+    for (int r = 1; r < CNN__SUM_ROWS; r++)
+        sum += shared[r * 32 + (int)threadIdx.x];
+    y[column] = accumulate ? y[column] + sum : sum;
+}
+
+/* part[slice][channel] = the sum of a channel's planes over the images of a slice, image i being in slice
+   i % slices. */
+static __global__ void cnn__gpu_channel_sum(const float *x, int n, int channels, int plane, float *part) {
+    CNN__SHARED(double, shared);
+    const int channel = (int)blockIdx.x;
+    double sum = 0;
+    for (int i = (int)blockIdx.y; i < n; i += (int)gridDim.y) {
+        const float *at = x + ((size_t)i * (size_t)channels + (size_t)channel) * (size_t)plane;
+        for (int p = (int)threadIdx.x; p < plane; p += CNN__BLOCK)
+            sum += (double)at[p];
+    }
+    sum = cnn__gpu_block_sum(sum, shared);
+    if (threadIdx.x == 0)
+        part[(size_t)blockIdx.y * (size_t)channels + (size_t)channel] = (float)sum;
+}
+
+/* ---- pools ---- */
+
+/* Division by a constant, exact for every 32-bit numerator (Granlund and Montgomery 1994). */
+typedef struct cnn__div {
+    unsigned d, magic;
+    int first, second;
+} cnn__div;
+
+CNN__BOTH static cnn__div cnn__div_by(unsigned d) {
+    cnn__div v = {d, 0, 0, 0};
+    int log = 0;
+    while (log < 32 && (uint64_t)1 << log < d)
+        log++;
+    v.magic = (unsigned)(((((uint64_t)1 << log) - d) << 32) / d + 1);
+    v.first = log < 1 ? log : 1;
+    v.second = log > 1 ? log - 1 : 0;
+    return v;
+}
+
+static __device__ __forceinline__ unsigned cnn__quotient(unsigned n, const cnn__div &v) {
+    const unsigned t = (unsigned)((uint64_t)n * v.magic >> 32);
+    return (t + ((n - t) >> v.first)) >> v.second;
+}
+
+/* Images of a call at a time, so that 32 bits count their elements. */
+static int cnn__images_at_once(int n, size_t elements) {
+    const size_t most = elements > 0x40000000u ? 1 : 0x40000000u / elements;
+    return most < (size_t)n ? (int)most : n;
+}
+
+struct cnn__f_maxpool {
+    cnn__pool p;
+    cnn__div by_out, by_ow;
+    const float *x;
+    float *y;
+    int *indices;
+    __device__ void operator()(size_t at) const {
+        const unsigned plane = cnn__quotient((unsigned)at, by_out), i = (unsigned)at - plane * by_out.d;
+        const int oh = (int)cnn__quotient(i, by_ow), ow = (int)(i - (unsigned)oh * by_ow.d);
+        const cnn__window v = cnn__window_at(oh, p.h, p.kh, p.sh, p.ph, p.dh, 0);
+        const cnn__window u = cnn__window_at(ow, p.w, p.kw, p.sw, p.pw, p.dw, 0);
+        const float *image = x + (size_t)plane * (size_t)p.h * (size_t)p.w;
+        float best = -INFINITY;
+        int index = -1;
+        for (int a = v.first; a < v.end; a += p.dh)
+            for (int b = u.first; b < u.end; b += p.dw) {
+                const float value = image[a * p.w + b];
+                if (value > best || index < 0 || value != value) {
+                    best = value;
+                    index = a * p.w + b;
+                }
+            }
+        y[at] = best;
+        if (indices)
+            indices[at] = index;
+    }
+};
+
+/* The gradient where the windows are known: each element of dx looks for itself in those that hold it. */
+struct cnn__f_maxpool_backward {
+    cnn__pool p;
+    cnn__div by_in, by_w;
+    const float *dy;
+    const int *indices;
+    float *dx;
+    __device__ void operator()(size_t at) const {
+        const unsigned plane = cnn__quotient((unsigned)at, by_in), own = (unsigned)at - plane * by_in.d;
+        const int i = (int)cnn__quotient(own, by_w), j = (int)(own - (unsigned)i * by_w.d);
+        const size_t out = (size_t)plane * (size_t)p.oh * (size_t)p.ow;
+        float sum = 0;
+        for (int a = p.kh - 1; a >= 0; a--) { /* the windows in order */
+            const int top = i + p.ph - a * p.dh, oh = top / p.sh;
+            if (top < 0 || oh * p.sh != top || oh >= p.oh)
+                continue;
+            for (int b = p.kw - 1; b >= 0; b--) {
+                const int left = j + p.pw - b * p.dw, ow = left / p.sw;
+                if (left < 0 || ow * p.sw != left || ow >= p.ow)
+                    continue;
+                const size_t from = out + (size_t)(oh * p.ow + ow);
+                sum += indices[from] == (int)own ? dy[from] : 0.0f;
+            }
+        }
+        dx[at] = sum;
+    }
+};
+
+struct cnn__f_avgpool {
+    cnn__pool p;
+    cnn__div by_out, by_ow;
+    const float *x;
+    float *y;
+    __device__ void operator()(size_t at) const {
+        const unsigned plane = cnn__quotient((unsigned)at, by_out), i = (unsigned)at - plane * by_out.d;
+        const int oh = (int)cnn__quotient(i, by_ow), ow = (int)(i - (unsigned)oh * by_ow.d);
+        const cnn__window v = cnn__window_at(oh, p.h, p.kh, p.sh, p.ph, 1, p.exclude_padding);
+        const cnn__window u = cnn__window_at(ow, p.w, p.kw, p.sw, p.pw, 1, p.exclude_padding);
+        const float *image = x + (size_t)plane * (size_t)p.h * (size_t)p.w;
+        float sum = 0;
+        for (int a = v.first; a < v.end; a++)
+            for (int b = u.first; b < u.end; b++)
+                sum += image[a * p.w + b];
+        y[at] = sum / ((float)v.counted * (float)u.counted);
+    }
+};
+
+struct cnn__f_avgpool_backward {
+    cnn__pool p;
+    cnn__div by_in, by_w;
+    const float *dy;
+    float *dx;
+    __device__ void operator()(size_t at) const {
+        const unsigned plane = cnn__quotient((unsigned)at, by_in), own = (unsigned)at - plane * by_in.d;
+        const int i = (int)cnn__quotient(own, by_w), j = (int)(own - (unsigned)i * by_w.d);
+        const float *from = dy + (size_t)plane * (size_t)p.oh * (size_t)p.ow;
+        const int top = i + p.ph - p.kh + 1, left = j + p.pw - p.kw + 1;
+        const int last_h = (i + p.ph) / p.sh, last_w = (j + p.pw) / p.sw;
+        float sum = 0;
+        for (int oh = top > 0 ? (top + p.sh - 1) / p.sh : 0; oh <= last_h && oh < p.oh; oh++) {
+            const cnn__window v = cnn__window_at(oh, p.h, p.kh, p.sh, p.ph, 1, p.exclude_padding);
+            for (int ow = left > 0 ? (left + p.sw - 1) / p.sw : 0; ow <= last_w && ow < p.ow; ow++) {
+                const cnn__window u = cnn__window_at(ow, p.w, p.kw, p.sw, p.pw, 1, p.exclude_padding);
+                sum += from[oh * p.ow + ow] / ((float)v.counted * (float)u.counted);
+            }
+        }
+        dx[at] = sum;
+    }
+};
+
+/* dx[indices[i]] += dy[i] within each plane, a block each, in the order of i; the windows are not known, so
+   any element may meet any other. Of CNN__BLOCK outputs at a time, the first that goes to an element adds up
+   for all of them. */
+static __global__ void cnn__gpu_maxpool_scatter(const float *dy, const int *indices, unsigned in, unsigned out,
+                                                float *dx) {
+    CNN__SHARED(int, to);
+    float *values = (float *)(to + CNN__BLOCK);
+    const unsigned t = threadIdx.x;
+    const size_t plane = blockIdx.x;
+    dx += plane * in;
+    dy += plane * out;
+    indices += plane * out;
+    for (unsigned i = t; i < in; i += CNN__BLOCK)
+        dx[i] = 0;
+    for (unsigned first = 0; first < out; first += CNN__BLOCK) {
+        const unsigned count = out - first < CNN__BLOCK ? out - first : CNN__BLOCK;
+        __syncthreads();
+        if (t < count) {
+            to[t] = indices[first + t];
+            values[t] = dy[first + t];
+        }
+        __syncthreads();
+        if (t >= count || to[t] < 0)
+            continue;
+        int earlier = 0;
+        for (unsigned k = 0; k < t && !earlier; k++)
+            earlier = to[k] == to[t];
+        if (earlier)
+            continue;
+        float sum = dx[to[t]];
+        for (unsigned k = t; k < count; k++)
+            sum += to[k] == to[t] ? values[k] : 0.0f;
+        dx[to[t]] = sum;
+    }
+}
+
+static cnn_status cnn__launch_maxpool(const char *where, cudaStream_t stream, const cnn__pool *p, int n, int c,
+                                      const float *x, float *y, int *indices) {
+    const size_t in = (size_t)p->h * (size_t)p->w, out = (size_t)p->oh * (size_t)p->ow;
+    const int at_once = cnn__images_at_once(n, (size_t)c * out);
+    for (int i = 0; i < n; i += at_once) {
+        const size_t at = (size_t)i * (size_t)c;
+        const cnn__f_maxpool f = {*p,
+                                  cnn__div_by((unsigned)out),
+                                  cnn__div_by((unsigned)p->ow),
+                                  x + at * in,
+                                  y + at * out,
+                                  indices ? indices + at * out : NULL};
+        CNN__TRY(cnn__launch_map(where, stream, f, (size_t)cnn__min(at_once, n - i) * (size_t)c * out));
+    }
+    return CNN_OK;
+}
+
+static cnn_status cnn__launch_maxpool_backward(const char *where, cudaStream_t stream, const cnn__pool *p,
+                                               int n, int c, const float *dy, const int *indices, float *dx) {
+    const size_t in = (size_t)p->h * (size_t)p->w, out = (size_t)p->oh * (size_t)p->ow;
+    const int at_once = cnn__images_at_once(n, (size_t)c * in);
+    for (int i = 0; i < n; i += at_once) {
+        const size_t at = (size_t)i * (size_t)c;
+        const cnn__f_maxpool_backward f = {*p,
+                                           cnn__div_by((unsigned)in),
+                                           cnn__div_by((unsigned)p->w),
+                                           dy + at * out,
+                                           indices + at * out,
+                                           dx + at * in};
+        CNN__TRY(cnn__launch_map(where, stream, f, (size_t)cnn__min(at_once, n - i) * (size_t)c * in));
+    }
+    return CNN_OK;
+}
+
+static cnn_status cnn__launch_avgpool(const char *where, cudaStream_t stream, const cnn__pool *p, int n, int c,
+                                      const float *x, float *y) {
+    const size_t in = (size_t)p->h * (size_t)p->w, out = (size_t)p->oh * (size_t)p->ow;
+    const int at_once = cnn__images_at_once(n, (size_t)c * out);
+    for (int i = 0; i < n; i += at_once) {
+        const size_t at = (size_t)i * (size_t)c;
+        const cnn__f_avgpool f = {*p, cnn__div_by((unsigned)out), cnn__div_by((unsigned)p->ow), x + at * in,
+                                  y + at * out};
+        CNN__TRY(cnn__launch_map(where, stream, f, (size_t)cnn__min(at_once, n - i) * (size_t)c * out));
+    }
+    return CNN_OK;
+}
+
+static cnn_status cnn__launch_avgpool_backward(const char *where, cudaStream_t stream, const cnn__pool *p,
+                                               int n, int c, const float *dy, float *dx) {
+    const size_t in = (size_t)p->h * (size_t)p->w, out = (size_t)p->oh * (size_t)p->ow;
+    const int at_once = cnn__images_at_once(n, (size_t)c * in);
+    for (int i = 0; i < n; i += at_once) {
+        const size_t at = (size_t)i * (size_t)c;
+        const cnn__f_avgpool_backward f = {*p, cnn__div_by((unsigned)in), cnn__div_by((unsigned)p->w),
+                                           dy + at * out, dx + at * in};
+        CNN__TRY(cnn__launch_map(where, stream, f, (size_t)cnn__min(at_once, n - i) * (size_t)c * in));
+    }
+    return CNN_OK;
+}
+
+/* A plane, or one image's share of one, must be counted in 31 bits. */
+static cnn_status cnn__check_planes(const char *where, const cnn_tensor *t) {
+    return (size_t)t->h * (size_t)t->w <= 0x40000000u && (size_t)t->n * (size_t)t->c <= INT_MAX
+               ? CNN_OK
+               : cnn__fail(CNN_ERR_SHAPE, "%s: %dx%d planes of %dx%d are too large for one call", where, t->n,
+                           t->c, t->h, t->w);
+}
+
+static cnn_status cnn__cuda_maxpool2d_forward(const char *where, const cnn__pool *p, const cnn_tensor *x,
+                                              cnn_tensor *y, int *indices) {
+    CNN__TRY(cnn__check_planes(where, x));
+    cnn__call c = cnn__call_begin(where, 0);
+    const float *from = cnn__call_tensor(&c, x, CNN__IN);
+    float *to = cnn__call_tensor(&c, y, CNN__OUT);
+    int *index = (int *)cnn__call_view(&c, indices, cnn__size(y) * sizeof(int), CNN__OUT);
+    CNN__THEN(c, cnn__launch_maxpool(where, c.stream, p, x->n, x->c, from, to, index));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__launch_scatter(const char *where, cudaStream_t stream, const cnn_tensor *dy,
+                                      const cnn_tensor *dx, const float *from, const int *index, float *to) {
+    CNN__RUN(where, cnn__gpu_maxpool_scatter, (unsigned)(dx->n * dx->c), CNN__BLOCK, CNN__BLOCK * 8, stream,
+             from, index, (unsigned)(dx->h * dx->w), (unsigned)(dy->h * dy->w), to);
+    return CNN_OK;
+}
+
+static cnn_status cnn__cuda_maxpool2d_backward(const char *where, const cnn_tensor *dy, const int *indices,
+                                               cnn_tensor *dx) {
+    CNN__TRY(cnn__check_planes(where, dx));
+    CNN__TRY(cnn__check_planes(where, dy));
+    cnn__call c = cnn__call_begin(where, 0);
+    const float *from = cnn__call_tensor(&c, dy, CNN__IN);
+    const int *index = (const int *)cnn__call_view(&c, indices, cnn__size(dy) * sizeof(int), CNN__IN);
+    float *to = cnn__call_tensor(&c, dx, CNN__OUT);
+    CNN__THEN(c, cnn__launch_scatter(where, c.stream, dy, dx, from, index, to));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_avgpool2d_forward(const char *where, const cnn__pool *p, const cnn_tensor *x,
+                                              cnn_tensor *y) {
+    CNN__TRY(cnn__check_planes(where, x));
+    cnn__call c = cnn__call_begin(where, 0);
+    const float *from = cnn__call_tensor(&c, x, CNN__IN);
+    float *to = cnn__call_tensor(&c, y, CNN__OUT);
+    CNN__THEN(c, cnn__launch_avgpool(where, c.stream, p, x->n, x->c, from, to));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_avgpool2d_backward(const char *where, const cnn__pool *p, const cnn_tensor *dy,
+                                               cnn_tensor *dx) {
+    CNN__TRY(cnn__check_planes(where, dx));
+    cnn__call c = cnn__call_begin(where, 0);
+    const float *from = cnn__call_tensor(&c, dy, CNN__IN);
+    float *to = cnn__call_tensor(&c, dx, CNN__OUT);
+    CNN__THEN(c, cnn__launch_avgpool_backward(where, c.stream, p, dx->n, dx->c, from, to));
+    return cnn__call_end(&c);
+}
+
+/* ---- products ----
+
+   One kernel multiplies, y[m][n] = sum over k of a(m, k) * b(k, n), in tiles of BM x BN that a block of 256
+   threads keeps in registers, TM x TN a thread; the factors pass through shared memory BK steps at a time, the
+   next ones being fetched meanwhile. Where a and b come from is the problem's to say: a convolution's image is
+   read in place (an implicit matrix, its row k the image shifted by the offset of kernel element k).
+     A problem P has m rows, the methods enter(group, slice), which moves its pointers and sets n and the range
+   of k; row(m) and at_a(k), whatever a() needs of each; at_b(k) and column(n) likewise for b(); out(n) and
+   put(out, m, value). A_BY_K: neighbouring threads fetch neighbouring k of a, not m; B_BY_K likewise. What lies
+   beyond the matrix is 0. */
+
+/* A block's tiles on their way from memory to shared memory: a thread's share, in registers. */
+template <class P, int BM, int BN, int BK, int A_PITCH, int B_PITCH> struct cnn__fetch {
+    enum { LA = BM * BK / CNN__BLOCK, LB = BN * BK / CNN__BLOCK };
+    typename P::row_t row[P::A_BY_K ? LA : 1];
+    typename P::column_t column[P::B_BY_K ? LB : 1];
+    float a[LA], b[LB];
+
+    static __device__ __forceinline__ int a_m(int i) {
+        const int t = (int)threadIdx.x;
+        return P::A_BY_K ? t / BK + i * (CNN__BLOCK / BK) : t % (int)BM;
+    }
+    static __device__ __forceinline__ int a_k(int i) {
+        const int t = (int)threadIdx.x;
+        return P::A_BY_K ? t % BK : t / BM + i * (CNN__BLOCK / BM);
+    }
+    static __device__ __forceinline__ int b_n(int i) {
+        const int t = (int)threadIdx.x;
+        return P::B_BY_K ? t / BK + i * (CNN__BLOCK / BK) : t % BN;
+    }
+    static __device__ __forceinline__ int b_k(int i) {
+        const int t = (int)threadIdx.x;
+        return P::B_BY_K ? t % BK : t / BN + i * (CNN__BLOCK / BN);
+    }
+
+    __device__ __forceinline__ void begin(const P &p, int m0, unsigned n0) {
+        CNN__GPU_UNROLL
+        for (int i = 0; i < (P::A_BY_K ? LA : 1); i++)
+            row[i] = p.row(m0 + a_m(i));
+        CNN__GPU_UNROLL
+        for (int i = 0; i < (P::B_BY_K ? LB : 1); i++)
+            column[i] = p.column(n0 + (unsigned)b_n(i));
+    }
+
+    __device__ __forceinline__ void load(const P &p, unsigned k0) {
+        if (P::A_BY_K) {
+            const typename P::a_t at = p.at_a(k0 + (unsigned)a_k(0));
+            CNN__GPU_UNROLL
+            for (int i = 0; i < LA; i++)
+                a[i] = p.a(row[P::A_BY_K ? i : 0], at);
+        } else {
+            CNN__GPU_UNROLL
+            for (int i = 0; i < LA; i++)
+                a[i] = p.a(row[0], p.at_a(k0 + (unsigned)a_k(i)));
+        }
+        if (P::B_BY_K) {
+            const typename P::b_t at = p.at_b(k0 + (unsigned)b_k(0));
+            CNN__GPU_UNROLL
+            for (int i = 0; i < LB; i++)
+                b[i] = p.b(at, column[P::B_BY_K ? i : 0]);
+        } else {
+            CNN__GPU_UNROLL
+            for (int i = 0; i < LB; i++)
+                b[i] = p.b(p.at_b(k0 + (unsigned)b_k(i)), column[0]);
+        }
+    }
+
+    __device__ __forceinline__ void store(float *as, float *bs) const {
+        CNN__GPU_UNROLL
+        for (int i = 0; i < LA; i++)
+            as[a_k(i) * A_PITCH + a_m(i)] = a[i];
+        CNN__GPU_UNROLL
+        for (int i = 0; i < LB; i++)
+            bs[b_k(i) * B_PITCH + b_n(i)] = b[i];
+    }
+};
+
+template <class P, int BM, int BN, int BK, int TM, int TN>
+static __global__ void __launch_bounds__(CNN__BLOCK, 2) cnn__gpu_product(P p) {
+    enum { A_PITCH = BM + 4, B_PITCH = BN + 4, A_HALF = 4 * BM / TM, B_HALF = 4 * BN / TN };
+    CNN__SHARED(float, shared);
+    float *as = shared, *bs = shared + 2 * BK * A_PITCH;
+    p.enter((int)blockIdx.y, (int)blockIdx.z);
+    const unsigned tiles = (unsigned)((p.m + BM - 1) / BM);
+    const int m0 = (int)(blockIdx.x % tiles) * BM;
+    const unsigned n0 = blockIdx.x / tiles * BN;
+    if (n0 >= p.n)
+        return;
+    cnn__fetch<P, BM, BN, BK, A_PITCH, B_PITCH> f;
+    f.begin(p, m0, n0);
+    const int ty = (int)threadIdx.x / (BN / TN), tx = (int)threadIdx.x % (BN / TN);
+    float sum[TM][TN];
+    CNN__GPU_UNROLL
+    for (int i = 0; i < TM; i++) {
+        CNN__GPU_UNROLL
+        for (int j = 0; j < TN; j++)
+            sum[i][j] = 0;
+    }
+    f.load(p, p.k_first);
+    f.store(as, bs);
+    __syncthreads();
+    int side = 0;
+    for (unsigned k0 = p.k_first; k0 < p.k_end; k0 += BK) {
+        const bool more = p.k_end - k0 > BK;
+        if (more)
+            f.load(p, k0 + BK);
+        const float *at = as + side * BK * A_PITCH + ty * 4, *bt = bs + side * BK * B_PITCH + tx * 4;
+        CNN__GPU_UNROLL
+        for (int k = 0; k < BK; k++) {
+            float a[TM], b[TN];
+            CNN__GPU_UNROLL
+            for (int i = 0; i < TM; i += 4) {
+                const float4 v = *(const float4 *)(at + k * A_PITCH + i / 4 * A_HALF);
+                a[i] = v.x;
+                a[i + 1] = v.y;
+                a[i + 2] = v.z;
+                a[i + 3] = v.w;
+            }
+            CNN__GPU_UNROLL
+            for (int j = 0; j < TN; j += 4) {
+                const float4 v = *(const float4 *)(bt + k * B_PITCH + j / 4 * B_HALF);
+                b[j] = v.x;
+                b[j + 1] = v.y;
+                b[j + 2] = v.z;
+                b[j + 3] = v.w;
+            }
+            CNN__GPU_UNROLL
+            for (int i = 0; i < TM; i++) {
+                CNN__GPU_UNROLL
+                for (int j = 0; j < TN; j++)
+                    sum[i][j] = fmaf(a[i], b[j], sum[i][j]);
+            }
+        }
+        if (more) { /* the other side was last read before the barrier of the step before */
+            side ^= 1;
+            f.store(as + side * BK * A_PITCH, bs + side * BK * B_PITCH);
+            __syncthreads();
+        }
+    }
+    CNN__GPU_UNROLL
+    for (int j = 0; j < TN; j++) {
+        const unsigned n = n0 + (unsigned)(tx * 4 + j / 4 * B_HALF + j % 4);
+        if (n >= p.n)
+            continue;
+        const typename P::out_t out = p.out(n);
+        CNN__GPU_UNROLL
+        for (int i = 0; i < TM; i++) {
+            const int m = m0 + ty * 4 + i / 4 * A_HALF + i % 4;
+            if (m < p.m)
+                p.put(out, m, sum[i][j]);
+        }
+    }
+}
+
+/* To 10 bits of fraction, halves away from zero, as the conversion of the hardware does. */
+static __device__ __forceinline__ unsigned cnn__tf32(float x) {
+    const unsigned u = __float_as_uint(x);
+    return (u & 0x7fffffffu) >= 0x7f800000u ? u : (u + 0x1000u) & 0xffffe000u;
+}
+
+/* The same product on tensor cores: tiles of 128 x 128, a warp's share being 64 x 32, 4 by 4 products of 16x8
+   by 8. The pitches put the 32 elements that a warp loads at once into different banks. */
+template <class P> static __global__ void __launch_bounds__(CNN__BLOCK) cnn__gpu_product_tf32(P p) {
+    enum { BM = 128, BN = 128, BK = 16, PITCH = 128 + 8 };
+    CNN__SHARED(float, shared);
+    float *as = shared, *bs = shared + 2 * BK * PITCH;
+    p.enter((int)blockIdx.y, (int)blockIdx.z);
+    const unsigned tiles = (unsigned)((p.m + BM - 1) / BM);
+    const int m0 = (int)(blockIdx.x % tiles) * BM;
+    const unsigned n0 = blockIdx.x / tiles * BN;
+    if (n0 >= p.n)
+        return;
+    cnn__fetch<P, BM, BN, BK, PITCH, PITCH> f;
+    f.begin(p, m0, n0);
+    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
+    const int wm = warp / 4 * 64 + lane / 4, wn = warp % 4 * 32 + lane / 4, lk = lane % 4;
+    float sum[4][4][4];
+    CNN__GPU_UNROLL
+    for (int i = 0; i < 4; i++) {
+        CNN__GPU_UNROLL
+        for (int j = 0; j < 4; j++)
+            sum[i][j][0] = sum[i][j][1] = sum[i][j][2] = sum[i][j][3] = 0;
+    }
+    f.load(p, p.k_first);
+    f.store(as, bs);
+    __syncthreads();
+    int side = 0;
+    for (unsigned k0 = p.k_first; k0 < p.k_end; k0 += BK) {
+        const bool more = p.k_end - k0 > BK;
+        if (more)
+            f.load(p, k0 + BK);
+        CNN__GPU_UNROLL
+        for (int k = 0; k < BK; k += 8) {
+            const float *at = as + (side * BK + k + lk) * PITCH + wm, *bt = bs + (side * BK + k + lk) * PITCH + wn;
+            unsigned a[4][4], b[4][2];
+            CNN__GPU_UNROLL
+            for (int i = 0; i < 4; i++) {
+                a[i][0] = cnn__tf32(at[i * 16]);
+                a[i][1] = cnn__tf32(at[i * 16 + 8]);
+                a[i][2] = cnn__tf32(at[4 * PITCH + i * 16]);
+                a[i][3] = cnn__tf32(at[4 * PITCH + i * 16 + 8]);
+                b[i][0] = cnn__tf32(bt[i * 8]);
+                b[i][1] = cnn__tf32(bt[4 * PITCH + i * 8]);
+            }
+            CNN__GPU_UNROLL
+            for (int i = 0; i < 4; i++) {
+                CNN__GPU_UNROLL
+                for (int j = 0; j < 4; j++)
+                    cnn__mma_tf32(sum[i][j], a[i], b[j]);
+            }
+        }
+        if (more) {
+            side ^= 1;
+            f.store(as + side * BK * PITCH, bs + side * BK * PITCH);
+            __syncthreads();
+        }
+    }
+    CNN__GPU_UNROLL
+    for (int j = 0; j < 8; j++) {
+        const unsigned n = n0 + (unsigned)(warp % 4 * 32 + j / 2 * 8 + 2 * lk + j % 2);
+        if (n >= p.n)
+            continue;
+        const typename P::out_t out = p.out(n);
+        CNN__GPU_UNROLL
+        for (int i = 0; i < 8; i++) {
+            const int m = m0 + wm + i / 2 * 16 + i % 2 * 8;
+            if (m < p.m)
+                p.put(out, m, sum[i / 2][j / 2][i % 2 * 2 + j % 2]);
+        }
+    }
+}
+
+static unsigned cnn__tiles(int m, unsigned n, int bm, int bn) {
+    return (unsigned)((m + bm - 1) / bm) * ((n + (unsigned)bn - 1) / (unsigned)bn);
+}
+
+template <class P, int BM, int BN, int BK, int TM, int TN>
+static cnn_status cnn__launch_tiles(const char *where, cudaStream_t stream, const P &p, int m, unsigned n,
+                                    int groups, int slices) {
+    const dim3 grid(cnn__tiles(m, n, BM, BN), (unsigned)groups, (unsigned)slices);
+    const size_t shared = 2 * BK * (BM + BN + 8) * sizeof(float);
+    CNN__RUN(where, (cnn__gpu_product<P, BM, BN, BK, TM, TN>), grid, CNN__BLOCK, shared, stream, p);
+    return CNN_OK;
+}
+
+/* n: the most columns that any slice has. Large tiles have the better ratio of arithmetic to memory, small ones
+   keep more processors busy; a sum's order is the same in all of them. */
+template <class P>
+static cnn_status cnn__launch_product(const char *where, cudaStream_t stream, const P &p, int m, unsigned n,
+                                      int groups, int slices) {
+    const unsigned large = cnn__tiles(m, n, 128, 128) * (unsigned)(groups * slices);
+    if (m > 64 && n > 64 && cnn__gpu.tf32) {
+        const dim3 grid(cnn__tiles(m, n, 128, 128), (unsigned)groups, (unsigned)slices);
+        CNN__RUN(where, cnn__gpu_product_tf32<P>, grid, CNN__BLOCK, 4 * 16 * 136 * sizeof(float), stream, p);
+        return CNN_OK;
+    }
+    if (m > 64 && n > 64 && large >= 100)
+        return cnn__launch_tiles<P, 128, 128, 8, 8, 8>(where, stream, p, m, n, groups, slices);
+    if (m <= 16)
+        return cnn__launch_tiles<P, 16, 256, 16, 4, 4>(where, stream, p, m, n, groups, slices);
+    if (cnn__tiles(m, n, 64, 128) * (unsigned)(groups * slices) >= 100)
+        return cnn__launch_tiles<P, 64, 128, 8, 4, 8>(where, stream, p, m, n, groups, slices);
+    return cnn__launch_tiles<P, 64, 64, 16, 4, 4>(where, stream, p, m, n, groups, slices);
+}
+
+/* ---- linear layers ---- */
+
+/* y[m*ym + n] = bias[n] + sum over k of a[m*am + k*ak] * b[k*bk + n*bn], or added to y. */
+template <int A_CONTIGUOUS_K, int B_CONTIGUOUS_K> struct cnn__matrix {
+    enum { A_BY_K = A_CONTIGUOUS_K, B_BY_K = B_CONTIGUOUS_K };
+    typedef ptrdiff_t row_t, a_t, b_t, column_t, out_t;
+    int m;
+    unsigned n, k_first, k_end;
+    const float *from_a, *from_b;
+    ptrdiff_t am, ak, bk, bn, ym;
+    const float *bias;
+    int activation, accumulate;
+    float *y;
+
+    __device__ void enter(int, int) {
+    }
+    __device__ row_t row(int i) const {
+        return i < m ? i * am : -1;
+    }
+    __device__ a_t at_a(unsigned k) const {
+        return k < k_end ? (ptrdiff_t)k * ak : -1;
+    }
+    __device__ float a(row_t i, a_t k) const {
+        return i >= 0 && k >= 0 ? from_a[i + k] : 0.0f;
+    }
+    __device__ b_t at_b(unsigned k) const {
+        return k < k_end ? (ptrdiff_t)k * bk : -1;
+    }
+    __device__ column_t column(unsigned j) const {
+        return j < n ? (ptrdiff_t)j * bn : -1;
+    }
+    __device__ float b(b_t k, column_t j) const {
+        return k >= 0 && j >= 0 ? from_b[k + j] : 0.0f;
+    }
+    __device__ out_t out(unsigned j) const {
+        return (ptrdiff_t)j;
+    }
+    __device__ void put(out_t j, int i, float value) const {
+        float *to = y + i * ym + j;
+        value = cnn__gpu_activation(activation, bias ? value + bias[j] : value);
+        *to = accumulate ? *to + value : value;
+    }
+};
+
+static cnn_status cnn__launch_linear(const char *where, cudaStream_t stream, int n, int in, int out,
+                                     const float *x, const float *w, const float *bias, int activation, float *y) {
+    const cnn__matrix<1, 1> p = {n, (unsigned)out, 0, (unsigned)in, x, w, in, 1, 1, in, out, bias, activation, 0, y};
+    return cnn__launch_product(where, stream, p, n, (unsigned)out, 1, 1);
+}
+
+static cnn_status cnn__launch_linear_dx(const char *where, cudaStream_t stream, int n, int in, int out,
+                                        const float *dy, const float *w, float *dx) {
+    const cnn__matrix<1, 0> p = {n, (unsigned)in, 0, (unsigned)out, dy, w, out, 1, in, 1, in, NULL, 0, 0, dx};
+    return cnn__launch_product(where, stream, p, n, (unsigned)in, 1, 1);
+}
+
+/* dw and db, each unless NULL. */
+static cnn_status cnn__launch_linear_dw(const char *where, cudaStream_t stream, int n, int in, int out,
+                                        const float *x, const float *dy, int accumulate, float *dw, float *db) {
+    if (db) {
+        const dim3 block(32, CNN__SUM_ROWS);
+        CNN__RUN(where, cnn__gpu_column_sum, (unsigned)cnn__pieces((size_t)out, 32), block,
+                 32 * CNN__SUM_ROWS * sizeof(float), stream, dy, n, out, accumulate, db);
+    }
+    const cnn__matrix<0, 0> p = {out, (unsigned)in, 0, (unsigned)n, dy, x, 1, out, in, 1, in, NULL, 0, accumulate, dw};
+    return dw ? cnn__launch_product(where, stream, p, out, (unsigned)in, 1, 1) : CNN_OK;
+}
+
+static cnn_status cnn__cuda_linear_forward(const char *where, int in, const cnn_tensor *x,
+                                           const cnn_tensor *weight, const cnn_tensor *bias, cnn_tensor *y) {
+    cnn__call c = cnn__call_begin(where, 0);
+    const float *from = cnn__call_tensor(&c, x, CNN__IN), *w = cnn__call_tensor(&c, weight, CNN__IN);
+    const float *b = cnn__call_tensor(&c, bias, CNN__IN);
+    float *to = cnn__call_tensor(&c, y, CNN__OUT);
+    CNN__THEN(c, cnn__launch_linear(where, c.stream, x->n, in, weight->n, from, w, b, 0, to));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_linear_backward(const char *where, int in, const cnn_tensor *x,
+                                            const cnn_tensor *weight, const cnn_tensor *dy, cnn_tensor *dx,
+                                            cnn_tensor *dw, cnn_tensor *db) {
+    cnn__call c = cnn__call_begin(where, 0);
+    const float *from = cnn__call_tensor(&c, x, CNN__IN), *w = cnn__call_tensor(&c, weight, CNN__IN);
+    const float *d = cnn__call_tensor(&c, dy, CNN__IN);
+    float *to_x = cnn__call_tensor(&c, dx, CNN__OUT), *to_w = cnn__call_tensor(&c, dw, CNN__IN | CNN__OUT);
+    float *to_b = cnn__call_tensor(&c, db, CNN__IN | CNN__OUT);
+    if (dx)
+        CNN__THEN(c, cnn__launch_linear_dx(where, c.stream, x->n, in, weight->n, d, w, to_x));
+    CNN__THEN(c, cnn__launch_linear_dw(where, c.stream, x->n, in, weight->n, from, d, 1, to_w, to_b));
+    return cnn__call_end(&c);
+}
+
+/* ---- convolutions ---- */
+
+/* A convolution as kernels see it: c and o are channels of one group, n images. */
+typedef struct cnn__shape {
+    int n, groups, c, o, h, w, oh, ow, kh, kw, sh, sw, dh, dw, pt, pl;
+    int steps;                                     /* c*kh*kw */
+    int x_plane, y_plane;                          /* elements of a channel */
+    cnn__div by_y, by_ow, by_kernel, by_kw;        /* y_plane, ow, kh*kw, kw */
+} cnn__shape;
+
+/* What lies far outside every image, and stays there when another such is added. */
+#define CNN__OUTSIDE (-0x40000000)
+
+/* Of a pixel: where its window begins, and the row and column of that. */
+typedef struct cnn__pixel {
+    ptrdiff_t at;
+    int i, j;
+} cnn__pixel;
+
+/* Of a kernel element: how far it looks from there. */
+typedef struct cnn__offset {
+    int at, i, j;
+} cnn__offset;
+
+static __device__ __forceinline__ cnn__pixel cnn__gpu_pixel(const cnn__shape &s, unsigned n, unsigned end) {
+    cnn__pixel v = {0, CNN__OUTSIDE, 0};
+    if (n < end) {
+        const unsigned image = cnn__quotient(n, s.by_y), p = n - image * s.by_y.d, row = cnn__quotient(p, s.by_ow);
+        v.i = (int)row * s.sh - s.pt;
+        v.j = (int)(p - row * s.by_ow.d) * s.sw - s.pl;
+        v.at = (ptrdiff_t)image * s.groups * s.c * s.x_plane + (ptrdiff_t)v.i * s.w + v.j;
+    }
+    return v;
+}
+
+static __device__ __forceinline__ cnn__offset cnn__gpu_offset(const cnn__shape &s, unsigned k, unsigned end) {
+    cnn__offset v = {0, CNN__OUTSIDE, 0};
+    if (k < end) {
+        const unsigned c = cnn__quotient(k, s.by_kernel), e = k - c * s.by_kernel.d, a = cnn__quotient(e, s.by_kw);
+        v.i = (int)a * s.dh;
+        v.j = (int)(e - a * s.by_kw.d) * s.dw;
+        v.at = (int)c * s.x_plane + v.i * s.w + v.j;
+    }
+    return v;
+}
+
+static __device__ __forceinline__ float cnn__gpu_look(const cnn__shape &s, const float *x, const cnn__pixel &p,
+                                                      const cnn__offset &o) {
+    return (unsigned)(p.i + o.i) < (unsigned)s.h && (unsigned)(p.j + o.j) < (unsigned)s.w ? x[p.at + o.at] : 0.0f;
+}
+
+/* Where pixel n of y lies in channel 0 of the group. */
+static __device__ __forceinline__ ptrdiff_t cnn__gpu_at_y(const cnn__shape &s, unsigned n) {
+    const unsigned image = cnn__quotient(n, s.by_y);
+    return (ptrdiff_t)image * s.groups * s.o * s.y_plane + (ptrdiff_t)(n - image * s.by_y.d);
+}
+
+/* y: rows are output channels, columns the pixels of all images, k the kernel elements (c, a, b). */
+struct cnn__conv_y {
+    enum { A_BY_K = 1, B_BY_K = 0 };
+    typedef int row_t;
+    typedef int a_t;
+    typedef cnn__offset b_t;
+    typedef cnn__pixel column_t;
+    typedef ptrdiff_t out_t;
+    cnn__shape s;
+    int m;
+    unsigned n, k_first, k_end;
+    const float *x, *w, *bias;
+    int activation;
+    float *y;
+
+    __device__ void enter(int group, int) {
+        x += (ptrdiff_t)group * s.c * s.x_plane;
+        w += (ptrdiff_t)group * s.o * s.steps;
+        bias = bias ? bias + group * s.o : bias;
+        y += (ptrdiff_t)group * s.o * s.y_plane;
+    }
+    __device__ row_t row(int i) const {
+        return i < m ? i * s.steps : -1;
+    }
+    __device__ a_t at_a(unsigned k) const {
+        return k < k_end ? (int)k : -1;
+    }
+    __device__ float a(row_t i, a_t k) const {
+        return i >= 0 && k >= 0 ? w[i + k] : 0.0f;
+    }
+    __device__ b_t at_b(unsigned k) const {
+        return cnn__gpu_offset(s, k, k_end);
+    }
+    __device__ column_t column(unsigned j) const {
+        return cnn__gpu_pixel(s, j, n);
+    }
+    __device__ float b(const b_t &k, const column_t &j) const {
+        return cnn__gpu_look(s, x, j, k);
+    }
+    __device__ out_t out(unsigned j) const {
+        return cnn__gpu_at_y(s, j);
+    }
+    __device__ void put(out_t at, int i, float value) const {
+        y[at + (ptrdiff_t)i * s.y_plane] = cnn__gpu_activation(activation, bias ? value + bias[i] : value);
+    }
+};
+
+/* dx: rows are input channels, columns pixels of x, k the kernel elements (o, a, b) whose stride meets them. So
+   pixels go by phases, a slice each: rows i with (i + pt) % sh equal to r meet kernel rows a with a*dh % sh
+   equal to r, which are a0, a0 + step, ...; columns alike. */
+struct cnn__conv_dx {
+    enum { A_BY_K = 1, B_BY_K = 0 };
+    typedef int row_t;
+    typedef int a_t;
+    typedef cnn__offset b_t;
+    typedef cnn__pixel column_t;
+    typedef ptrdiff_t out_t;
+    cnn__shape s;
+    int m;
+    unsigned n, k_first, k_end;
+    const float *w, *dy;
+    float *dx;
+    int a0, a_step, b0, b_step, i0, j0; /* of the phase */
+    cnn__div by_pixels, by_width, by_elements, by_bs;
+
+    /* Along one axis: the first pixel and kernel element of phase r, the elements' step, and how many. */
+    static __device__ void phase(int r, int stride, int pad, int size, int dilation, int kernel, int *pixel0,
+                                 int *pixels, int *element0, int *step, int *elements) {
+        int common = stride, rest = dilation % stride;
+        while (rest) {
+            const int t = common % rest;
+            common = rest;
+            rest = t;
+        }
+        *pixel0 = ((r - pad) % stride + stride) % stride;
+        *pixels = *pixel0 < size ? (size - *pixel0 + stride - 1) / stride : 0;
+        *step = stride / common;
+        *element0 = 0;
+        while (*element0 < *step && (int)((long long)*element0 * dilation % stride) != r)
+            ++*element0;
+        *elements = *element0 < *step && *element0 < kernel ? (kernel - *element0 + *step - 1) / *step : 0;
+    }
+
+    __device__ void enter(int group, int slice) {
+        int rows, columns, as, bs;
+        phase(slice / s.sw, s.sh, s.pt, s.h, s.dh, s.kh, &i0, &rows, &a0, &a_step, &as);
+        phase(slice % s.sw, s.sw, s.pl, s.w, s.dw, s.kw, &j0, &columns, &b0, &b_step, &bs);
+        n = (unsigned)s.n * (unsigned)rows * (unsigned)columns;
+        k_first = 0;
+        k_end = (unsigned)s.o * (unsigned)(as * bs);
+        by_pixels = cnn__div_by((unsigned)(n ? rows * columns : 1));
+        by_width = cnn__div_by((unsigned)(columns ? columns : 1));
+        by_elements = cnn__div_by((unsigned)(k_end ? as * bs : 1));
+        by_bs = cnn__div_by((unsigned)(bs ? bs : 1));
+        w += (ptrdiff_t)group * s.o * s.steps;
+        dy += (ptrdiff_t)group * s.o * s.y_plane;
+        dx += (ptrdiff_t)group * s.c * s.x_plane;
+    }
+    __device__ row_t row(int i) const {
+        return i < m ? i * s.kh * s.kw : -1;
+    }
+    __device__ a_t at_a(unsigned k) const {
+        if (k >= k_end)
+            return -1;
+        const unsigned o = cnn__quotient(k, by_elements), e = k - o * by_elements.d, a = cnn__quotient(e, by_bs);
+        return (int)o * s.steps + (a0 + (int)a * a_step) * s.kw + b0 + (int)(e - a * by_bs.d) * b_step;
+    }
+    __device__ float a(row_t i, a_t k) const {
+        return i >= 0 && k >= 0 ? w[i + k] : 0.0f;
+    }
+    __device__ b_t at_b(unsigned k) const {
+        cnn__offset v = {0, CNN__OUTSIDE, 0};
+        if (k < k_end) {
+            const unsigned o = cnn__quotient(k, by_elements), e = k - o * by_elements.d, a = cnn__quotient(e, by_bs);
+            v.i = -((int)a * (a_step * s.dh / s.sh));
+            v.j = -((int)(e - a * by_bs.d) * (b_step * s.dw / s.sw));
+            v.at = (int)o * s.y_plane + v.i * s.ow + v.j;
+        }
+        return v;
+    }
+    __device__ void place(unsigned j, unsigned *image, int *row, int *col) const {
+        *image = cnn__quotient(j, by_pixels);
+        const unsigned p = j - *image * by_pixels.d, r = cnn__quotient(p, by_width);
+        *row = i0 + (int)r * s.sh;
+        *col = j0 + (int)(p - r * by_width.d) * s.sw;
+    }
+    __device__ column_t column(unsigned j) const {
+        cnn__pixel v = {0, CNN__OUTSIDE, 0};
+        if (j < n) {
+            unsigned image;
+            int r, q;
+            place(j, &image, &r, &q);
+            v.i = (r + s.pt - a0 * s.dh) / s.sh;
+            v.j = (q + s.pl - b0 * s.dw) / s.sw;
+            v.at = (ptrdiff_t)image * s.groups * s.o * s.y_plane + (ptrdiff_t)v.i * s.ow + v.j;
+        }
+        return v;
+    }
+    __device__ float b(const b_t &k, const column_t &j) const {
+        return (unsigned)(j.i + k.i) < (unsigned)s.oh && (unsigned)(j.j + k.j) < (unsigned)s.ow ? dy[j.at + k.at]
+                                                                                                : 0.0f;
+    }
+    __device__ out_t out(unsigned j) const {
+        unsigned image;
+        int r, q;
+        place(j, &image, &r, &q);
+        return (ptrdiff_t)image * s.groups * s.c * s.x_plane + (ptrdiff_t)r * s.w + q;
+    }
+    __device__ void put(out_t at, int i, float value) const {
+        dx[at + (ptrdiff_t)i * s.x_plane] = value;
+    }
+};
+
+/* dw: rows are output channels, columns kernel elements (c, a, b), k the pixels of all images, in slices whose
+   sums are added up afterwards. */
+struct cnn__conv_dw {
+    enum { A_BY_K = 1, B_BY_K = 1 };
+    typedef int row_t;
+    typedef ptrdiff_t a_t;
+    typedef cnn__pixel b_t;
+    typedef cnn__offset column_t;
+    typedef unsigned out_t;
+    cnn__shape s;
+    int m;
+    unsigned n, k_first, k_end, pixels, slice_pixels;
+    const float *x, *dy;
+    size_t slice_floats;
+    int accumulate;
+    float *dw;
+
+    __device__ void enter(int group, int slice) {
+        x += (ptrdiff_t)group * s.c * s.x_plane;
+        dy += (ptrdiff_t)group * s.o * s.y_plane;
+        dw += (size_t)slice * slice_floats + (size_t)group * (size_t)s.o * (size_t)s.steps;
+        k_first = (unsigned)slice * slice_pixels;
+        k_end = pixels - k_first < slice_pixels ? pixels : k_first + slice_pixels;
+    }
+    __device__ row_t row(int i) const {
+        return i < m ? i * s.y_plane : -1;
+    }
+    __device__ a_t at_a(unsigned k) const {
+        return k < k_end ? cnn__gpu_at_y(s, k) : -1;
+    }
+    __device__ float a(row_t i, a_t k) const {
+        return i >= 0 && k >= 0 ? dy[i + k] : 0.0f;
+    }
+    __device__ b_t at_b(unsigned k) const {
+        return cnn__gpu_pixel(s, k, k_end);
+    }
+    __device__ column_t column(unsigned j) const {
+        return cnn__gpu_offset(s, j, n);
+    }
+    __device__ float b(const b_t &k, const column_t &j) const {
+        return cnn__gpu_look(s, x, k, j);
+    }
+    __device__ out_t out(unsigned j) const {
+        return j;
+    }
+    __device__ void put(out_t j, int i, float value) const {
+        float *to = dw + (size_t)i * (size_t)s.steps + j;
+        *to = accumulate ? *to + value : value;
+    }
+};
+
+/* Fewer output or input channels in a group than these, and a tile would be mostly empty: a thread an element. */
+enum { CNN__FEW_CHANNELS = 4 };
+
+struct cnn__f_conv_y {
+    cnn__shape s;
+    const float *x, *w, *bias;
+    int activation;
+    float *y;
+    __device__ void operator()(size_t at) const {
+        const unsigned plane = cnn__quotient((unsigned)at, s.by_y), p = (unsigned)at - plane * s.by_y.d;
+        const unsigned channels = (unsigned)(s.groups * s.o), image = plane / channels, o = plane % channels;
+        const cnn__pixel v = cnn__gpu_pixel(s, image * s.by_y.d + p, 0xffffffffu);
+        const float *from = x + (ptrdiff_t)(o / (unsigned)s.o) * s.c * s.x_plane;
+        float sum = bias ? bias[o] : 0.0f;
+        for (int k = 0; k < s.steps; k++)
+            sum = fmaf(w[(size_t)o * (size_t)s.steps + (size_t)k],
+                       cnn__gpu_look(s, from, v, cnn__gpu_offset(s, (unsigned)k, (unsigned)s.steps)), sum);
+        y[at] = cnn__gpu_activation(activation, sum);
+    }
+};
+
+struct cnn__f_conv_dx {
+    cnn__shape s;
+    cnn__div by_x, by_w;
+    const float *w, *dy;
+    float *dx;
+    __device__ void operator()(size_t at) const {
+        const unsigned plane = cnn__quotient((unsigned)at, by_x), p = (unsigned)at - plane * by_x.d;
+        const int i = (int)cnn__quotient(p, by_w), j = (int)(p - (unsigned)i * by_w.d);
+        const unsigned channels = (unsigned)(s.groups * s.c), image = plane / channels, c = plane % channels;
+        const unsigned group = c / (unsigned)s.c;
+        const float *from = dy + ((size_t)image * (size_t)s.groups + group) * (size_t)s.o * (size_t)s.y_plane;
+        const float *weight = w + (size_t)group * (size_t)s.o * (size_t)s.steps +
+                              (size_t)(c % (unsigned)s.c) * (size_t)(s.kh * s.kw);
+        float sum = 0;
+        for (int a = 0; a < s.kh; a++) {
+            const int top = i + s.pt - a * s.dh, oh = top / s.sh;
+            if (top < 0 || oh * s.sh != top || oh >= s.oh)
+                continue;
+            for (int b = 0; b < s.kw; b++) {
+                const int left = j + s.pl - b * s.dw, ow = left / s.sw;
+                if (left < 0 || ow * s.sw != left || ow >= s.ow)
+                    continue;
+                for (int o = 0; o < s.o; o++)
+                    sum = fmaf(weight[(size_t)o * (size_t)s.steps + (size_t)(a * s.kw + b)],
+                               from[(size_t)o * (size_t)s.y_plane + (size_t)(oh * s.ow + ow)], sum);
+            }
+        }
+        dx[at] = sum;
+    }
+};
+
+/* A block a weight: the sum over all images and pixels. */
+static __global__ void cnn__gpu_conv_dw(cnn__shape s, const float *x, const float *dy, int accumulate, float *dw) {
+    CNN__SHARED(double, shared);
+    const unsigned o = blockIdx.x / (unsigned)s.steps, group = o / (unsigned)s.o;
+    const cnn__offset k = cnn__gpu_offset(s, blockIdx.x % (unsigned)s.steps, (unsigned)s.steps);
+    const unsigned pixels = (unsigned)s.n * (unsigned)s.y_plane;
+    x += (ptrdiff_t)group * s.c * s.x_plane;
+    dy += (ptrdiff_t)o * s.y_plane;
+    float sum = 0;
+    for (unsigned p = threadIdx.x; p < pixels; p += CNN__BLOCK)
+        sum = fmaf(dy[cnn__gpu_at_y(s, p)], cnn__gpu_look(s, x, cnn__gpu_pixel(s, p, pixels), k), sum);
+    const double total = cnn__gpu_block_sum((double)sum, shared);
+    if (threadIdx.x == 0)
+        dw[blockIdx.x] = (accumulate ? dw[blockIdx.x] : 0.0f) + (float)total;
+}
+
+/* Padding other than zeros: the padded image, in full, and its adjoint. */
+typedef struct cnn__padding {
+    cnn_padding_mode mode;
+    int h, w, hp, wp, pt, pl;
+    cnn__div by_plane, by_row; /* of the padded image in cnn__f_pad, of the image in cnn__f_unpad */
+} cnn__padding;
+
+struct cnn__f_pad {
+    cnn__padding v;
+    const float *x;
+    float *y;
+    __device__ void operator()(size_t at) const {
+        const unsigned plane = cnn__quotient((unsigned)at, v.by_plane), p = (unsigned)at - plane * v.by_plane.d;
+        const unsigned i = cnn__quotient(p, v.by_row), j = p - i * v.by_row.d;
+        const int from_i = cnn__source((int)i, v.pt, v.h, v.mode), from_j = cnn__source((int)j, v.pl, v.w, v.mode);
+        y[at] = x[(size_t)plane * (size_t)v.h * (size_t)v.w + (size_t)(from_i * v.w + from_j)];
+    }
+};
+
+/* An element gathers what all its images in the padding got: the candidates along an axis are the padding
+   before, its own place, and the padding behind. */
+struct cnn__f_unpad {
+    cnn__padding v;
+    const float *dy;
+    float *dx;
+    __device__ static int next(int at, int own, int pad, int n) {
+        return at < pad - 1 ? at + 1 : at < own ? own : at < pad + n ? pad + n : at + 1;
+    }
+    __device__ void operator()(size_t at) const {
+        const unsigned plane = cnn__quotient((unsigned)at, v.by_plane), p = (unsigned)at - plane * v.by_plane.d;
+        const int i = (int)cnn__quotient(p, v.by_row), j = (int)(p - (unsigned)i * v.by_row.d);
+        const float *from = dy + (size_t)plane * (size_t)v.hp * (size_t)v.wp;
+        float sum = 0;
+        for (int a = next(-1, v.pt + i, v.pt, v.h); a < v.hp; a = next(a, v.pt + i, v.pt, v.h)) {
+            if (cnn__source(a, v.pt, v.h, v.mode) != i)
+                continue;
+            for (int b = next(-1, v.pl + j, v.pl, v.w); b < v.wp; b = next(b, v.pl + j, v.pl, v.w))
+                sum += cnn__source(b, v.pl, v.w, v.mode) == j ? from[(size_t)a * (size_t)v.wp + (size_t)b] : 0.0f;
+        }
+        dx[at] = sum;
+    }
+};
+
+/* What a convolution needs besides its tensors, in floats, and how the work is cut: at_once images at a time,
+   so that 32 bits count pixels; the pixels of dw in slices, their number fixed by the shapes; those of db too. */
+typedef struct cnn__conv_plan {
+    cnn__shape s; /* padded in full where the padding is not zeros */
+    cnn__padding padding;
+    int padded, at_once, slices, db_slices;
+    size_t pad_floats, part_floats;
+} cnn__conv_plan;
+
+static cnn_status cnn__conv_plan_make(const char *where, const cnn__conv *v, int n, cnn__conv_plan *plan) {
+    cnn__shape *s = &plan->s;
+    memset(plan, 0, sizeof *plan);
+    const int channels = v->groups * (v->c > v->o ? v->c : v->o);
+    plan->padded = v->mode != CNN_PAD_ZEROS && (v->hp != v->h || v->wp != v->w);
+    s->n = n;
+    s->groups = v->groups;
+    s->c = v->c;
+    s->o = v->o;
+    s->h = plan->padded ? v->hp : v->h;
+    s->w = plan->padded ? v->wp : v->w;
+    s->oh = v->oh;
+    s->ow = v->ow;
+    s->kh = v->kh;
+    s->kw = v->kw;
+    s->sh = v->sh;
+    s->sw = v->sw;
+    s->dh = v->dh;
+    s->dw = v->dw;
+    s->pt = plan->padded ? 0 : v->pt;
+    s->pl = plan->padded ? 0 : v->pl;
+    s->steps = v->c * v->kh * v->kw;
+    if ((double)channels * ((double)s->h * s->w + (double)s->oh * s->ow) > 0x40000000 ||
+        (double)s->o * s->groups * s->steps > INT_MAX)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: images of %d channels of %dx%d are too large for the device", where,
+                         channels, s->h, s->w);
+    s->x_plane = s->h * s->w;
+    s->y_plane = s->oh * s->ow;
+    s->by_y = cnn__div_by((unsigned)s->y_plane);
+    s->by_ow = cnn__div_by((unsigned)s->ow);
+    s->by_kernel = cnn__div_by((unsigned)(s->kh * s->kw));
+    s->by_kw = cnn__div_by((unsigned)s->kw);
+    plan->padding.mode = v->mode;
+    plan->padding.h = v->h;
+    plan->padding.w = v->w;
+    plan->padding.hp = v->hp;
+    plan->padding.wp = v->wp;
+    plan->padding.pt = v->pt;
+    plan->padding.pl = v->pl;
+    plan->at_once = cnn__images_at_once(n, (size_t)channels * (size_t)(s->x_plane + s->y_plane));
+    plan->pad_floats =
+        plan->padded ? (size_t)plan->at_once * (size_t)(s->groups * s->c) * (size_t)s->x_plane : 0;
+    const size_t weights = (size_t)s->groups * (size_t)s->o * (size_t)s->steps;
+    const double tiles = (double)s->groups * (double)cnn__pieces((size_t)s->o, 128) *
+                         (double)cnn__pieces((size_t)s->steps, 128);
+    const double most = (double)plan->at_once * s->y_plane / 512;
+    plan->slices = (int)(512 / tiles < most ? 512 / tiles : most);
+    plan->slices = plan->slices < 1 ? 1 : plan->slices;
+    plan->db_slices = cnn__min(plan->at_once, 16);
+    plan->part_floats = (plan->slices > 1 ? (size_t)plan->slices * weights : 0) +
+                        (size_t)plan->db_slices * (size_t)(s->groups * s->o);
+    return CNN_OK;
+}
+
+/* The part of a plan's images from i on. */
+static cnn__shape cnn__plan_part(const cnn__conv_plan *plan, int i) {
+    cnn__shape s = plan->s;
+    s.n = cnn__min(plan->at_once, s.n - i);
+    return s;
+}
+
+static size_t cnn__image_x(const cnn__conv_plan *plan) { /* elements of an image before padding */
+    return (size_t)(plan->s.groups * plan->s.c) * (size_t)plan->padding.h * (size_t)plan->padding.w;
+}
+
+static size_t cnn__image_y(const cnn__conv_plan *plan) {
+    return (size_t)(plan->s.groups * plan->s.o) * (size_t)plan->s.y_plane;
+}
+
+static cnn_status cnn__launch_pad(const char *where, cudaStream_t stream, const cnn__conv_plan *plan, int n,
+                                  const float *x, float *padded) {
+    cnn__f_pad f = {plan->padding, x, padded};
+    f.v.by_plane = cnn__div_by((unsigned)plan->s.x_plane);
+    f.v.by_row = cnn__div_by((unsigned)plan->s.w);
+    return cnn__launch_map(where, stream, f,
+                           (size_t)n * (size_t)(plan->s.groups * plan->s.c) * (size_t)plan->s.x_plane);
+}
+
+static cnn_status cnn__launch_unpad(const char *where, cudaStream_t stream, const cnn__conv_plan *plan, int n,
+                                    const float *padded, float *dx) {
+    cnn__f_unpad f = {plan->padding, padded, dx};
+    f.v.by_plane = cnn__div_by((unsigned)(plan->padding.h * plan->padding.w));
+    f.v.by_row = cnn__div_by((unsigned)plan->padding.w);
+    return cnn__launch_map(where, stream, f, (size_t)n * cnn__image_x(plan));
+}
+
+/* pad: plan->pad_floats of scratch. */
+static cnn_status cnn__launch_conv(const char *where, cudaStream_t stream, const cnn__conv_plan *plan,
+                                   const float *x, const float *w, const float *bias, int activation, float *pad,
+                                   float *y) {
+    for (int i = 0; i < plan->s.n; i += plan->at_once) {
+        const cnn__shape s = cnn__plan_part(plan, i);
+        const float *from = x + (size_t)i * cnn__image_x(plan);
+        float *to = y + (size_t)i * cnn__image_y(plan);
+        const unsigned pixels = (unsigned)(s.n * s.y_plane);
+        if (plan->padded) {
+            CNN__TRY(cnn__launch_pad(where, stream, plan, s.n, from, pad));
+            from = pad;
+        }
+        if (s.o < CNN__FEW_CHANNELS || s.groups > 65535) {
+            const cnn__f_conv_y f = {s, from, w, bias, activation, to};
+            CNN__TRY(cnn__launch_map(where, stream, f, (size_t)s.n * cnn__image_y(plan)));
+        } else {
+            const cnn__conv_y p = {s, s.o, pixels, 0, (unsigned)s.steps, from, w, bias, activation, to};
+            CNN__TRY(cnn__launch_product(where, stream, p, s.o, pixels, s.groups, 1));
+        }
+    }
+    return CNN_OK;
+}
+
+static cnn_status cnn__launch_conv_dx(const char *where, cudaStream_t stream, const cnn__conv_plan *plan,
+                                      const float *w, const float *dy, float *pad, float *dx) {
+    for (int i = 0; i < plan->s.n; i += plan->at_once) {
+        const cnn__shape s = cnn__plan_part(plan, i);
+        const float *from = dy + (size_t)i * cnn__image_y(plan);
+        float *own = dx + (size_t)i * cnn__image_x(plan), *to = plan->padded ? pad : own;
+        const unsigned phase_pixels =
+            (unsigned)(s.n * ((s.h + s.sh - 1) / s.sh) * ((s.w + s.sw - 1) / s.sw));
+        if (s.c < CNN__FEW_CHANNELS || s.groups > 65535 || (double)s.sh * s.sw > 65535) {
+            const cnn__f_conv_dx f = {s,    cnn__div_by((unsigned)s.x_plane), cnn__div_by((unsigned)s.w), w,
+                                      from, to};
+            CNN__TRY(cnn__launch_map(where, stream, f, (size_t)s.n * (size_t)(s.groups * s.c) * (size_t)s.x_plane));
+        } else {
+            cnn__conv_dx p;
+            memset(&p, 0, sizeof p);
+            p.s = s;
+            p.m = s.c;
+            p.w = w;
+            p.dy = from;
+            p.dx = to;
+            CNN__TRY(cnn__launch_product(where, stream, p, s.c, phase_pixels, s.groups, s.sh * s.sw));
+        }
+        if (plan->padded)
+            CNN__TRY(cnn__launch_unpad(where, stream, plan, s.n, to, own));
+    }
+    return CNN_OK;
+}
+
+/* dw and db, each unless NULL. pad: as above; part: plan->part_floats. */
+static cnn_status cnn__launch_conv_dw(const char *where, cudaStream_t stream, const cnn__conv_plan *plan,
+                                      const float *x, const float *dy, float *pad, float *part, int accumulate,
+                                      float *dw, float *db) {
+    for (int i = 0; i < plan->s.n; i += plan->at_once) {
+        const cnn__shape s = cnn__plan_part(plan, i);
+        const float *from = x + (size_t)i * cnn__image_x(plan), *d = dy + (size_t)i * cnn__image_y(plan);
+        const size_t weights = (size_t)(s.groups * s.o) * (size_t)s.steps;
+        const int add = accumulate || i, slices = plan->slices;
+        if (db) {
+            float *db_part = part + (slices > 1 ? (size_t)slices * weights : 0);
+            const int channels = s.groups * s.o, db_slices = cnn__min(plan->db_slices, s.n);
+            const cnn__f_fold fold = {db_part, (size_t)channels, db_slices, add, db};
+            const dim3 grid((unsigned)channels, (unsigned)db_slices);
+            CNN__RUN(where, cnn__gpu_channel_sum, grid, CNN__BLOCK, CNN__BLOCK * sizeof(double), stream, d, s.n,
+                     channels, s.y_plane, db_part);
+            CNN__TRY(cnn__launch_map(where, stream, fold, (size_t)channels));
+        }
+        if (!dw)
+            continue;
+        if (plan->padded) {
+            CNN__TRY(cnn__launch_pad(where, stream, plan, s.n, from, pad));
+            from = pad;
+        }
+        if (s.o < CNN__FEW_CHANNELS || s.groups > 65535) {
+            CNN__RUN(where, cnn__gpu_conv_dw, (unsigned)weights, CNN__BLOCK, CNN__BLOCK * sizeof(double), stream,
+                     s, from, d, add, dw);
+            continue;
+        }
+        const unsigned pixels = (unsigned)(s.n * s.y_plane);
+        const unsigned slice_pixels = (unsigned)cnn__round_up(cnn__pieces(pixels, (size_t)slices), 16);
+        const int used = (int)cnn__pieces(pixels, slice_pixels);
+        const cnn__conv_dw p = {s,  s.o, (unsigned)s.steps, 0, 0, pixels, slice_pixels, from,
+                                d,  weights, slices == 1 && add, slices == 1 ? dw : part};
+        CNN__TRY(cnn__launch_product(where, stream, p, s.o, (unsigned)s.steps, s.groups, used));
+        if (slices > 1) {
+            const cnn__f_fold fold = {part, weights, used, add, dw};
+            CNN__TRY(cnn__launch_map(where, stream, fold, weights));
+        }
+    }
+    return CNN_OK;
+}
+
+static cnn_status cnn__cuda_conv2d_forward(const char *where, cnn__conv *v, const cnn_tensor *x,
+                                           const cnn_tensor *weight, const cnn_tensor *bias, cnn_tensor *y) {
+    cnn__conv_plan plan;
+    CNN__TRY(cnn__conv_plan_make(where, v, x->n, &plan));
+    cnn__call c = cnn__call_begin(where, 0);
+    const float *from = cnn__call_tensor(&c, x, CNN__IN), *w = cnn__call_tensor(&c, weight, CNN__IN);
+    const float *b = cnn__call_tensor(&c, bias, CNN__IN);
+    float *to = cnn__call_tensor(&c, y, CNN__OUT);
+    float *pad = (float *)cnn__call_scratch(&c, plan.pad_floats * sizeof(float));
+    CNN__THEN(c, cnn__launch_conv(where, c.stream, &plan, from, w, b, 0, pad, to));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_conv2d_backward(const char *where, cnn__conv *v, const cnn_tensor *x,
+                                            const cnn_tensor *weight, const cnn_tensor *dy, cnn_tensor *dx,
+                                            cnn_tensor *dw, cnn_tensor *db) {
+    cnn__conv_plan plan;
+    CNN__TRY(cnn__conv_plan_make(where, v, x->n, &plan));
+    cnn__call c = cnn__call_begin(where, 0);
+    const float *from = cnn__call_tensor(&c, x, CNN__IN), *w = cnn__call_tensor(&c, weight, CNN__IN);
+    const float *d = cnn__call_tensor(&c, dy, CNN__IN);
+    float *to_x = cnn__call_tensor(&c, dx, CNN__OUT), *to_w = cnn__call_tensor(&c, dw, CNN__IN | CNN__OUT);
+    float *to_b = cnn__call_tensor(&c, db, CNN__IN | CNN__OUT);
+    float *pad = (float *)cnn__call_scratch(&c, plan.pad_floats * sizeof(float));
+    float *part = (float *)cnn__call_scratch(&c, dw || db ? plan.part_floats * sizeof(float) : 0);
+    if (dx)
+        CNN__THEN(c, cnn__launch_conv_dx(where, c.stream, &plan, w, d, pad, to_x));
+    if (dw || db)
+        CNN__THEN(c, cnn__launch_conv_dw(where, c.stream, &plan, from, d, pad, part, 1, to_w, to_b));
+    return cnn__call_end(&c);
+}
+
+/* ---- networks ---- */
+
+/* What a training or an evaluation adds up on the device; the first three start anew each epoch. */
+typedef struct cnn__tally {
+    double loss;
+    long long correct, at; /* at: examples done */
+    long long step, bad;   /* steps done since the start; the first whose loss was not finite, from 1, or 0 */
+} cnn__tally;
+
+/* A data set on the device, or a batch of one. */
+typedef struct cnn__resident {
+    const unsigned char *bytes; /* either these */
+    const float *floats;        /* or these */
+    const unsigned char *labels;
+    int features, classes;
+} cnn__resident;
+
+/* x and labels of a batch: examples index[at], index[at + 1], ..., at being the tally's. */
+struct cnn__f_gather {
+    cnn__resident data;
+    const int *index;
+    const cnn__tally *tally;
+    float *x;
+    int *labels;
+    __device__ void operator()(size_t i) const {
+        const size_t f = (size_t)data.features, sample = i / f, feature = i - sample * f;
+        const size_t row = (size_t)tally->at + sample, from = index ? (size_t)index[row] : row;
+        x[i] = data.bytes ? (float)data.bytes[from * f + feature] * (1.0f / 255.0f)
+                          : data.floats[from * f + feature];
+        if (feature == 0)
+            labels[sample] = data.labels[from];
+    }
+};
+
+/* Loss, prediction and, unless NULL, gradient of the mean loss of n samples. */
+static __device__ double cnn__gpu_sample_loss(const float *x, int classes, int label, float scale, float *d,
+                                              int *best) {
+    float max = x[0], sum = 0;
+    *best = 0;
+    for (int k = 1; k < classes; k++) {
+        *best = x[k] > x[*best] ? k : *best;
+        max = x[k] > max || x[k] != x[k] ? x[k] : max;
+    }
+    for (int k = 0; k < classes; k++)
+        sum += expf(x[k] - max);
+    const double loss = log((double)sum) + ((double)max - (double)x[label]);
+    for (int k = 0; d && k < classes; k++)
+        d[k] = (expf(x[k] - max) / sum - (k == label ? 1.0f : 0.0f)) * scale;
+    return loss;
+}
+
+struct cnn__f_loss {
+    const float *logits;
+    const int *labels;
+    int classes;
+    float scale;
+    float *d;
+    double *loss;
+    int *right, *confusion;
+    __device__ void operator()(size_t i) const {
+        int best = 0;
+        const size_t at = i * (size_t)classes;
+        loss[i] = cnn__gpu_sample_loss(logits + at, classes, labels[i], scale, d ? d + at : NULL, &best);
+        right[i] = best == labels[i];
+        if (confusion)
+            atomicAdd(&confusion[labels[i] * classes + best], 1);
+    }
+};
+
+struct cnn__f_predict {
+    const float *y;
+    int classes, *best;
+    __device__ void operator()(size_t i) const {
+        const float *row = y + i * (size_t)classes;
+        int k = 0;
+        for (int j = 1; j < classes; j++)
+            k = row[j] > row[k] ? j : k;
+        best[i] = k;
+    }
+};
+
+/* Adds a batch to the tally and ends a step; one block. */
+static __global__ void cnn__gpu_tally(const double *loss, const int *right, int n, cnn__tally *tally) {
+    CNN__SHARED(double, shared);
+    double sum = 0, correct = 0;
+    for (int i = (int)threadIdx.x; i < n; i += CNN__BLOCK) {
+        sum += loss[i];
+        correct += right[i];
+    }
+    sum = cnn__gpu_block_sum(sum, shared);
+    correct = cnn__gpu_block_sum(correct, shared + CNN__BLOCK);
+    if (threadIdx.x)
+        return;
+    tally->loss += sum;
+    tally->correct += (long long)correct;
+    tally->at += n;
+    tally->step++;
+    if (!tally->bad && !(sum >= -DBL_MAX && sum <= DBL_MAX))
+        tally->bad = tally->step;
+}
+
+/* The learning rate of the tally's step; last: the number of the last step of all, lr_end 0: constant. */
+typedef struct cnn__rule {
+    cnn_sgd_options sgd;
+    float lr_end;
+    double last;
+} cnn__rule;
+
+static __device__ __forceinline__ float cnn__gpu_rate(const cnn__rule &r, const cnn__tally *tally) {
+    return r.lr_end > 0 && r.last > 0
+               ? r.sgd.lr + (r.lr_end - r.sgd.lr) * (float)((double)tally->step / r.last)
+               : r.sgd.lr;
+}
+
+struct cnn__f_fit_sgd {
+    cnn__rule rule;
+    const cnn__tally *tally;
+    float *parameters;
+    const float *gradients;
+    float *velocity;
+    __device__ void operator()(size_t i) const {
+        parameters[i] = cnn__gpu_sgd(rule.sgd, cnn__gpu_rate(rule, tally), parameters[i], gradients[i], velocity + i);
+    }
+};
+
+typedef struct cnn__gpu_layer {
+    size_t in, out; /* elements of one example */
+    int alias;      /* works in place */
+    float *x, *y;
+    int *indices; /* of max pooling */
+    cnn__conv conv;
+    cnn__pool pool;
+} cnn__gpu_layer;
+
+/* Activations, gradients of them and scratch of a network for up to `batch` examples: one piece of device
+   memory, planned here once. */
+typedef struct cnn__gpu_net {
+    const cnn_net *net; /* its shape; the parameters may be another's */
+    cudaStream_t stream;
+    int training, batch, whole; /* whole: keeps what a backward pass needs */
+    void *memory, *pinned;
+    cnn__gpu_layer *layer;
+    float *input, *gradient[2], *pad, *part;
+    int *labels, *right;
+    double *losses;
+    cnn__tally *tally, *report;        /* on the device; pinned */
+    unsigned char *staged, *staged_on; /* a batch of a data set on its way; pinned, and on the device */
+} cnn__gpu_net;
+
+/* Places the layers' outputs. An element-wise layer works in place unless the backward pass still reads what
+   it would overwrite. Without a backward pass two places in turn do. */
+static void cnn__gpu_net_carve(cnn__gpu_net *g, cnn__arena *arena) {
+    const cnn_net *net = g->net;
+    const size_t batch = (size_t)g->batch, input = cnn__elements(1, net->c, net->h, net->w);
+    size_t largest = input, pad = 1, part = 1;
+    for (int i = 0; i < net->count; i++) {
+        const size_t out = cnn__elements(1, net->info[i].c, net->info[i].h, net->info[i].w);
+        largest = out > largest ? out : largest;
+    }
+    float *sides[2] = {NULL, NULL};
+    for (int i = 0; i < 2 && !g->training; i++)
+        sides[i] = cnn__take_floats(arena, cnn__mul(batch, largest));
+    g->input = g->training ? cnn__take_floats(arena, cnn__mul(batch, input)) : sides[0];
+    float *x = g->input;
+    int locked = 0, side = 0;
+    for (int i = 0; i < net->count; i++) {
+        const cnn_layer_info *info = &net->info[i];
+        const cnn__kind *kind = &cnn__kinds[net->layers[i].kind];
+        cnn__gpu_layer *l = &g->layer[i];
+        const int flatten = net->layers[i].kind == CNN_FLATTEN;
+        l->in = cnn__elements(1, info->in_c, info->in_h, info->in_w);
+        l->out = cnn__elements(1, info->c, info->h, info->w);
+        l->alias = kind->in_place && (flatten || !locked || !g->training);
+        locked = kind->reads_y || (l->alias && locked);
+        l->x = x;
+        if (!l->alias) {
+            side = !side;
+            x = g->training ? cnn__take_floats(arena, cnn__mul(batch, l->out)) : sides[side];
+        }
+        l->y = x;
+        if (net->layers[i].kind == CNN_MAXPOOL2D && g->training)
+            l->indices = (int *)cnn__take(arena, cnn__mul(batch, l->out), sizeof(int));
+        if (net->layers[i].kind == CNN_CONV2D) {
+            cnn__conv_plan plan;
+            if (cnn__conv_plan_make("", &l->conv, g->batch, &plan) != CNN_OK)
+                continue; /* reported before */
+            pad = plan.pad_floats > pad ? plan.pad_floats : pad;
+            part = plan.part_floats > part ? plan.part_floats : part;
+        }
+    }
+    for (int i = 0; i < 2; i++)
+        g->gradient[i] = g->training ? cnn__take_floats(arena, cnn__mul(batch, largest)) : NULL;
+    g->pad = cnn__take_floats(arena, pad);
+    g->part = cnn__take_floats(arena, g->training ? part : 1);
+    g->labels = (int *)cnn__take(arena, batch, sizeof(int));
+    g->right = (int *)cnn__take(arena, batch, sizeof(int));
+    g->losses = (double *)cnn__take(arena, batch, sizeof(double));
+    g->tally = (cnn__tally *)cnn__take(arena, 1, sizeof(cnn__tally));
+    g->staged_on =
+        (unsigned char *)cnn__take(arena, cnn__mul(batch, input * sizeof(float) + 1), 1);
+}
+
+static void cnn__gpu_net_free(cnn__gpu_net *g) {
+    if (!g)
+        return;
+    if (g->stream) {
+        (void)cudaStreamSynchronize(g->stream);
+        (void)cudaStreamDestroy(g->stream);
+    }
+    if (g->memory)
+        (void)cudaFree(g->memory);
+    if (g->pinned)
+        (void)cudaFreeHost(g->pinned);
+    cnn__free(g);
+}
+
+static cnn_status cnn__gpu_net_take(const char *where, cnn__gpu_net *g) {
+    const cnn_net *net = g->net;
+    cnn__arena arena = {NULL, 0};
+    for (int i = 0; i < net->count; i++) {
+        const cnn_layer *l = &net->layers[i];
+        const cnn_layer_info *info = &net->info[i];
+        cnn__conv_plan plan;
+        if (l->kind == CNN_CONV2D) {
+            CNN__TRY(cnn__layer_conv_setup(where, l, info->in_c, info->in_h, info->in_w, 1, &g->layer[i].conv));
+            CNN__TRY(cnn__conv_plan_make(where, &g->layer[i].conv, g->batch, &plan));
+        } else if (l->kind == CNN_MAXPOOL2D || l->kind == CNN_AVGPOOL2D || l->kind == CNN_GLOBALAVGPOOL2D) {
+            CNN__TRY(cnn__layer_pool_setup(where, l, info->in_h, info->in_w, &g->layer[i].pool));
+        }
+    }
+    cnn__gpu_net_carve(g, &arena);
+    if (arena.used == SIZE_MAX)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: a batch of %d overflows the address space", where, g->batch);
+    const size_t input = cnn__elements(1, net->c, net->h, net->w);
+    const size_t staged = g->training ? cnn__mul((size_t)g->batch, input * sizeof(float) + 1) : 0;
+    CNN__CUDA(where, cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking));
+    CNN__CUDA(where, cudaMalloc(&g->memory, arena.used));
+    CNN__CUDA(where, cudaMallocHost(&g->pinned, sizeof(cnn__tally) + staged));
+    arena.base = (char *)g->memory;
+    arena.used = 0;
+    cnn__gpu_net_carve(g, &arena);
+    g->report = (cnn__tally *)g->pinned;
+    g->staged = (unsigned char *)(g->report + 1);
+    CNN__CUDA(where, cudaMemsetAsync(g->tally, 0, sizeof(cnn__tally), g->stream));
+    return CNN_OK;
+}
+
+static cnn_status cnn__gpu_net_create(const char *where, cnn__gpu_net **to, const cnn_net *net, int training,
+                                      int batch) {
+    const size_t head = cnn__round_up(sizeof(cnn__gpu_net), CNN__ALIGN);
+    const size_t bytes = head + (size_t)net->count * sizeof(cnn__gpu_layer);
+    cnn__gpu_net *g = (cnn__gpu_net *)cnn__alloc(bytes);
+    if (!g)
+        return cnn__no_memory(where, bytes);
+    g->net = net;
+    g->training = training;
+    g->batch = batch;
+    g->layer = (cnn__gpu_layer *)(void *)((char *)g + head);
+    const cnn_status status = cnn__gpu_net_take(where, g);
+    if (status == CNN_OK)
+        *to = g;
+    else
+        cnn__gpu_net_free(g);
+    return status;
+}
+
+/* A pass over n examples: whose parameters, where their gradients go, and the seed of dropout: that of pass
+   tally->step + 1 if counted, else `seed` itself. */
+typedef struct cnn__gpu_pass {
+    const char *where;
+    cnn__gpu_net *g;
+    int n;
+    const float *parameters;
+    float *gradients;
+    int accumulate, counted;
+    uint64_t seed;
+} cnn__gpu_pass;
+
+/* Dropout within a network: the seed is the layer's, drawn from the pass's. */
+struct cnn__f_net_dropout {
+    const float *x;
+    float *y, p;
+    uint64_t seed;
+    int layer, counted;
+    const cnn__tally *tally;
+    __device__ void operator()(size_t i) const {
+        const uint64_t pass = counted ? cnn__random(seed, (uint64_t)tally->step + 1) : seed;
+        y[i] = x[i] * cnn__dropout_scale(p, cnn__random(pass, (uint64_t)layer), i);
+    }
+};
+
+static cnn_status cnn__gpu_dropout(const cnn__gpu_pass *e, int layer, const float *x, float *y) {
+    const float set = e->g->net->layers[layer].p;
+    const cnn__f_net_dropout f = {x, y, set > 0 ? set : 0.5f, e->seed, layer, e->counted, e->g->tally};
+    return cnn__launch_map(e->where, e->g->stream, f, (size_t)e->n * e->g->layer[layer].out);
+}
+
+static int cnn__is_activation(cnn_layer_kind kind) {
+    return kind == CNN_SIGMOID || kind == CNN_TANH || kind == CNN_RELU;
+}
+
+/* A layer, and the activation behind it where that works in place; *next is the layer to go on with. */
+static cnn_status cnn__gpu_layer_forward(const cnn__gpu_pass *e, int layer, int *next) {
+    cnn__gpu_net *g = e->g;
+    const cnn_net *net = g->net;
+    const cnn_layer *l = &net->layers[layer];
+    const cnn_layer_info *info = &net->info[layer];
+    const cnn__gpu_layer *p = &g->layer[layer];
+    const float *w = e->parameters + net->offset[layer], *bias = info->biases ? w + info->weights : NULL;
+    const size_t count = (size_t)e->n * p->out;
+    int activation = 0;
+    *next = layer + 1;
+    if ((l->kind == CNN_CONV2D || l->kind == CNN_LINEAR) && layer + 1 < net->count &&
+        cnn__is_activation(net->layers[layer + 1].kind) && g->layer[layer + 1].alias) {
+        activation = (int)net->layers[layer + 1].kind;
+        *next = layer + 2;
+    }
+    switch (l->kind) {
+    case CNN_CONV2D: {
+        cnn__conv_plan plan;
+        CNN__TRY(cnn__conv_plan_make(e->where, &p->conv, e->n, &plan));
+        return cnn__launch_conv(e->where, g->stream, &plan, p->x, w, bias, activation, g->pad, p->y);
+    }
+    case CNN_LINEAR:
+        return cnn__launch_linear(e->where, g->stream, e->n, (int)p->in, l->out, p->x, w, bias, activation, p->y);
+    case CNN_MAXPOOL2D:
+        return cnn__launch_maxpool(e->where, g->stream, &p->pool, e->n, info->c, p->x, p->y, p->indices);
+    case CNN_AVGPOOL2D:
+    case CNN_GLOBALAVGPOOL2D:
+        return cnn__launch_avgpool(e->where, g->stream, &p->pool, e->n, info->c, p->x, p->y);
+    case CNN_SOFTMAX: {
+        const size_t plane = p->out / (size_t)info->c;
+        const cnn__f_softmax f = {p->x, p->y, info->c, plane};
+        return cnn__launch_map(e->where, g->stream, f, (size_t)e->n * plane);
+    }
+    case CNN_DROPOUT:
+        if (g->training)
+            return cnn__gpu_dropout(e, layer, p->x, p->y);
+        return CNN_OK; /* in place */
+    case CNN_SIGMOID:
+    case CNN_TANH:
+    case CNN_RELU: {
+        const cnn__f_activation f = {(int)l->kind, p->x, p->y};
+        return cnn__launch_map(e->where, g->stream, f, count);
+    }
+    case CNN_FLATTEN: /* in place */
+    default:
+        return CNN_OK;
+    }
+}
+
+/* The outputs are those of the last layer, which cnn__gpu_outputs names. */
+static cnn_status cnn__gpu_forward(const cnn__gpu_pass *e) {
+    for (int i = 0, next = 0; i < e->g->net->count; i = next)
+        CNN__TRY(cnn__gpu_layer_forward(e, i, &next));
+    return CNN_OK;
+}
+
+static float *cnn__gpu_outputs(const cnn__gpu_net *g) {
+    return g->layer[g->net->count - 1].y;
+}
+
+/* From dy, which may be overwritten, to the parameters' gradients and, unless NULL, dx. */
+static cnn_status cnn__gpu_layer_backward(const cnn__gpu_pass *e, int layer, float *dy, float *dx) {
+    cnn__gpu_net *g = e->g;
+    const cnn_net *net = g->net;
+    const cnn_layer *l = &net->layers[layer];
+    const cnn_layer_info *info = &net->info[layer];
+    const cnn__gpu_layer *p = &g->layer[layer];
+    const float *w = e->parameters + net->offset[layer];
+    float *dw = e->gradients + net->offset[layer], *db = info->biases ? dw + info->weights : NULL;
+    switch (l->kind) {
+    case CNN_CONV2D: {
+        cnn__conv_plan plan;
+        CNN__TRY(cnn__conv_plan_make(e->where, &p->conv, e->n, &plan));
+        CNN__TRY(cnn__launch_conv_dw(e->where, g->stream, &plan, p->x, dy, g->pad, g->part, e->accumulate, dw, db));
+        return dx ? cnn__launch_conv_dx(e->where, g->stream, &plan, w, dy, g->pad, dx) : CNN_OK;
+    }
+    case CNN_LINEAR:
+        CNN__TRY(cnn__launch_linear_dw(e->where, g->stream, e->n, (int)p->in, l->out, p->x, dy, e->accumulate, dw, db));
+        return dx ? cnn__launch_linear_dx(e->where, g->stream, e->n, (int)p->in, l->out, dy, w, dx) : CNN_OK;
+    case CNN_MAXPOOL2D:
+        return cnn__launch_maxpool_backward(e->where, g->stream, &p->pool, e->n, info->c, dy, p->indices, dx);
+    case CNN_AVGPOOL2D:
+    case CNN_GLOBALAVGPOOL2D:
+        return cnn__launch_avgpool_backward(e->where, g->stream, &p->pool, e->n, info->c, dy, dx);
+    case CNN_SOFTMAX: {
+        const size_t plane = p->out / (size_t)info->c;
+        const cnn__f_softmax_backward f = {p->y, dy, dx, info->c, plane};
+        return cnn__launch_map(e->where, g->stream, f, (size_t)e->n * plane);
+    }
+    case CNN_DROPOUT:
+        return cnn__gpu_dropout(e, layer, dy, dx);
+    case CNN_SIGMOID:
+    case CNN_TANH:
+    case CNN_RELU: {
+        const cnn__f_activation_backward f = {(int)l->kind, p->y, dy, dx};
+        return cnn__launch_map(e->where, g->stream, f, (size_t)e->n * p->out);
+    }
+    case CNN_FLATTEN: /* in place */
+    default:
+        return CNN_OK;
+    }
+}
+
+/* From the outputs' gradient in g->gradient[0]. Returns, if wanted, where dx of the input lies. */
+static cnn_status cnn__gpu_backward(const cnn__gpu_pass *e, float **input_gradient) {
+    cnn__gpu_net *g = e->g;
+    const cnn_net *net = g->net;
+    float *dy = g->gradient[0], *other = g->gradient[1];
+    int lowest = 0;
+    while (!input_gradient && lowest < net->count && !net->info[lowest].weights)
+        lowest++;
+    for (int i = net->count - 1; i >= lowest; i--) {
+        const int in_place = cnn__kinds[net->layers[i].kind].in_place;
+        const int last = i == lowest && !input_gradient;
+        CNN__TRY(cnn__gpu_layer_backward(e, i, dy, last ? NULL : in_place ? dy : other));
+        if (!in_place && !last) {
+            float *t = dy;
+            dy = other;
+            other = t;
+        }
+    }
+    if (input_gradient)
+        *input_gradient = dy;
+    return CNN_OK;
+}
+
+/* A batch's x and labels, from where the tally stands. */
+static cnn_status cnn__gpu_gather(const cnn__gpu_pass *e, const cnn__resident *data, const int *index) {
+    cnn__gpu_net *g = e->g;
+    const cnn__f_gather f = {*data, index, g->tally, g->input, g->labels};
+    return cnn__launch_map(e->where, g->stream, f, (size_t)e->n * (size_t)data->features);
+}
+
+/* Loss and, in training, the outputs' gradient. confusion may be NULL. */
+static cnn_status cnn__gpu_loss(const cnn__gpu_pass *e, int classes, int *confusion) {
+    cnn__gpu_net *g = e->g;
+    const cnn__f_loss f = {cnn__gpu_outputs(g), g->labels, classes, 1.0f / (float)e->n, g->gradient[0],
+                           g->losses, g->right, confusion};
+    return cnn__launch_map(e->where, g->stream, f, (size_t)e->n);
+}
+
+static cnn_status cnn__gpu_end_step(const cnn__gpu_pass *e) {
+    cnn__gpu_net *g = e->g;
+    CNN__RUN(e->where, cnn__gpu_tally, 1, CNN__BLOCK, 2 * CNN__BLOCK * sizeof(double), g->stream, g->losses,
+             g->right, e->n, g->tally);
+    return CNN_OK;
+}
+
+/* Queues a copy of the tally into g->report. */
+static cnn_status cnn__gpu_report(const char *where, cnn__gpu_net *g) {
+    CNN__CUDA(where, cudaMemcpyAsync(g->report, g->tally, sizeof(cnn__tally), cudaMemcpyDeviceToHost, g->stream));
+    return CNN_OK;
+}
+
+/* ---- workspaces ---- */
+
+static const cnn__table *cnn__cuda(void);
+
+/* The host's part: the struct, and with it, where the memory is the caller's, the gradients. */
+static cnn_workspace *cnn__cuda_workspace_carve(cnn__arena *arena, const cnn_net *net, cnn_mode mode, int own,
+                                                float **gradients) {
+    cnn_workspace *ws = (cnn_workspace *)cnn__take(arena, 1, sizeof(cnn_workspace));
+    *gradients = own || mode == CNN_INFERENCE ? NULL : cnn__take_floats(arena, net->parameter_count + 1);
+    return ws;
+}
+
+static void cnn__cuda_workspace_free(cnn_workspace *ws) {
+    cnn__gpu_net_free((cnn__gpu_net *)ws->device);
+    if (ws->owned)
+        cnn__free(ws->gradients);
+    cnn__free(ws->owned);
+}
+
+static cnn_status cnn__cuda_workspace_make(const char *where, cnn_workspace **to, const cnn_net *net,
+                                           cnn_mode mode, int batch, int threads, void *memory, size_t bytes,
+                                           int own, size_t *needed) {
+    CNN__TRY(cnn__workspace_check(where, net, mode, batch, threads));
+    cnn__arena arena = {NULL, 0};
+    float *gradients = NULL;
+    cnn__cuda_workspace_carve(&arena, net, mode, own, &gradients);
+    if (needed) {
+        *needed = arena.used + CNN__ALIGN - 1;
+        return CNN_OK;
+    }
+    void *owned = own ? cnn__alloc(arena.used) : NULL;
+    if (own && !owned)
+        return cnn__no_memory(where, arena.used);
+    const size_t need = arena.used;
+    arena.base = own ? (char *)owned : cnn__align_within(memory, bytes, need);
+    if (!arena.base)
+        return cnn__fail(CNN_ERR_NOMEM,
+                         "%s: the memory handed in has %zu bytes, cnn_workspace_bytes asks for %zu", where, bytes,
+                         need + CNN__ALIGN - 1);
+    if (!own)
+        memset(arena.base, 0, need);
+    arena.used = 0;
+    cnn_workspace *ws = cnn__cuda_workspace_carve(&arena, net, mode, own, &gradients);
+    ws->ops = cnn__cuda();
+    ws->mode = mode;
+    ws->batch = batch;
+    ws->threads = 1;
+    ws->layer_count = net->count;
+    ws->parameter_count = net->parameter_count;
+    ws->owned = owned;
+    ws->gradients = gradients;
+    cnn_status status = CNN_OK;
+    if (own && mode != CNN_INFERENCE) {
+        const size_t size = cnn__mul(net->parameter_count + 1, sizeof(float));
+        ws->gradients = (float *)cnn__cuda_allocate(size);
+        if (!ws->gradients)
+            status = cnn__no_memory(where, size);
+    }
+    cnn__gpu_net *g = NULL;
+    if (status == CNN_OK)
+        status = cnn__gpu_net_create(where, &g, net, mode != CNN_INFERENCE, batch);
+    ws->device = g;
+    if (status == CNN_OK)
+        *to = ws;
+    else
+        cnn__cuda_workspace_free(ws);
+    return status;
+}
+
+/* A call on a workspace: the net's parameters, and the gradients where wanted, as the device sees them. */
+static cnn__gpu_pass cnn__gpu_pass_begin(cnn__call *c, const cnn_net *net, cnn_workspace *ws, int n,
+                                         int gradients) {
+    cnn__gpu_net *g = (cnn__gpu_net *)ws->device;
+    cnn__gpu_pass e;
+    *c = cnn__call_begin(c->where, g->stream);
+    memset(&e, 0, sizeof e);
+    e.where = c->where;
+    e.g = g;
+    e.n = n;
+    e.seed = cnn__random(ws->seed, ws->pass);
+    const size_t bytes = (net->parameter_count ? net->parameter_count : 1) * sizeof(float);
+    e.parameters = (const float *)cnn__call_view(c, net->parameters, bytes, CNN__IN);
+    if (gradients)
+        e.gradients = (float *)cnn__call_view(c, ws->gradients, bytes, gradients);
+    g->net = net;
+    return e;
+}
+
+static cnn_status cnn__gpu_copy(const cnn__gpu_pass *e, void *to, const void *from, size_t bytes) {
+    CNN__CUDA(e->where, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, e->g->stream));
+    return CNN_OK;
+}
+
+static cnn_status cnn__cuda_forward(const char *where, const cnn_net *net, cnn_workspace *ws,
+                                    const cnn_tensor *x, cnn_tensor *y, int *classes) {
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__gpu_pass e = cnn__gpu_pass_begin(&c, net, ws, x->n, 0);
+    const size_t outputs = cnn__outputs(net);
+    CNN__THEN(c, cnn__gpu_copy(&e, e.g->input, x->data, cnn__size(x) * sizeof(float)));
+    CNN__THEN(c, cnn__gpu_forward(&e));
+    if (y)
+        CNN__THEN(c, cnn__gpu_copy(&e, y->data, cnn__gpu_outputs(e.g), (size_t)x->n * outputs * sizeof(float)));
+    if (classes) {
+        const cnn__f_predict f = {cnn__gpu_outputs(e.g), (int)outputs, e.g->right};
+        CNN__THEN(c, cnn__launch_map(where, c.stream, f, (size_t)x->n));
+        CNN__THEN(c, cnn__gpu_copy(&e, classes, e.g->right, (size_t)x->n * sizeof(int)));
+    }
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_backward(const char *where, const cnn_net *net, cnn_workspace *ws,
+                                     const cnn_tensor *dy, cnn_tensor *dx) {
+    cnn__call c = cnn__call_begin(where, 0);
+    cnn__gpu_pass e = cnn__gpu_pass_begin(&c, net, ws, dy->n, CNN__IN | CNN__OUT);
+    float *input_gradient = NULL;
+    e.accumulate = 1;
+    CNN__THEN(c, cnn__gpu_copy(&e, e.g->gradient[0], dy->data, cnn__size(dy) * sizeof(float)));
+    CNN__THEN(c, cnn__gpu_backward(&e, dx ? &input_gradient : NULL));
+    if (dx)
+        CNN__THEN(c, cnn__gpu_copy(&e, dx->data, input_gradient, cnn__size(dx) * sizeof(float)));
+    return cnn__call_end(&c);
+}
+
+/* Examples of a data set in the program's memory to the device: rows as they are, bytes or floats, behind them
+   the labels. */
+static cnn_status cnn__gpu_stage(const cnn__gpu_pass *e, const cnn_dataset *data, const int *index,
+                                 cnn__resident *resident) {
+    cnn__gpu_net *g = e->g;
+    const size_t f = cnn__elements(1, data->c, data->h, data->w), row = data->bytes ? f : f * sizeof(float);
+    const unsigned char *from = data->bytes ? data->bytes : (const unsigned char *)(const void *)data->floats;
+    for (int i = 0; i < e->n; i++) {
+        const size_t at = (size_t)(index ? index[i] : i);
+        memcpy(g->staged + (size_t)i * row, from + at * row, row);
+        g->staged[(size_t)e->n * row + (size_t)i] = data->labels[at];
+    }
+    memset(resident, 0, sizeof *resident);
+    resident->bytes = data->bytes ? g->staged_on : NULL;
+    resident->floats = data->bytes ? NULL : (const float *)(const void *)g->staged_on;
+    resident->labels = g->staged_on + (size_t)e->n * row;
+    resident->features = (int)f;
+    resident->classes = data->classes;
+    return cnn__gpu_copy(e, g->staged_on, g->staged, (size_t)e->n * (row + 1));
+}
+
+static cnn_status cnn__cuda_train_batch(const char *where, const cnn_net *net, cnn_workspace *ws,
+                                        const cnn_dataset *data, const int *index, int n, double *loss,
+                                        int *correct) {
+    cnn__call c = cnn__call_begin(where, 0);
+    cnn__resident resident;
+    ws->pass++;
+    const cnn__gpu_pass e = cnn__gpu_pass_begin(&c, net, ws, n, CNN__OUT);
+    CNN__THEN(c, cnn__cuda_check(where, cudaMemsetAsync(e.g->tally, 0, sizeof(cnn__tally), c.stream),
+                                 "cudaMemsetAsync", __LINE__));
+    CNN__THEN(c, cnn__gpu_stage(&e, data, index, &resident));
+    CNN__THEN(c, cnn__gpu_gather(&e, &resident, NULL));
+    CNN__THEN(c, cnn__gpu_forward(&e));
+    CNN__THEN(c, cnn__gpu_loss(&e, data->classes, NULL));
+    CNN__THEN(c, cnn__gpu_backward(&e, NULL));
+    CNN__THEN(c, cnn__gpu_end_step(&e));
+    CNN__THEN(c, cnn__gpu_report(where, e.g));
+    CNN__TRY(cnn__call_end(&c));
+    if (!cnn__finite(e.g->report->loss))
+        return cnn__fail(CNN_ERR_DIVERGED,
+                         "%s: the loss is %g: the training diverged; try a smaller learning rate", where,
+                         e.g->report->loss);
+    if (loss)
+        *loss += e.g->report->loss;
+    if (correct)
+        *correct += (int)e.g->report->correct;
+    return CNN_OK;
+}
+
+/* ---- training and evaluation ---- */
+
+/* A data set in device memory, by itself. */
+static cnn_status cnn__resident_create(const char *where, const cnn_dataset *data, void **memory,
+                                       cnn__resident *resident, cudaStream_t stream) {
+    const size_t f = cnn__elements(1, data->c, data->h, data->w), row = data->bytes ? f : f * sizeof(float);
+    const size_t rows = cnn__mul((size_t)data->count, row), head = cnn__round_up(rows, CNN__ALIGN);
+    const void *from = data->bytes ? (const void *)data->bytes : (const void *)data->floats;
+    CNN__CUDA(where, cudaMalloc(memory, cnn__add(head, (size_t)data->count)));
+    CNN__CUDA(where, cudaMemcpyAsync(*memory, from, rows, cudaMemcpyDefault, stream));
+    unsigned char *base = (unsigned char *)*memory;
+    CNN__CUDA(where,
+              cudaMemcpyAsync(base + head, data->labels, (size_t)data->count, cudaMemcpyDefault, stream));
+    memset(resident, 0, sizeof *resident);
+    resident->bytes = data->bytes ? base : NULL;
+    resident->floats = data->bytes ? NULL : (const float *)*memory;
+    resident->labels = base + head;
+    resident->features = (int)f;
+    resident->classes = data->classes;
+    return CNN_OK;
+}
+
+enum { CNN__GPU_EVALUATE_BATCH = 1024 };
+
+/* A data set to evaluate on, and a network for it. */
+typedef struct cnn__gpu_evaluator {
+    cnn__gpu_net *g;
+    void *memory;
+    int *confusion;
+    cnn__resident data;
+    int count;
+} cnn__gpu_evaluator;
+
+static void cnn__gpu_evaluator_free(cnn__gpu_evaluator *v) {
+    cnn__gpu_net_free(v->g); /* waits */
+    if (v->memory)
+        (void)cudaFree(v->memory);
+    if (v->confusion)
+        (void)cudaFree(v->confusion);
+}
+
+static cnn_status cnn__gpu_evaluator_create(const char *where, cnn__gpu_evaluator *v, const cnn_net *net,
+                                            const cnn_dataset *data, int confusion) {
+    v->count = data->count;
+    CNN__TRY(cnn__gpu_net_create(where, &v->g, net, 0, cnn__min(CNN__GPU_EVALUATE_BATCH, data->count)));
+    if (confusion)
+        CNN__CUDA(where, cudaMalloc((void **)&v->confusion, (size_t)data->classes * (size_t)data->classes * sizeof(int)));
+    CNN__TRY(cnn__resident_create(where, data, &v->memory, &v->data, v->g->stream));
+    CNN__CUDA(where, cudaStreamSynchronize(v->g->stream));
+    return CNN_OK;
+}
+
+/* Waits for the result. */
+static cnn_status cnn__gpu_evaluator_run(const char *where, cnn__gpu_evaluator *v, const float *parameters,
+                                         cnn_evaluation *result) {
+    cnn__gpu_net *g = v->g;
+    const size_t cells = (size_t)v->data.classes * (size_t)v->data.classes;
+    CNN__CUDA(where, cudaMemsetAsync(g->tally, 0, sizeof(cnn__tally), g->stream));
+    if (v->confusion)
+        CNN__CUDA(where, cudaMemsetAsync(v->confusion, 0, cells * sizeof(int), g->stream));
+    for (int i = 0; i < v->count; i += g->batch) {
+        const cnn__gpu_pass e = {where, g, cnn__min(g->batch, v->count - i), parameters, NULL, 0, 0, 0};
+        CNN__TRY(cnn__gpu_gather(&e, &v->data, NULL));
+        CNN__TRY(cnn__gpu_forward(&e));
+        CNN__TRY(cnn__gpu_loss(&e, v->data.classes, v->confusion));
+        CNN__TRY(cnn__gpu_end_step(&e));
+    }
+    CNN__TRY(cnn__gpu_report(where, g));
+    if (v->confusion)
+        CNN__CUDA(where, cudaMemcpyAsync(result->confusion, v->confusion, cells * sizeof(int),
+                                         cudaMemcpyDeviceToHost, g->stream));
+    CNN__CUDA(where, cudaStreamSynchronize(g->stream));
+    result->loss = g->report->loss / v->count;
+    result->accuracy = (double)g->report->correct / v->count;
+    return CNN_OK;
+}
+
+static cnn_status cnn__cuda_evaluate(const char *where, const cnn_net *net, const cnn_dataset *data, int threads,
+                                     cnn_evaluation *result) {
+    cnn__gpu_evaluator v;
+    cnn__call c = cnn__call_begin(where, 0);
+    (void)threads; /* the CPU's */
+    memset(&v, 0, sizeof v);
+    c.status = cnn__gpu_evaluator_create(where, &v, net, data, result->confusion != NULL);
+    if (v.g)
+        c.stream = v.g->stream;
+    const size_t bytes = (net->parameter_count ? net->parameter_count : 1) * sizeof(float);
+    const float *parameters = (const float *)cnn__call_view(&c, net->parameters, bytes, CNN__IN);
+    CNN__THEN(c, cnn__gpu_evaluator_run(where, &v, parameters, result));
+    const cnn_status status = cnn__call_end(&c);
+    cnn__gpu_evaluator_free(&v);
+    return status;
+}
+
+/* cnn_fit on the device. The data set, the parameters and the order of an epoch live there; steps go in CUDA
+   graphs; the host waits at reports, at the end of an epoch and for evaluations. */
+typedef struct cnn__gpu_fit {
+    cnn__gpu_net *g;
+    cnn__gpu_evaluator test;
+    void *data_memory, *memory;
+    cnn__resident data;
+    float *parameters, *gradients, *velocity;
+    double *parts; /* of the parameters' sum, by which a fatal last step is found */
+    double *sum;   /* pinned */
+    int *index, *order[2]; /* on the device; pinned, of this epoch and the next */
+    int shuffled;          /* the last epoch whose order is made */
+    cudaGraphExec_t many, one;
+    int full; /* steps of an epoch that have a whole batch */
+} cnn__gpu_fit;
+
+enum { CNN__GRAPH_STEPS = 16 };
+
+static cnn_status cnn__gpu_step(const cnn__fit *f, cnn__gpu_fit *d, int n) {
+    cnn__gpu_net *g = d->g;
+    const double last = (double)f->progress.epochs * f->progress.steps - 1;
+    const cnn__rule rule = {f->o->sgd, f->o->lr_end, last};
+    const cnn__gpu_pass e = {"cnn_fit", g, n, d->parameters, d->gradients, 0, 1, f->o->seed};
+    const cnn__f_fit_sgd sgd = {rule, g->tally, d->parameters, d->gradients, d->velocity};
+    CNN__TRY(cnn__gpu_gather(&e, &d->data, d->index));
+    CNN__TRY(cnn__gpu_forward(&e));
+    CNN__TRY(cnn__gpu_loss(&e, d->data.classes, NULL));
+    CNN__TRY(cnn__gpu_backward(&e, NULL));
+    if (f->net->parameter_count)
+        CNN__TRY(cnn__launch_map("cnn_fit", g->stream, sgd, f->net->parameter_count));
+    return cnn__gpu_end_step(&e);
+}
+
+static cnn_status cnn__gpu_graph(const cnn__fit *f, cnn__gpu_fit *d, int steps, cudaGraphExec_t *to) {
+    static const char *const where = "cnn_fit";
+    cudaGraph_t graph = NULL;
+    cnn_status status = CNN_OK;
+    CNN__CUDA(where, cudaStreamBeginCapture(d->g->stream, cudaStreamCaptureModeThreadLocal));
+    for (int i = 0; i < steps && status == CNN_OK; i++)
+        status = cnn__gpu_step(f, d, f->o->batch);
+    const cnn_status ended = cnn__cuda_check(where, cudaStreamEndCapture(d->g->stream, &graph),
+                                             "cudaStreamEndCapture", __LINE__);
+    if (status == CNN_OK)
+        status = ended;
+    if (status == CNN_OK)
+        status = cnn__cuda_check(where, cudaGraphInstantiate(to, graph, 0), "cudaGraphInstantiate", __LINE__);
+    if (graph) {
+        const cnn_status freed = cnn__cuda_check(where, cudaGraphDestroy(graph), "cudaGraphDestroy", __LINE__);
+        status = status == CNN_OK ? freed : status;
+    }
+    return status;
+}
+
+static cnn_status cnn__gpu_fit_take(cnn__fit *f, cnn__gpu_fit *d) {
+    static const char *const where = "cnn_fit";
+    const size_t count = f->net->parameter_count + 1, examples = (size_t)f->train->count;
+    cnn__arena arena = {NULL, 0};
+    CNN__TRY(cnn__gpu_net_create(where, &d->g, f->net, 1, f->o->batch));
+    CNN__TRY(cnn__resident_create(where, f->train, &d->data_memory, &d->data, d->g->stream));
+    for (int i = 0; i < 2; i++) {
+        if (i) {
+            CNN__CUDA(where, cudaMalloc(&d->memory, arena.used));
+            arena.base = (char *)d->memory;
+            arena.used = 0;
+        }
+        d->parameters = cnn__take_floats(&arena, count);
+        d->gradients = cnn__take_floats(&arena, count);
+        d->velocity = cnn__take_floats(&arena, f->o->sgd.momentum > 0 ? count : 1);
+        d->parts = (double *)cnn__take(&arena, cnn__sum_parts(count), sizeof(double));
+        d->index = (int *)cnn__take(&arena, examples, sizeof(int));
+    }
+    CNN__CUDA(where, cudaMemsetAsync(d->memory, 0, arena.used, d->g->stream));
+    if (f->net->parameter_count)
+        CNN__CUDA(where, cudaMemcpyAsync(d->parameters, f->net->parameters, (count - 1) * sizeof(float),
+                                         cudaMemcpyDefault, d->g->stream));
+    CNN__CUDA(where, cudaMallocHost((void **)&d->sum, sizeof(double) + 2 * examples * sizeof(int)));
+    d->order[0] = (int *)(void *)(d->sum + 1);
+    d->order[1] = d->order[0] + examples;
+    CNN__CUDA(where, cudaStreamSynchronize(d->g->stream));
+    d->full = f->train->count / f->o->batch;
+    if (d->full >= CNN__GRAPH_STEPS)
+        CNN__TRY(cnn__gpu_graph(f, d, CNN__GRAPH_STEPS, &d->many));
+    CNN__TRY(cnn__gpu_graph(f, d, 1, &d->one));
+    return f->test ? cnn__gpu_evaluator_create(where, &d->test, f->net, f->test, 0) : CNN_OK;
+}
+
+static cnn_status cnn__cuda_fit_begin(cnn__fit *f) {
+    cnn__gpu_fit *d = (cnn__gpu_fit *)cnn__alloc(sizeof(cnn__gpu_fit));
+    if (!d)
+        return cnn__no_memory("cnn_fit", sizeof(cnn__gpu_fit));
+    f->device = d;
+    return cnn__gpu_fit_take(f, d);
+}
+
+static void cnn__cuda_fit_end(cnn__fit *f) {
+    cnn__gpu_fit *d = (cnn__gpu_fit *)f->device;
+    if (!d)
+        return;
+    if (d->g && d->g->stream)
+        (void)cudaStreamSynchronize(d->g->stream);
+    if (d->many)
+        (void)cudaGraphExecDestroy(d->many);
+    if (d->one)
+        (void)cudaGraphExecDestroy(d->one);
+    cnn__gpu_evaluator_free(&d->test);
+    cnn__gpu_net_free(d->g);
+    if (d->data_memory)
+        (void)cudaFree(d->data_memory);
+    if (d->memory)
+        (void)cudaFree(d->memory);
+    if (d->sum)
+        (void)cudaFreeHost(d->sum);
+    cnn__free(d);
+}
+
+/* Makes the order of an epoch unless it is there. */
+static void cnn__gpu_fit_order(const cnn__fit *f, cnn__gpu_fit *d, int epoch) {
+    if (d->shuffled >= epoch)
+        return;
+    cnn_shuffle(d->order[epoch % 2], f->train->count, f->o->seed, (uint64_t)epoch);
+    d->shuffled = epoch;
+}
+
+/* Queues steps `from` to `to` - 1 of the epoch. */
+static cnn_status cnn__gpu_fit_steps(cnn__fit *f, cnn__gpu_fit *d, int from, int to) {
+    static const char *const where = "cnn_fit";
+    while (from < to) {
+        const int left = cnn__min(to, d->full) - from;
+        if (d->many && left >= CNN__GRAPH_STEPS) {
+            CNN__CUDA(where, cudaGraphLaunch(d->many, d->g->stream));
+            from += CNN__GRAPH_STEPS;
+        } else if (left > 0) {
+            CNN__CUDA(where, cudaGraphLaunch(d->one, d->g->stream));
+            from++;
+        } else {
+            CNN__TRY(cnn__gpu_step(f, d, f->train->count - d->full * f->o->batch));
+            from++;
+        }
+    }
+    return CNN_OK;
+}
+
+/* Queues what a report reads, then waits; the order of the next epoch is made meanwhile. */
+static cnn_status cnn__gpu_fit_wait(cnn__fit *f, cnn__gpu_fit *d, int end) {
+    static const char *const where = "cnn_fit";
+    const size_t count = f->net->parameter_count;
+    CNN__TRY(cnn__gpu_report(where, d->g));
+    *d->sum = 0;
+    if (end && count) {
+        const cnn__f_float values = {d->parameters};
+        CNN__TRY(cnn__launch_sum(where, d->g->stream, values, count, d->parts));
+        CNN__CUDA(where, cudaMemcpyAsync(d->sum, d->parts + cnn__sum_parts(count) - 1, sizeof *d->sum,
+                                         cudaMemcpyDeviceToHost, d->g->stream));
+    }
+    if (count && (end || f->o->on_progress))
+        CNN__CUDA(where, cudaMemcpyAsync(f->net->parameters, d->parameters, count * sizeof(float),
+                                         cudaMemcpyDefault, d->g->stream));
+    if (f->progress.epoch < f->progress.epochs)
+        cnn__gpu_fit_order(f, d, f->progress.epoch + 1);
+    CNN__CUDA(where, cudaStreamSynchronize(d->g->stream));
+    return CNN_OK;
+}
+
+static cnn_status cnn__cuda_fit_epoch(cnn__fit *f) {
+    static const char *const where = "cnn_fit";
+    cnn__gpu_fit *d = (cnn__gpu_fit *)f->device;
+    cnn_progress *p = &f->progress;
+    const int reports = cnn__or(f->o->reports, 5);
+    double start = cnn__seconds();
+    cnn__gpu_fit_order(f, d, p->epoch);
+    CNN__CUDA(where, cudaMemcpyAsync(d->index, d->order[p->epoch % 2], (size_t)f->train->count * sizeof(int),
+                                     cudaMemcpyHostToDevice, d->g->stream));
+    CNN__CUDA(where, cudaMemsetAsync(d->g->tally, 0, offsetof(cnn__tally, step), d->g->stream));
+    for (p->step = 0; p->step < p->steps && !p->stopped;) {
+        int next = p->step + 1;
+        while (next < p->steps && !(f->o->on_progress && cnn__report_due(next, p->steps, reports)))
+            next++;
+        CNN__TRY(cnn__gpu_fit_steps(f, d, p->step, next));
+        CNN__TRY(cnn__gpu_fit_wait(f, d, next == p->steps));
+        const cnn__tally *t = d->g->report;
+        f->seconds += cnn__seconds() - start;
+        if (t->bad) {
+            p->step = (int)((t->bad - 1) % p->steps);
+            return cnn__fit_diverged(f, "the loss is not finite");
+        }
+        p->step = next;
+        f->examples = (int64_t)(p->epoch - 1) * f->train->count + t->at;
+        p->loss = t->loss / (double)t->at;
+        p->accuracy = (double)t->correct / (double)t->at;
+        p->examples_per_second = f->seconds > 0 ? (double)f->examples / f->seconds : 0;
+        if (cnn__report_due(p->step, p->steps, reports))
+            cnn__fit_call(f, f->o->on_progress);
+        start = cnn__seconds();
+    }
+    return cnn__finite(*d->sum) ? CNN_OK : cnn__fit_diverged(f, "a parameter is not finite");
+}
+
+static cnn_status cnn__cuda_fit_test(cnn__fit *f, cnn_evaluation *result) {
+    cnn__gpu_fit *d = (cnn__gpu_fit *)f->device;
+    return cnn__gpu_evaluator_run("cnn_fit", &d->test, d->parameters, result);
+}
+
+/* The architecture that the code in use was built for, times 100. */
+static __global__ void cnn__gpu_architecture(int *to) {
+#ifdef __CUDA_ARCH__
+    *to = __CUDA_ARCH__;
+#else
+    *to = 900;
+#endif
+}
+
+static cnn_status cnn__launch_architecture(const char *where, cudaStream_t stream, int *to) {
+    CNN__RUN(where, cnn__gpu_architecture, 1, 1, 0, stream, to);
+    return CNN_OK;
+}
+
+static cnn_status cnn__cuda_tf32(const char *where, int on) {
+    if (on) {
+        int architecture = 0;
+        cnn__call c = cnn__call_begin(where, 0);
+        int *view = (int *)cnn__call_view(&c, &architecture, sizeof architecture, CNN__OUT);
+        CNN__THEN(c, cnn__launch_architecture(where, c.stream, view));
+        CNN__TRY(cnn__call_end(&c));
+        if (architecture < 800)
+            return cnn__fail(CNN_ERR_DEVICE,
+                             "%s: TF32 needs compute capability 8.0, the code in use was built for %d.%d", where,
+                             architecture / 100, architecture / 10 % 10);
+    }
+    cnn__gpu.tf32 = on != 0;
+    return CNN_OK;
+}
+#endif /* CNN_CUDA */
+
 /* ---- >>device ----------------------------------------------------------------------------------------- */
 
 static void *cnn__cpu_allocate(size_t bytes) {
