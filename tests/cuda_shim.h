@@ -6,6 +6,8 @@
        not returned. Threads that wait for one another for ever abort with a sentence.
      - Shared memory, and memory fresh from cudaMalloc, holds NaN. Writing beyond either aborts.
      - What is put on a stream waits there until something synchronises. Capture forbids what CUDA forbids.
+     - Built with -fsanitize=thread, two threads that touch a word, one of them writing, with no barrier between
+       them abort, in shared and in global memory, within a block and across the blocks of a launch.
      - A kernel argument, or a word within one, that is a pointer to memory the device cannot see aborts.
      - shim::fail_at makes one call of the runtime fail; shim::live counts what is not yet freed.
    One host thread at a time may use it. */
@@ -22,6 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <string>
@@ -34,8 +37,23 @@
 #define SHIM_ASAN 1
 #endif
 #endif
+#if defined(__SANITIZE_THREAD__)
+#define SHIM_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define SHIM_TSAN 1
+#endif
+#endif
 #ifdef SHIM_ASAN
 #include <sanitizer/common_interface_defs.h>
+#endif
+#ifdef SHIM_TSAN
+#include <sanitizer/tsan_interface.h>
+#define SHIM_TSAN_DO(statement) statement
+#define SHIM_INLINE             inline __attribute__((no_sanitize_thread)) /* what runs the threads is no thread */
+#else
+#define SHIM_TSAN_DO(statement)
+#define SHIM_INLINE inline
 #endif
 #if !defined(__x86_64__) && !defined(SHIM_UCONTEXT)
 #define SHIM_UCONTEXT
@@ -161,7 +179,12 @@ typedef shim_event *cudaEvent_t;
 
 namespace shim {
 
-enum { WARP = 32, MAX_THREADS = 1024, MAX_SHARED = 48 << 10, STACK = 128 << 10, GUARD = 64 };
+enum { WARP = 32, MAX_THREADS = 1024, MAX_SHARED = 48 << 10, STACK = 128 << 10 };
+#ifdef SHIM_ASAN
+enum { GUARD = 0 }; /* it has its own */
+#else
+enum { GUARD = 64 };
+#endif
 enum state { READY, AT_BARRIER, AT_WARP, DONE };
 enum kind { SYNC, SHUFFLE, BALLOT, MMA };
 static const uint32_t poison = 0x7fc5a5a5u; /* a NaN */
@@ -176,6 +199,8 @@ struct fiber {
     uint64_t value, result;
     const unsigned *a, *b;
     float *d;
+    void *identity; /* ThreadSanitizer's */
+    unsigned syncs; /* of its whole warp, in this block */
 #ifdef SHIM_UCONTEXT
     ucontext_t first;
 #endif
@@ -207,11 +232,12 @@ struct machine {
     int made; /* of them */
     const std::function<void()> *body;
     const char *kernel;
+    unsigned generation;      /* barriers passed */
     int count, live, waiting; /* threads of the block, those that have not returned, those at the barrier */
     machine()
         : random(1), present(cudaSuccess), device(), calls(0), fail_at(0), allocations(0), fail_allocation(0),
           fail_with(cudaErrorUnknown), handles(0), legacy(), last(cudaSuccess), host(), self(NULL), fibers(),
-          made(0), body(NULL), kernel(""), count(0), live(0), waiting(0) {
+          made(0), body(NULL), kernel(""), generation(0), count(0), live(0), waiting(0) {
         strcpy(device.name, "CUDA shim");
         device.totalGlobalMem = (size_t)1 << 30;
         device.sharedMemPerBlock = MAX_SHARED;
@@ -227,7 +253,7 @@ struct machine {
 static machine its;
 static char *shared; /* of the block that runs */
 
-__attribute__((noreturn, format(printf, 1, 2))) inline void die(const char *format, ...) {
+__attribute__((noreturn, format(printf, 1, 2))) SHIM_INLINE void die(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     fflush(stdout);
@@ -239,7 +265,7 @@ __attribute__((noreturn, format(printf, 1, 2))) inline void die(const char *form
     abort();
 }
 
-inline uint32_t draw(uint32_t below) { /* xorshift64*; the slight bias does not matter */
+SHIM_INLINE uint32_t draw(uint32_t below) { /* xorshift64*; the slight bias does not matter */
     its.random ^= its.random >> 12;
     its.random ^= its.random << 25;
     its.random ^= its.random >> 27;
@@ -251,7 +277,7 @@ inline void seed(uint64_t value) {
 }
 
 #ifdef SHIM_UCONTEXT
-inline void swap(void **from, void *to) {
+SHIM_INLINE void swap(void **from, void *to) {
     ucontext_t here;
     *from = &here;
     swapcontext(&here, (ucontext_t *)to);
@@ -262,13 +288,22 @@ __asm__(".text\n.p2align 4\nshim_swap:\n"
         "push %rbp\npush %rbx\npush %r12\npush %r13\npush %r14\npush %r15\n"
         "mov %rsp, (%rdi)\nmov %rsi, %rsp\n"
         "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbx\npop %rbp\nret\n");
-inline void swap(void **from, void *to) {
+SHIM_INLINE void swap(void **from, void *to) {
     shim_swap(from, to);
 }
 #endif
 
+#ifdef SHIM_TSAN
+/* Where threads, barriers, warps, the start of a block and the end of a grid leave what happened before. */
+static char *order, start_of_launch, end_of_launch;
+enum { ORDER_BYTES = 4096, WARPS = 64 }; /* two of the block, in turn; from WARPS on three of each warp */
+extern "C" void __tsan_on_report(void *) {
+    die("a race");
+}
+#endif
+
 /* Leaves `from`, which is where it stands, for `to`; comes back when something goes to `from`. */
-inline void go(fiber *from, fiber *to) {
+SHIM_INLINE void go(fiber *from, fiber *to) {
 #ifdef SHIM_ASAN
     void *fake = NULL;
     const void *stack = NULL;
@@ -281,29 +316,33 @@ inline void go(fiber *from, fiber *to) {
         its.host.stack_bytes = bytes;
     }
 #else
+    SHIM_TSAN_DO(__tsan_switch_to_fiber(to->identity, __tsan_switch_to_fiber_no_sync));
     swap(&from->context, to->context);
 #endif
 }
 
-inline void finish(void);
+SHIM_INLINE void finish(void);
 
 /* What a fiber does for ever: a thread of a block, then, once it is wanted again, the next. */
-inline void live_on(void) {
+SHIM_INLINE void live_on(void) {
 #ifdef SHIM_ASAN
     __sanitizer_finish_switch_fiber(NULL, &its.host.stack, &its.host.stack_bytes);
 #endif
     for (;;) {
+        SHIM_TSAN_DO(__tsan_acquire(&start_of_launch));
         (*its.body)();
+        SHIM_TSAN_DO(__tsan_release(&end_of_launch));
         finish();
         go(its.self, &its.host);
     }
 }
 
-inline void make_fiber(fiber *f) {
+SHIM_INLINE void make_fiber(fiber *f) {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE); /* one page below the stack faults */
     char *p = (char *)mmap(NULL, STACK + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == (char *)MAP_FAILED || mprotect(p, page, PROT_NONE))
         die("no memory for the stack of a thread");
+    SHIM_TSAN_DO(f->identity = __tsan_create_fiber(0));
     f->stack = p + page;
     f->stack_bytes = STACK;
 #ifdef SHIM_UCONTEXT
@@ -321,25 +360,26 @@ inline void make_fiber(fiber *f) {
 
 /* ---- threads of a block -------------------------------------------------------------------------- */
 
-inline int thread_index(void) {
+SHIM_INLINE int thread_index(void) {
     return (int)(threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z));
 }
 
 /* The current thread stands at a barrier or warp operation, or is past it already; others run. */
-inline void wait(void) {
+SHIM_INLINE void wait(void) {
     go(its.self, &its.host);
 }
 
-inline void release_barrier(void) {
+SHIM_INLINE void release_barrier(void) {
     if (its.waiting < its.live)
         return;
     its.waiting = 0;
+    its.generation++;
     for (int i = 0; i < its.count; i++)
         if (its.fibers[i].at == AT_BARRIER)
             its.fibers[i].at = READY;
 }
 
-inline float element(const unsigned bits) { /* a tensor core ignores the low 13 bits */
+SHIM_INLINE float element(const unsigned bits) { /* a tensor core ignores the low 13 bits */
     const uint32_t kept = bits & ~0x1fffu;
     float f;
     memcpy(&f, &kept, sizeof f);
@@ -348,7 +388,7 @@ inline float element(const unsigned bits) { /* a tensor core ignores the low 13 
 
 /* D += A B by the fragments of mma.m16n8k8 (PTX ISA): lane 4g+t holds A's rows g, g+8 and columns t, t+4, B's
    rows t, t+4 and column g, D's rows g, g+8 and columns 2t, 2t+1. */
-inline void multiply(fiber *warp) {
+SHIM_INLINE void multiply(fiber *warp) {
     for (int l = 0; l < WARP; l++)
         for (int i = 0; i < 4; i++) {
             const int row = l / 4 + i / 2 * 8, column = l % 4 * 2 + i % 2;
@@ -359,7 +399,7 @@ inline void multiply(fiber *warp) {
 }
 
 /* Ends the operation that the lanes of mask wait at, once all that have not returned are there. */
-inline void release_warp(fiber *warp, int lanes, unsigned mask) {
+SHIM_INLINE void release_warp(fiber *warp, int lanes, unsigned mask) {
     unsigned members = 0, votes = 0;
     kind op = SYNC;
     for (int l = 0; l < lanes; l++) {
@@ -387,12 +427,12 @@ inline void release_warp(fiber *warp, int lanes, unsigned mask) {
         }
 }
 
-inline int lanes_of(int first) {
+SHIM_INLINE int lanes_of(int first) {
     return its.count - first < WARP ? its.count - first : (int)WARP;
 }
 
 /* The current thread returns from the kernel: those that waited for it alone need wait no more. */
-inline void finish(void) {
+SHIM_INLINE void finish(void) {
     const int first = thread_index() / WARP * WARP;
     fiber *warp = &its.fibers[first];
     its.self->at = DONE;
@@ -403,7 +443,7 @@ inline void finish(void) {
             release_warp(warp, lanes_of(first), warp[l].mask);
 }
 
-inline uint64_t warp_operation(kind op, unsigned mask, uint64_t value, unsigned source) {
+SHIM_INLINE uint64_t warp_operation(kind op, unsigned mask, uint64_t value, unsigned source) {
     const int index = thread_index();
     const int first = index / WARP * WARP;
     fiber *const f = its.self;
@@ -419,7 +459,7 @@ inline uint64_t warp_operation(kind op, unsigned mask, uint64_t value, unsigned 
     return f->result;
 }
 
-__attribute__((noreturn)) inline void deadlock(void) {
+__attribute__((noreturn)) SHIM_INLINE void deadlock(void) {
     int at[4] = {0, 0, 0, 0};
     for (int i = 0; i < its.count; i++)
         at[its.fibers[i].at]++;
@@ -427,26 +467,34 @@ __attribute__((noreturn)) inline void deadlock(void) {
         at[AT_BARRIER], at[AT_WARP], at[DONE]);
 }
 
-inline void run_block(void) {
-    int order[MAX_THREADS];
+SHIM_INLINE void run_block(void) {
+    int turn[MAX_THREADS];
     its.live = its.count;
     for (int i = 0; i < its.count; i++) {
-        its.fibers[i].at = READY;
-        order[i] = i;
+#ifdef SHIM_TSAN /* so that the same thread of another block is another to it */
+        fiber *const other = &its.fibers[draw((uint32_t)its.made)];
+        const fiber swapped = *other;
+        *other = its.fibers[i];
+        its.fibers[i] = swapped;
+#endif
+        its.fibers[i].syncs = 0;
+        turn[i] = i;
     }
+    for (int i = 0; i < its.count; i++)
+        its.fibers[i].at = READY;
     while (its.live) {
         int ran = 0;
         for (int i = its.count - 1; i > 0; i--) {
             const uint32_t k = draw((uint32_t)i + 1);
-            const int swapped = order[i];
-            order[i] = order[k];
-            order[k] = swapped;
+            const int swapped = turn[i];
+            turn[i] = turn[k];
+            turn[k] = swapped;
         }
         for (int i = 0; i < its.count; i++) {
-            its.self = &its.fibers[order[i]];
+            its.self = &its.fibers[turn[i]];
             if (its.self->at != READY)
                 continue;
-            const unsigned index = (unsigned)order[i];
+            const unsigned index = (unsigned)turn[i];
             threadIdx.x = index % blockDim.x;
             threadIdx.y = index / blockDim.x % blockDim.y;
             threadIdx.z = index / blockDim.x / blockDim.y;
@@ -462,20 +510,52 @@ inline uint32_t common_divisor(uint32_t a, uint32_t b) {
     return b ? common_divisor(b, a % b) : a;
 }
 
-inline void fill_with_poison(void *memory, size_t bytes) {
+SHIM_INLINE void fill_with_poison(void *memory, size_t bytes) {
     for (size_t i = 0; i < bytes; i++)
         ((unsigned char *)memory)[i] = (unsigned char)(poison >> i % 4 * 8);
 }
 
-inline void check_guard(const char *end, const char *what) {
+SHIM_INLINE void check_guard(const char *end, const char *what) {
     for (int i = 0; i < GUARD; i++)
         if ((unsigned char)end[i] != 0x5a)
             die("%d bytes beyond the end of %s were written", i, what);
 }
 
+#ifdef SHIM_TSAN
+/* Fresh pages for each block: what another block did to its shared memory is no race. */
+SHIM_INLINE char *begin_shared(size_t bytes) {
+    order =
+        (char *)mmap(NULL, ORDER_BYTES + bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    shared = order + ORDER_BYTES;
+    if (order == (char *)MAP_FAILED)
+        die("no memory for %zu bytes of shared memory", bytes);
+    fill_with_poison(shared, bytes);
+    return order;
+}
+
+SHIM_INLINE void end_shared(char *memory, size_t bytes) {
+    munmap(memory, ORDER_BYTES + bytes);
+}
+#else
+inline char *begin_shared(size_t bytes) {
+    void *memory = NULL;
+    if (posix_memalign(&memory, 128, bytes + GUARD + !bytes))
+        die("no memory for %zu bytes of shared memory", bytes);
+    shared = (char *)memory;
+    memset(shared + bytes, 0x5a, GUARD);
+    fill_with_poison(shared, bytes);
+    return shared;
+}
+
+inline void end_shared(char *memory, size_t bytes) {
+    check_guard(memory + bytes, "shared memory");
+    free(memory);
+}
+#endif
+
 /* Blocks in the order start, start + step, ... modulo their number, which step has no divisor with. */
-inline void run_grid(const char *kernel, dim3 grid, dim3 block, size_t bytes,
-                     const std::function<void()> &body) {
+SHIM_INLINE void run_grid(const char *kernel, dim3 grid, dim3 block, size_t bytes,
+                          const std::function<void()> &body) {
     const uint32_t blocks = grid.x * grid.y * grid.z, start = draw(blocks);
     uint32_t step = draw(blocks) + 1;
     while (common_divisor(step, blocks) != 1)
@@ -487,22 +567,18 @@ inline void run_grid(const char *kernel, dim3 grid, dim3 block, size_t bytes,
     blockDim = block;
     for (; its.made < its.count; its.made++)
         make_fiber(&its.fibers[its.made]);
-    void *memory = NULL;
-    if (posix_memalign(&memory, 128, bytes + GUARD))
-        die("no memory for %zu bytes of shared memory", bytes);
-    shared = (char *)memory;
-    memset(shared + bytes, 0x5a, GUARD);
+    SHIM_TSAN_DO(its.host.identity = __tsan_get_current_fiber());
     for (uint32_t i = 0; i < blocks; i++) {
         const uint32_t at = (uint32_t)((start + (uint64_t)i * step) % blocks);
         blockIdx.x = at % grid.x;
         blockIdx.y = at / grid.x % grid.y;
         blockIdx.z = at / grid.x / grid.y;
-        fill_with_poison(shared, bytes);
+        char *const memory = begin_shared(bytes);
+        SHIM_TSAN_DO(__tsan_release(&start_of_launch));
         run_block();
-        check_guard(shared + bytes, "shared memory");
+        end_shared(memory, bytes);
     }
-    free(memory);
-    shared = NULL;
+    SHIM_TSAN_DO(__tsan_acquire(&end_of_launch));
 }
 
 /* ---- host: calls, memory, streams ---------------------------------------------------------------- */
@@ -994,15 +1070,24 @@ inline cudaError_t cudaEventDestroy(cudaEvent_t event) {
 
 /* ---- device functions ---------------------------------------------------------------------------- */
 
-inline void __syncthreads(void) {
+SHIM_INLINE void __syncthreads(void) {
+    SHIM_TSAN_DO(char *const at = shim::order + shim::its.generation % 2 * 8; __tsan_release(at));
     shim::its.self->at = shim::AT_BARRIER;
     shim::its.waiting++;
     shim::release_barrier();
     shim::wait();
+    SHIM_TSAN_DO(__tsan_acquire(at));
 }
 
-inline void __syncwarp(unsigned mask = 0xffffffffu) {
+/* Of the warp operations this one alone orders memory. */
+SHIM_INLINE void __syncwarp(unsigned mask = 0xffffffffu) {
+#ifdef SHIM_TSAN
+    char *const at = shim::order + shim::WARPS + shim::thread_index() / 32 * 24 +
+                     (mask == 0xffffffffu ? shim::its.self->syncs++ % 2 * 8 : 16);
+    __tsan_release(at);
+#endif
     shim::warp_operation(shim::SYNC, mask, 0, 0);
+    SHIM_TSAN_DO(__tsan_acquire(at));
 }
 
 inline unsigned __ballot_sync(unsigned mask, int predicate) {
@@ -1030,10 +1115,13 @@ template <class T> T shuffle(unsigned mask, T value, int source, int width) {
     return value;
 }
 
+/* Threads run one at a time: an atomic load and store are enough. */
+template <class T> T load(const T *p) {
+    return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+
 template <class T> T exchange(T *p, T value) {
-    const T old = *p;
-    *p = value;
-    return old;
+    return __atomic_exchange_n(p, value, __ATOMIC_RELAXED);
 }
 
 } // namespace shim
@@ -1054,7 +1142,7 @@ template <class T> T __shfl_xor_sync(unsigned mask, T value, int bits, int width
     return shim::shuffle(mask, value, (shim::thread_index() % 32) ^ bits, width);
 }
 
-inline void cnn__mma_tf32(float d[4], const unsigned a[4], const unsigned b[2]) {
+SHIM_INLINE void cnn__mma_tf32(float d[4], const unsigned a[4], const unsigned b[2]) {
     shim::its.self->a = a;
     shim::its.self->b = b;
     shim::its.self->d = d;
@@ -1064,19 +1152,19 @@ inline void cnn__mma_tf32(float d[4], const unsigned a[4], const unsigned b[2]) 
 /* Integers alone: sums of floats by atomics depend on the order. */
 #define SHIM_ATOMICS(type)                                                                                   \
     inline type atomicAdd(type *p, type value) {                                                             \
-        return shim::exchange(p, (type)(*p + value));                                                        \
+        return shim::exchange(p, (type)(shim::load(p) + value));                                             \
     }                                                                                                        \
     inline type atomicMin(type *p, type value) {                                                             \
-        return shim::exchange(p, value < *p ? value : *p);                                                   \
+        return shim::exchange(p, std::min(value, shim::load(p)));                                            \
     }                                                                                                        \
     inline type atomicMax(type *p, type value) {                                                             \
-        return shim::exchange(p, value > *p ? value : *p);                                                   \
+        return shim::exchange(p, std::max(value, shim::load(p)));                                            \
     }                                                                                                        \
     inline type atomicExch(type *p, type value) {                                                            \
         return shim::exchange(p, value);                                                                     \
     }                                                                                                        \
     inline type atomicCAS(type *p, type compare, type value) {                                               \
-        return shim::exchange(p, *p == compare ? value : *p);                                                \
+        return shim::exchange(p, shim::load(p) == compare ? value : shim::load(p));                          \
     }
 SHIM_ATOMICS(int)
 SHIM_ATOMICS(unsigned)
