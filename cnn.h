@@ -6930,7 +6930,7 @@ static __global__ void cnn__gpu_maxpool_scatter(const float *dy, const int *indi
     for (unsigned i = t; i < in; i += CNN__BLOCK)
         dx[i] = 0;
     for (unsigned first = 0; first < out; first += CNN__BLOCK) {
-        const unsigned count = out - first < CNN__BLOCK ? out - first : CNN__BLOCK;
+        const unsigned count = out - first < CNN__BLOCK ? out - first : (unsigned)CNN__BLOCK;
         __syncthreads();
         if (t < count) {
             to[t] = indices[first + t];
@@ -8027,6 +8027,7 @@ typedef struct cnn__tally {
     double loss;
     long long correct, at; /* at: examples done */
     long long step, bad;   /* steps done since the start; the first whose loss was not finite, from 1, or 0 */
+    long long now;         /* the step under way, for kernels that run while `step` is counted on */
 } cnn__tally;
 
 /* A data set on the device, or a batch of one. */
@@ -8101,9 +8102,9 @@ struct cnn__f_predict {
     }
 };
 
-/* Adds a batch to the tally and ends a step; one block. */
-static __global__ void cnn__gpu_tally(const double *loss, const int *right, int n, cnn__tally *tally) {
-    CNN__SHARED(double, shared);
+/* Adds a batch to the tally and ends a step; by one block. shared: 2*CNN__BLOCK doubles. */
+static __device__ void cnn__gpu_add_batch(const double *loss, const int *right, int n, cnn__tally *tally,
+                                          double *shared) {
     double sum = 0, correct = 0;
     for (int i = (int)threadIdx.x; i < n; i += CNN__BLOCK) {
         sum += loss[i];
@@ -8121,17 +8122,21 @@ static __global__ void cnn__gpu_tally(const double *loss, const int *right, int 
         tally->bad = tally->step;
 }
 
-/* The learning rate of the tally's step; last: the number of the last step of all, lr_end 0: constant. */
+static __global__ void cnn__gpu_tally(const double *loss, const int *right, int n, cnn__tally *tally) {
+    CNN__SHARED(double, shared);
+    cnn__gpu_add_batch(loss, right, n, tally, shared);
+}
+
+/* The learning rate of a step; last: the number of the last step of all, lr_end 0: constant. */
 typedef struct cnn__rule {
     cnn_sgd_options sgd;
     float lr_end;
     double last;
 } cnn__rule;
 
-static __device__ __forceinline__ float cnn__gpu_rate(const cnn__rule &r, const cnn__tally *tally) {
-    return r.lr_end > 0 && r.last > 0
-               ? r.sgd.lr + (r.lr_end - r.sgd.lr) * (float)((double)tally->step / r.last)
-               : r.sgd.lr;
+static __device__ __forceinline__ float cnn__gpu_rate(const cnn__rule &r, long long step) {
+    return r.lr_end > 0 && r.last > 0 ? r.sgd.lr + (r.lr_end - r.sgd.lr) * (float)((double)step / r.last)
+                                      : r.sgd.lr;
 }
 
 struct cnn__f_fit_sgd {
@@ -8141,9 +8146,14 @@ struct cnn__f_fit_sgd {
     const float *gradients;
     float *velocity;
     __device__ void operator()(size_t i) const {
-        parameters[i] = cnn__gpu_sgd(rule.sgd, cnn__gpu_rate(rule, tally), parameters[i], gradients[i], velocity + i);
+        parameters[i] =
+            cnn__gpu_sgd(rule.sgd, cnn__gpu_rate(rule, tally->step), parameters[i], gradients[i], velocity + i);
     }
 };
+
+static int cnn__is_activation(cnn_layer_kind kind) {
+    return kind == CNN_SIGMOID || kind == CNN_TANH || kind == CNN_RELU;
+}
 
 typedef struct cnn__gpu_layer {
     size_t in, out; /* elements of one example */
@@ -8154,12 +8164,15 @@ typedef struct cnn__gpu_layer {
     cnn__pool pool;
 } cnn__gpu_layer;
 
+struct cnn__fused;
+
 /* Activations, gradients of them and scratch of a network for up to `batch` examples: one piece of device
    memory, planned here once. */
 typedef struct cnn__gpu_net {
     const cnn_net *net; /* its shape; the parameters may be another's */
     cudaStream_t stream;
-    int training, batch, whole; /* whole: keeps what a backward pass needs */
+    int training, batch;
+    struct cnn__fused *fused; /* NULL: layer by layer */
     void *memory, *pinned;
     cnn__gpu_layer *layer;
     float *input, *gradient[2], *pad, *part;
@@ -8169,12 +8182,936 @@ typedef struct cnn__gpu_net {
     unsigned char *staged, *staged_on; /* a batch of a data set on its way; pinned, and on the device */
 } cnn__gpu_net;
 
+/* ---- small networks ----
+
+   Networks of the LeNet kind - convolutions with their activation and pool, then linear layers - train in four
+   kernels a step: the convolutional stages forward, a block an image, from bytes to features in shared memory;
+   the linear layers forward and backward with the loss, a block CNN__HEAD_ROWS images; the stages backward, a
+   block an image, and beside them the linear layers' weight gradients, each with the SGD step as its epilogue;
+   and the sum of the images' gradients of the convolutions, with their step. Threads keep tiles in registers,
+   so that a value loaded from shared memory feeds at least four multiply-adds. */
+
+enum {
+    CNN__MOST_STAGES = 4,
+    CNN__MOST_LINEAR = 6,
+    CNN__HEAD_ROWS = 4,
+    CNN__FUSED_BYTES = 65536, /* shared memory that every device since compute capability 7.5 has */
+    CNN__TILE = 32,           /* a block's tile of a linear layer's gradient */
+    CNN__TILE_GROUPS = 4,     /* of threads, each with a share of the batch */
+    CNN__TILE_SAMPLES = 8     /* a group's samples at a time */
+};
+
+/* A convolution of stride 1 on a padded image in shared memory, as its threads share it out. Rows have an odd
+   pitch, so that the lanes of a warp, on different rows, meet different banks. */
+typedef struct cnn__tiled {
+    int c, o, oh, ow, kh, kw;
+    int pitch, plane;     /* of the image, in floats */
+    int width;            /* outputs of a thread along a row: 4 or 2 */
+    int rows, row_pitch;  /* output channels of a thread: 4 or 3; floats of a kernel element's weights */
+} cnn__tiled;
+
+typedef struct cnn__stage {
+    cnn__tiled y, dx;            /* forward; and dx, a convolution of the padded dy with the kernel turned */
+    int h, w, pt, pl;            /* of the input */
+    int activation, max;         /* max: the pool is of that kind, else it averages */
+    int pool_h, pool_w, ph, pw;  /* window, 1x1 without a pool, and result */
+    int top, left;               /* of the image of dy: zeros before it */
+    int dz_pitch, dz_plane;
+    int taps, split;             /* dw: kernel elements of a thread, 5, 3 or 1; slices of the rows */
+    int weights, biases;         /* offsets in the parameters; biases -1: none */
+    int in_at, w_at;             /* forward's shared memory, in floats */
+    float *act, *pooled;         /* results of all images, in device memory */
+} cnn__stage;
+
+typedef struct cnn__head_layer {
+    int in, out, activation, weights, biases;
+    float *x, *dy; /* rows of all images */
+    int tiles_in, first_tile;
+} cnn__head_layer;
+
+typedef struct cnn__fused {
+    int stages, layers, features, classes, conv_parameters, tiles;
+    int c, h, w;
+    int y_at, in_end;                    /* forward's shared memory, in floats */
+    int dz_at, image_at, scratch_at;     /* backward's */
+    int x_at[CNN__MOST_LINEAR + 1], d_at, e_at, group_at; /* the head's, in float4 */
+    int forward_bytes, head_bytes, backward_bytes;
+    cnn__stage stage[CNN__MOST_STAGES];
+    cnn__head_layer layer[CNN__MOST_LINEAR];
+    float *d_features, *logits, *part;
+} cnn__fused;
+
+/* What a step updates: parameters, by the rule, or the gradients alone where `step` is 0. */
+typedef struct cnn__update {
+    cnn__rule rule;
+    int step;
+    const cnn__tally *tally;
+    float *parameters, *gradients, *velocity;
+} cnn__update;
+
+static __device__ __forceinline__ void cnn__gpu_apply(const cnn__update &u, int i, float g) {
+    if (u.step)
+        u.parameters[i] = cnn__gpu_sgd(u.rule.sgd, cnn__gpu_rate(u.rule, u.tally->now), u.parameters[i], g,
+                                       u.velocity + i);
+    else
+        u.gradients[i] = g;
+}
+
+/* put(o, i, j, value) for all outputs: TO channels by TX outputs of a row in a thread's registers. KW: the
+   kernel's columns, or 1 to take any number one by one. Neighbouring lanes have the same outputs of different
+   channels: they read the same inputs. w: [c][a][b][tile of TO channels], 4 floats a tile. */
+template <int TO, int TX, int KW, class F>
+static __device__ __forceinline__ void cnn__gpu_tiled(const cnn__tiled &v, const float *in, const float *w,
+                                                      const F &put) {
+    const int tiles_o = (v.o + TO - 1) / TO, tiles_x = (v.ow + TX - 1) / TX, steps = KW == 1 ? v.kw : 1;
+    for (int item = (int)threadIdx.x; item < tiles_o * tiles_x * v.oh; item += CNN__BLOCK) {
+        const int tile = item % tiles_o, x0 = item / tiles_o % tiles_x * TX, y = item / (tiles_o * tiles_x);
+        const float *wk = w + tile * 4;
+        float sum[TO][TX];
+        CNN__GPU_UNROLL
+        for (int i = 0; i < TO; i++) {
+            CNN__GPU_UNROLL
+            for (int j = 0; j < TX; j++)
+                sum[i][j] = 0;
+        }
+        for (int c = 0; c < v.c; c++)
+            for (int a = 0; a < v.kh; a++) {
+                const float *row = in + c * v.plane + (y + a) * v.pitch + x0;
+                for (int step = 0; step < steps; step++, wk += KW * v.row_pitch) {
+                    float x[TX + KW - 1];
+                    CNN__GPU_UNROLL
+                    for (int j = 0; j < TX + KW - 1; j++)
+                        x[j] = row[step + j];
+                    CNN__GPU_UNROLL
+                    for (int b = 0; b < KW; b++) {
+                        const float4 q = *(const float4 *)(wk + b * v.row_pitch);
+                        const float k[4] = {q.x, q.y, q.z, q.w};
+                        CNN__GPU_UNROLL
+                        for (int i = 0; i < TO; i++) {
+                            CNN__GPU_UNROLL
+                            for (int j = 0; j < TX; j++)
+                                sum[i][j] = fmaf(k[i], x[b + j], sum[i][j]);
+                        }
+                    }
+                }
+            }
+        CNN__GPU_UNROLL
+        for (int i = 0; i < TO; i++) {
+            CNN__GPU_UNROLL
+            for (int j = 0; j < TX; j++)
+                if (tile * TO + i < v.o && x0 + j < v.ow)
+                    put(tile * TO + i, y, x0 + j, sum[i][j]);
+        }
+    }
+}
+
+template <int TO, int TX, class F>
+static __device__ __forceinline__ void cnn__gpu_tiled_columns(const cnn__tiled &v, const float *in,
+                                                              const float *w, const F &put) {
+    if (v.kw == 5)
+        cnn__gpu_tiled<TO, TX, 5>(v, in, w, put);
+    else if (v.kw == 3)
+        cnn__gpu_tiled<TO, TX, 3>(v, in, w, put);
+    else
+        cnn__gpu_tiled<TO, TX, 1>(v, in, w, put);
+}
+
+template <class F>
+static __device__ void cnn__gpu_tiled_conv(const cnn__tiled &v, const float *in, const float *w, const F &put) {
+    if (v.rows == 4 && v.width == 4)
+        cnn__gpu_tiled_columns<4, 4>(v, in, w, put);
+    else if (v.rows == 4)
+        cnn__gpu_tiled_columns<4, 2>(v, in, w, put);
+    else if (v.width == 4)
+        cnn__gpu_tiled_columns<3, 4>(v, in, w, put);
+    else
+        cnn__gpu_tiled_columns<3, 2>(v, in, w, put);
+}
+
+/* An example's pixels into the image of the first stage, whose padding is zero already. */
+static __device__ void cnn__gpu_load_image(const cnn__fused &f, const cnn__resident &data, size_t from,
+                                           float *image) {
+    const cnn__stage &s = f.stage[0];
+    const int plane = f.h * f.w;
+    for (int i = (int)threadIdx.x; i < f.c * plane; i += CNN__BLOCK) {
+        const int c = i / plane, p = i % plane, row = p / f.w, column = p % f.w;
+        const size_t at = from * (size_t)data.features + (size_t)i;
+        image[c * s.y.plane + (row + s.pt) * s.y.pitch + column + s.pl] =
+            data.bytes ? (float)data.bytes[at] * (1.0f / 255.0f) : data.floats[at];
+    }
+}
+
+/* Which example is the batch's i-th. */
+static __device__ __forceinline__ size_t cnn__gpu_example(const cnn__tally *tally, const int *index, int i) {
+    const size_t row = (size_t)(tally ? tally->at : 0) + (size_t)i;
+    return index ? (size_t)index[row] : row;
+}
+
+struct cnn__put_act {
+    int activation, oh, ow;
+    const float *bias;
+    float *shared, *act; /* act may be NULL */
+    __device__ __forceinline__ void operator()(int o, int i, int j, float value) const {
+        const int at = (o * oh + i) * ow + j;
+        value = cnn__gpu_activation(activation, bias ? value + bias[o] : value);
+        shared[at] = value;
+        if (act)
+            act[at] = value;
+    }
+};
+
+/* The stages of one image. training: keeps what the backward pass reads. labels and tally may be NULL. */
+static __global__ void __launch_bounds__(CNN__BLOCK) cnn__gpu_stages(cnn__fused f, const float *parameters,
+                                                                     cnn__resident data, const int *index,
+                                                                     cnn__tally *tally, int *labels, int training) {
+    CNN__SHARED(float, shared);
+    const int t = (int)threadIdx.x, image = (int)blockIdx.x;
+    const size_t from = cnn__gpu_example(tally, index, image);
+    if (t == 0 && labels)
+        labels[image] = data.labels[from];
+    if (t == 0 && image == 0 && tally)
+        tally->now = tally->step;
+    for (int i = t; i < f.in_end; i += CNN__BLOCK)
+        shared[i] = 0;
+    for (int k = 0; k < f.stages; k++) {
+        const cnn__stage &s = f.stage[k];
+        const int steps = s.y.c * s.y.kh * s.y.kw;
+        for (int i = t; i < s.y.o * steps; i += CNN__BLOCK) {
+            const int o = i / steps, tile = o / s.y.rows;
+            shared[s.w_at + i % steps * s.y.row_pitch + tile * 4 + o - tile * s.y.rows] =
+                parameters[s.weights + i];
+        }
+    }
+    __syncthreads();
+    cnn__gpu_load_image(f, data, from, shared + f.stage[0].in_at);
+    __syncthreads();
+    float *y = shared + f.y_at;
+    for (int k = 0; k < f.stages; k++) {
+        const cnn__stage &s = f.stage[k];
+        const int outputs = s.y.o * s.y.oh * s.y.ow, pooled = s.y.o * s.ph * s.pw, last = k == f.stages - 1;
+        const cnn__put_act put = {s.activation, s.y.oh, s.y.ow, s.biases < 0 ? NULL : parameters + s.biases, y,
+                                  training ? s.act + (size_t)image * (size_t)outputs : NULL};
+        cnn__gpu_tiled_conv(s.y, shared + s.in_at, shared + s.w_at, put);
+        __syncthreads();
+        for (int i = t; i < pooled; i += CNN__BLOCK) {
+            const int o = i / (s.ph * s.pw), row = i / s.pw % s.ph, column = i % s.pw;
+            const float *window = y + (o * s.y.oh + row * s.pool_h) * s.y.ow + column * s.pool_w;
+            float value = s.max ? window[0] : 0.0f;
+            for (int a = 0; a < s.pool_h; a++)
+                for (int b = 0; b < s.pool_w; b++) {
+                    const float v = window[a * s.y.ow + b];
+                    value = !s.max ? value + v : v > value || v != v ? v : value;
+                }
+            if (!s.max)
+                value /= (float)(s.pool_h * s.pool_w);
+            if (!last) {
+                const cnn__stage &next = f.stage[k + 1];
+                shared[next.in_at + o * next.y.plane + (row + next.pt) * next.y.pitch + column + next.pl] = value;
+            }
+            if (training || last)
+                s.pooled[(size_t)image * (size_t)pooled + (size_t)i] = value;
+        }
+        __syncthreads();
+    }
+}
+
+static __device__ __forceinline__ float cnn__gpu_part(const float4 &v, int i) {
+    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
+static __device__ __forceinline__ float4 cnn__gpu_fma4(float w, const float4 &x, float4 sum) {
+    sum.x = fmaf(w, x.x, sum.x);
+    sum.y = fmaf(w, x.y, sum.y);
+    sum.z = fmaf(w, x.z, sum.z);
+    sum.w = fmaf(w, x.w, sum.w);
+    return sum;
+}
+
+/* The sum of the warp's values, in every lane. */
+static __device__ __forceinline__ float cnn__gpu_warp_sum(float v) {
+    CNN__GPU_UNROLL
+    for (int lane = 16; lane; lane /= 2)
+        v += __shfl_xor_sync(0xffffffffu, v, lane);
+    return v;
+}
+
+static __device__ __forceinline__ float cnn__gpu_warp_max(float v) { /* NaN where any is */
+    CNN__GPU_UNROLL
+    for (int lane = 16; lane; lane /= 2) {
+        const float other = __shfl_xor_sync(0xffffffffu, v, lane);
+        v = other > v || other != other ? other : v;
+    }
+    return v;
+}
+
+/* y = activation(w*x + bias) for four samples, [in] and [out] float4: a warp takes four outputs at a time, its
+   lanes the inputs. */
+static __device__ void cnn__gpu_head_forward(const cnn__head_layer &l, const float *parameters, const float4 *x,
+                                             float4 *y) {
+    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
+    for (int o = warp * 4; o < l.out; o += CNN__BLOCK / 32 * 4) {
+        const float *w = parameters + l.weights + (size_t)o * (size_t)l.in;
+        const int count = l.out - o < 4 ? l.out - o : 4;
+        float4 sum[4];
+        CNN__GPU_UNROLL
+        for (int j = 0; j < 4; j++)
+            sum[j] = make_float4(0, 0, 0, 0);
+        for (int i = lane; i < l.in; i += 32) {
+            const float4 v = x[i];
+            CNN__GPU_UNROLL
+            for (int j = 0; j < 4; j++)
+                sum[j] = cnn__gpu_fma4(j < count ? w[j * l.in + i] : 0.0f, v, sum[j]);
+        }
+        CNN__GPU_UNROLL
+        for (int j = 0; j < 4; j++) {
+            float4 s = sum[j];
+            s.x = cnn__gpu_warp_sum(s.x);
+            s.y = cnn__gpu_warp_sum(s.y);
+            s.z = cnn__gpu_warp_sum(s.z);
+            s.w = cnn__gpu_warp_sum(s.w);
+            if (lane != j || j >= count)
+                continue;
+            const float b = l.biases < 0 ? 0.0f : parameters[l.biases + o + j];
+            y[o + j] = make_float4(cnn__gpu_activation(l.activation, s.x + b), cnn__gpu_activation(l.activation, s.y + b),
+                                   cnn__gpu_activation(l.activation, s.z + b), cnn__gpu_activation(l.activation, s.w + b));
+        }
+    }
+}
+
+/* dx = dy*w, a lane an input; where there are more threads than inputs, groups of them share the outputs. */
+static __device__ void cnn__gpu_head_backward(const cnn__head_layer &l, const float *parameters, const float4 *dy,
+                                              float4 *group_sums, float4 *dx) {
+    const int t = (int)threadIdx.x, lanes = (l.in + 31) / 32 * 32;
+    const int groups = lanes < CNN__BLOCK ? CNN__BLOCK / lanes : 1, group = groups > 1 ? t / lanes : 0;
+    const int first = l.out * group / groups, end = l.out * (group + 1) / groups;
+    for (int i = groups > 1 ? t % lanes : t; i < l.in && group < groups; i += groups > 1 ? lanes : CNN__BLOCK) {
+        const float *w = parameters + l.weights + i;
+        float4 sum = make_float4(0, 0, 0, 0);
+        for (int o = first; o < end; o++)
+            sum = cnn__gpu_fma4(w[(size_t)o * (size_t)l.in], dy[o], sum);
+        (groups > 1 ? group_sums : dx)[group * lanes + i] = sum;
+    }
+    __syncthreads();
+    for (int i = t; groups > 1 && i < l.in; i += CNN__BLOCK) {
+        float4 sum = group_sums[i];
+        for (int k = 1; k < groups; k++)
+            sum = cnn__gpu_fma4(1.0f, group_sums[k * lanes + i], sum);
+        dx[i] = sum;
+    }
+    __syncthreads();
+}
+
+/* From and to rows of the batch, four samples at a time; those beyond n are 0. */
+static __device__ void cnn__gpu_rows_in(const float *rows, int width, int first, int n, float4 *to) {
+    for (int i = (int)threadIdx.x; i < width; i += CNN__BLOCK) {
+        float v[4];
+        CNN__GPU_UNROLL
+        for (int r = 0; r < 4; r++)
+            v[r] = first + r < n ? rows[(size_t)(first + r) * (size_t)width + (size_t)i] : 0.0f;
+        to[i] = make_float4(v[0], v[1], v[2], v[3]);
+    }
+}
+
+static __device__ void cnn__gpu_rows_out(const float4 *from, int width, int first, int n, float *rows) {
+    for (int i = (int)threadIdx.x; i < width; i += CNN__BLOCK) {
+        const float4 v = from[i];
+        CNN__GPU_UNROLL
+        for (int r = 0; r < 4; r++)
+            if (first + r < n)
+                rows[(size_t)(first + r) * (size_t)width + (size_t)i] = cnn__gpu_part(v, r);
+    }
+}
+
+/* Loss, prediction and the logits' gradient of a sample, by a warp. */
+static __device__ void cnn__gpu_head_loss(const float4 *logits, int classes, int row, int label, float scale,
+                                          float4 *d, double *loss, int *best) {
+    const float *x = (const float *)logits + row;
+    const int lane = (int)threadIdx.x % 32;
+    float max = x[0], sum = 0;
+    for (int k = lane; k < classes; k += 32)
+        max = x[4 * k] > max || x[4 * k] != x[4 * k] ? x[4 * k] : max;
+    max = cnn__gpu_warp_max(max);
+    int first = classes; /* the first with the greatest value; as on the CPU, the first class where a NaN is */
+    for (int k = lane; k < classes; k += 32) {
+        sum += expf(x[4 * k] - max);
+        first = x[4 * k] == max && k < first ? k : first;
+    }
+    sum = cnn__gpu_warp_sum(sum);
+    CNN__GPU_UNROLL
+    for (int other = 16; other; other /= 2) {
+        const int theirs = __shfl_xor_sync(0xffffffffu, first, other);
+        first = theirs < first ? theirs : first;
+    }
+    for (int k = lane; d && k < classes; k += 32)
+        ((float *)d)[4 * k + row] = (expf(x[4 * k] - max) / sum - (k == label ? 1.0f : 0.0f)) * scale;
+    *loss = log((double)sum) + ((double)max - (double)x[4 * label]);
+    *best = first < classes ? first : 0;
+}
+
+/* The linear layers of four images. labels NULL: the outputs are all that is wanted; gradient 0: no backward
+   pass. */
+static __global__ void __launch_bounds__(CNN__BLOCK) cnn__gpu_head(cnn__fused f, const float *parameters, int n,
+                                                                   const int *labels, int gradient, double *loss,
+                                                                   int *right, int *confusion) {
+    CNN__SHARED(float4, shared);
+    const int first = (int)blockIdx.x * CNN__HEAD_ROWS, row = (int)threadIdx.x / 32, image = first + row;
+    float4 *logits = shared + f.x_at[f.layers], *d = shared + f.d_at;
+    cnn__gpu_rows_in(f.layer[0].x, f.features, first, n, shared + f.x_at[0]);
+    __syncthreads();
+    for (int l = 0; l < f.layers; l++) {
+        float4 *y = shared + f.x_at[l + 1];
+        cnn__gpu_head_forward(f.layer[l], parameters, shared + f.x_at[l], y);
+        __syncthreads();
+        if (gradient && l + 1 < f.layers)
+            cnn__gpu_rows_out(y, f.layer[l].out, first, n, f.layer[l + 1].x);
+    }
+    if (!labels) {
+        cnn__gpu_rows_out(logits, f.classes, first, n, f.logits);
+        return;
+    }
+    if (row < CNN__HEAD_ROWS && image < n) {
+        int best = 0;
+        double value = 0;
+        cnn__gpu_head_loss(logits, f.classes, row, labels[image], 1.0f / (float)n, gradient ? d : NULL, &value, &best);
+        if (threadIdx.x % 32 == 0) {
+            loss[image] = value;
+            right[image] = best == labels[image];
+            if (confusion)
+                atomicAdd(&confusion[labels[image] * f.classes + best], 1);
+        }
+    } else if (row < CNN__HEAD_ROWS && gradient) {
+        for (int k = (int)threadIdx.x % 32; k < f.classes; k += 32)
+            ((float *)d)[4 * k + row] = 0;
+    }
+    __syncthreads();
+    for (int l = f.layers - 1; gradient && l >= 0; l--) {
+        const cnn__head_layer &layer = f.layer[l];
+        const float4 *x = shared + f.x_at[l], *dx = shared + f.e_at;
+        cnn__gpu_rows_out(d, layer.out, first, n, layer.dy);
+        cnn__gpu_head_backward(layer, parameters, d, shared + f.group_at, shared + f.e_at);
+        for (int i = (int)threadIdx.x; i < layer.in; i += CNN__BLOCK) {
+            const float4 y = x[i], g = dx[i];
+            const int kind = l ? f.layer[l - 1].activation : 0;
+            d[i] = make_float4(g.x * cnn__gpu_slope(kind, y.x), g.y * cnn__gpu_slope(kind, y.y),
+                               g.z * cnn__gpu_slope(kind, y.z), g.w * cnn__gpu_slope(kind, y.w));
+        }
+        __syncthreads();
+    }
+    if (gradient)
+        cnn__gpu_rows_out(d, f.features, first, n, f.d_features);
+}
+
+/* The gradient of a convolution's result, before its activation, into the image of dy, whose padding is zero:
+   back through the pool and the activation. */
+static __device__ void cnn__gpu_stage_dz(const cnn__stage &s, const float *act, const float *up, float *dz) {
+    for (int i = (int)threadIdx.x; i < s.y.o * s.ph * s.pw; i += CNN__BLOCK) {
+        const int o = i / (s.ph * s.pw), row = i / s.pw % s.ph * s.pool_h, column = i % s.pw * s.pool_w;
+        const float *y = act + (o * s.y.oh + row) * s.y.ow + column;
+        float *to = dz + o * s.dz_plane + (row + s.top) * s.dz_pitch + column + s.left;
+        const float g = s.max ? up[i] : up[i] / (float)(s.pool_h * s.pool_w);
+        int best_a = 0, best_b = 0;
+        float best = y[0];
+        for (int a = 0; a < s.pool_h; a++)
+            for (int b = 0; b < s.pool_w; b++) {
+                const float v = y[a * s.y.ow + b];
+                if (s.max && (v > best || v != v)) {
+                    best = v;
+                    best_a = a;
+                    best_b = b;
+                }
+                if (!s.max)
+                    to[a * s.dz_pitch + b] = g * cnn__gpu_slope(s.activation, v);
+            }
+        if (s.max)
+            to[best_a * s.dz_pitch + best_b] = g * cnn__gpu_slope(s.activation, best);
+    }
+}
+
+/* dw of one image into `to`: a thread takes `rows` output channels, the KW kernel elements of a kernel's row
+   and a slice of the image's rows; four pixels at a time go through registers. */
+template <int TO, int KW>
+static __device__ __forceinline__ void cnn__gpu_stage_dw(const cnn__stage &s, const float *in, const float *dz,
+                                                         float *scratch, float *to) {
+    const int t = (int)threadIdx.x, tiles = (s.y.o + TO - 1) / TO, columns = s.y.kw / KW;
+    const int items = tiles * s.y.c * s.y.kh * columns, most = CNN__BLOCK / s.split, steps = s.y.c * s.y.kh * s.y.kw;
+    const int slice = t / most;
+    for (int item0 = 0; item0 < items; item0 += most) {
+        const int count = items - item0 < most ? items - item0 : most, item = item0 + t % most;
+        if (slice < s.split && t % most < count) {
+            const int tile = item % tiles, e = item / tiles, b = e % columns, a = e / columns % s.y.kh;
+            const int c = e / columns / s.y.kh;
+            float sum[TO][KW];
+            CNN__GPU_UNROLL
+            for (int i = 0; i < TO; i++) {
+                CNN__GPU_UNROLL
+                for (int j = 0; j < KW; j++)
+                    sum[i][j] = 0;
+            }
+            for (int row = slice; row < s.y.oh; row += s.split) {
+                const float *x = in + c * s.y.plane + (row + a) * s.y.pitch + b;
+                const float *g = dz + tile * TO * s.dz_plane + (row + s.top) * s.dz_pitch + s.left;
+                float v[4 + KW - 1];
+                CNN__GPU_UNROLL
+                for (int j = 0; j < KW - 1; j++)
+                    v[j] = x[j];
+                for (int p = 0; p < s.y.ow; p += 4) {
+                    CNN__GPU_UNROLL
+                    for (int j = 0; j < 4; j++)
+                        v[KW - 1 + j] = x[p + KW - 1 + j];
+                    CNN__GPU_UNROLL
+                    for (int i = 0; i < TO; i++) {
+                        CNN__GPU_UNROLL
+                        for (int j = 0; j < 4; j++) {
+                            const float d = g[i * s.dz_plane + p + j];
+                            CNN__GPU_UNROLL
+                            for (int k = 0; k < KW; k++)
+                                sum[i][k] = fmaf(d, v[j + k], sum[i][k]);
+                        }
+                    }
+                    CNN__GPU_UNROLL
+                    for (int j = 0; j < KW - 1; j++)
+                        v[j] = v[j + 4];
+                }
+            }
+            CNN__GPU_UNROLL
+            for (int i = 0; i < TO; i++) {
+                CNN__GPU_UNROLL
+                for (int k = 0; k < KW; k++)
+                    scratch[(slice * most + t % most) * (TO * KW) + i * KW + k] = sum[i][k];
+            }
+        }
+        __syncthreads();
+        for (int i = t; i < count * TO * KW; i += CNN__BLOCK) {
+            const int own = item0 + i / (TO * KW), o = own % tiles * TO + i / KW % TO;
+            float sum = 0;
+            for (int k = 0; k < s.split; k++)
+                sum += scratch[k * most * (TO * KW) + i];
+            if (o < s.y.o)
+                to[s.weights + o * steps + own / tiles * KW + i % KW] = sum;
+        }
+        __syncthreads();
+    }
+}
+
+template <int TO>
+static __device__ __forceinline__ void cnn__gpu_stage_dw_columns(const cnn__stage &s, const float *in,
+                                                                 const float *dz, float *scratch, float *to) {
+    if (s.taps == 5)
+        cnn__gpu_stage_dw<TO, 5>(s, in, dz, scratch, to);
+    else if (s.taps == 3)
+        cnn__gpu_stage_dw<TO, 3>(s, in, dz, scratch, to);
+    else
+        cnn__gpu_stage_dw<TO, 1>(s, in, dz, scratch, to);
+}
+
+/* db of one image: 16 lanes a channel. The padding of dy is zero and does not count. */
+static __device__ void cnn__gpu_stage_db(const cnn__stage &s, const float *dz, float *to) {
+    const int lane = (int)threadIdx.x % 16;
+    for (int first = 0; first < s.y.o; first += CNN__BLOCK / 16) {
+        const int o = first + (int)threadIdx.x / 16;
+        float sum = 0;
+        for (int i = lane; o < s.y.o && i < s.dz_plane; i += 16)
+            sum += dz[o * s.dz_plane + i];
+        CNN__GPU_UNROLL
+        for (int k = 8; k; k /= 2)
+            sum += __shfl_xor_sync(0xffffffffu, sum, k);
+        if (o < s.y.o && lane == 0)
+            to[s.biases + o] = sum;
+    }
+}
+
+struct cnn__put_plane {
+    int oh, ow;
+    float *to;
+    __device__ __forceinline__ void operator()(int o, int i, int j, float value) const {
+        to[(o * oh + i) * ow + j] = value;
+    }
+};
+
+/* The stages of one image backward: its parameter gradients into f.part. */
+static __device__ void cnn__gpu_stages_back(const cnn__fused &f, const float *parameters, const cnn__resident &data,
+                                            size_t from, int image, float *shared) {
+    const int t = (int)threadIdx.x;
+    float *up = shared, *dz = shared + f.dz_at, *in = shared + f.image_at, *scratch = shared + f.scratch_at;
+    float *to = f.part + (size_t)image * (size_t)f.conv_parameters;
+    for (int i = t; i < f.features; i += CNN__BLOCK)
+        up[i] = f.d_features[(size_t)image * (size_t)f.features + (size_t)i];
+    for (int k = f.stages - 1; k >= 0; k--) {
+        const cnn__stage &s = f.stage[k];
+        const int outputs = s.y.o * s.y.oh * s.y.ow, inputs = s.y.c * s.h * s.w;
+        for (int i = t; i < f.scratch_at - f.dz_at; i += CNN__BLOCK)
+            dz[i] = 0;
+        __syncthreads();
+        if (k == 0)
+            cnn__gpu_load_image(f, data, from, in);
+        for (int i = t; k && i < inputs; i += CNN__BLOCK) {
+            const int c = i / (s.h * s.w), row = i / s.w % s.h, column = i % s.w;
+            in[c * s.y.plane + (row + s.pt) * s.y.pitch + column + s.pl] =
+                f.stage[k - 1].pooled[(size_t)image * (size_t)inputs + (size_t)i];
+        }
+        cnn__gpu_stage_dz(s, s.act + (size_t)image * (size_t)outputs, up, dz);
+        __syncthreads();
+        if (s.biases >= 0)
+            cnn__gpu_stage_db(s, dz, to);
+        if (s.y.rows == 4)
+            cnn__gpu_stage_dw_columns<4>(s, in, dz, scratch, to);
+        else
+            cnn__gpu_stage_dw_columns<3>(s, in, dz, scratch, to);
+        if (!k)
+            return;
+        const int area = s.y.kh * s.y.kw;
+        for (int i = t; i < s.y.o * s.y.c * area; i += CNN__BLOCK) { /* the kernel turned: [o][a][b][c] */
+            const int o = i / (s.y.c * area), c = i / area % s.y.c, e = area - 1 - i % area, tile = c / s.dx.rows;
+            scratch[(o * area + e) * s.dx.row_pitch + tile * 4 + c - tile * s.dx.rows] = parameters[s.weights + i];
+        }
+        __syncthreads();
+        const cnn__put_plane put = {s.h, s.w, up};
+        cnn__gpu_tiled_conv(s.dx, dz, scratch, put);
+        __syncthreads();
+    }
+}
+
+/* A tile of a linear layer's weight gradient, the product over the batch, and the biases' in the first tile of
+   a row of tiles; with its step. Each group of 64 threads has a quarter of the batch, a thread 4 x 4 sums. */
+static __device__ void cnn__gpu_linear_tile(const cnn__head_layer &l, int tile, int n, const cnn__update &u,
+                                            float *shared) {
+    const int t = (int)threadIdx.x, group = t / 64, own = t % 64, ty = own / 8 * 4, tx = own % 8 * 4;
+    const int o0 = tile / l.tiles_in * CNN__TILE, i0 = tile % l.tiles_in * CNN__TILE;
+    float *d = shared + group * 2 * CNN__TILE_SAMPLES * CNN__TILE, *x = d + CNN__TILE_SAMPLES * CNN__TILE;
+    float sum[4][4], bias[4] = {0, 0, 0, 0};
+    CNN__GPU_UNROLL
+    for (int i = 0; i < 4; i++)
+        sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = 0;
+    const int share = (n + CNN__TILE_GROUPS - 1) / CNN__TILE_GROUPS, first = group * share;
+    const int end = first + share < n ? first + share : n;
+    for (int k0 = 0; k0 < share; k0 += CNN__TILE_SAMPLES) {
+        CNN__GPU_UNROLL
+        for (int i = 0; i < CNN__TILE_SAMPLES * CNN__TILE / 64; i++) {
+            const int e = own + i * 64, sample = first + k0 + e / CNN__TILE, column = e % CNN__TILE;
+            const bool there = sample < end;
+            d[e] = there && o0 + column < l.out ? l.dy[(size_t)sample * (size_t)l.out + (size_t)(o0 + column)] : 0.0f;
+            x[e] = there && i0 + column < l.in ? l.x[(size_t)sample * (size_t)l.in + (size_t)(i0 + column)] : 0.0f;
+        }
+        __syncthreads();
+        CNN__GPU_UNROLL
+        for (int k = 0; k < CNN__TILE_SAMPLES; k++) {
+            const float4 a = *(const float4 *)(d + k * CNN__TILE + ty), b = *(const float4 *)(x + k * CNN__TILE + tx);
+            const float av[4] = {a.x, a.y, a.z, a.w}, bv[4] = {b.x, b.y, b.z, b.w};
+            CNN__GPU_UNROLL
+            for (int i = 0; i < 4; i++) {
+                bias[i] += av[i];
+                CNN__GPU_UNROLL
+                for (int j = 0; j < 4; j++)
+                    sum[i][j] = fmaf(av[i], bv[j], sum[i][j]);
+            }
+        }
+        __syncthreads();
+    }
+    float *sums = shared + group * (CNN__TILE * CNN__TILE + CNN__TILE);
+    CNN__GPU_UNROLL
+    for (int i = 0; i < 4; i++) {
+        CNN__GPU_UNROLL
+        for (int j = 0; j < 4; j++)
+            sums[(ty + i) * CNN__TILE + tx + j] = sum[i][j];
+        if (tx == 0)
+            sums[CNN__TILE * CNN__TILE + ty + i] = bias[i];
+    }
+    __syncthreads();
+    for (int e = t; e < CNN__TILE * CNN__TILE + CNN__TILE; e += CNN__BLOCK) {
+        const int biases = e >= CNN__TILE * CNN__TILE, o = o0 + (biases ? e % CNN__TILE : e / CNN__TILE);
+        const int i = i0 + e % CNN__TILE;
+        float g = 0;
+        for (int k = 0; k < CNN__TILE_GROUPS; k++)
+            g += shared[k * (CNN__TILE * CNN__TILE + CNN__TILE) + e];
+        if (o >= l.out || (biases ? i0 > 0 || l.biases < 0 : i >= l.in))
+            continue;
+        cnn__gpu_apply(u, biases ? l.biases + o : l.weights + o * l.in + i, g);
+    }
+}
+
+/* Blocks 0 to n-1: an image's stages backward; then a tile of a linear layer's gradient each. */
+static __global__ void __launch_bounds__(CNN__BLOCK) cnn__gpu_stages_backward(cnn__fused f, int n, cnn__resident data,
+                                                                              const int *index, cnn__update u) {
+    CNN__SHARED(float, shared);
+    const int block = (int)blockIdx.x, tile = block - n;
+    if (block < n) {
+        cnn__gpu_stages_back(f, u.parameters, data, cnn__gpu_example(u.tally, index, block), block, shared);
+        return;
+    }
+    int l = f.layers - 1;
+    while (tile < f.layer[l].first_tile)
+        l--;
+    cnn__gpu_linear_tile(f.layer[l], tile - f.layer[l].first_tile, n, u, shared);
+}
+
+/* The sum of the images' gradients of the convolutions, in the order of the images within CNN__SUM_ROWS shares,
+   with their step; the last block ends the step. */
+static __global__ void cnn__gpu_stages_fold(cnn__fused f, int n, const double *loss, const int *right,
+                                            cnn__tally *tally, cnn__update u) {
+    CNN__SHARED(double, shared);
+    float *sums = (float *)shared;
+    const int t = (int)threadIdx.x, i = (int)blockIdx.x * 32 + t % 32;
+    if (blockIdx.x == gridDim.x - 1) {
+        cnn__gpu_add_batch(loss, right, n, tally, shared);
+        return;
+    }
+    float sum = 0;
+    for (int k = t / 32; k < n && i < f.conv_parameters; k += CNN__SUM_ROWS)
+        sum += f.part[(size_t)k * (size_t)f.conv_parameters + (size_t)i];
+    sums[t] = sum;
+    __syncthreads();
+    if (t >= 32 || i >= f.conv_parameters)
+        return;
+    for (int k = 1; k < CNN__SUM_ROWS; k++)
+        sum += sums[k * 32 + t];
+    cnn__gpu_apply(u, i, sum);
+}
+
+static void cnn__tiled_set(cnn__tiled *v, int c, int o, int oh, int ow, int kh, int kw, int pitch, int plane) {
+    v->c = c;
+    v->o = o;
+    v->oh = oh;
+    v->ow = ow;
+    v->kh = kh;
+    v->kw = kw;
+    v->pitch = pitch;
+    v->plane = plane;
+    v->rows = (o + 2) / 3 * 3 < (o + 3) / 4 * 4 ? 3 : 4;
+    v->row_pitch = (o + v->rows - 1) / v->rows * 4;
+    v->width = (o + v->rows - 1) / v->rows * oh * ((ow + 3) / 4) >= CNN__BLOCK ? 4 : 2;
+}
+
+enum { CNN__SLACK = 16 }; /* floats that tiles may read beyond an image */
+
+static int cnn__round4(int n) {
+    return (n + 3) / 4 * 4;
+}
+
+/* A convolution, its activation and its pool from layer *at on, if they make a stage. */
+static int cnn__fuse_stage(const cnn__gpu_net *g, int *at, cnn__stage *s) {
+    const cnn_net *net = g->net;
+    const cnn__conv *v = &g->layer[*at].conv;
+    int i = *at + 1;
+    const int padded = v->hp != v->h || v->wp != v->w;
+    if (v->groups != 1 || v->sh != 1 || v->sw != 1 || v->dh != 1 || v->dw != 1 ||
+        (padded && v->mode != CNN_PAD_ZEROS) || v->pt >= v->kh || v->pl >= v->kw || v->hp - v->h - v->pt >= v->kh ||
+        v->wp - v->w - v->pl >= v->kw || (double)v->hp * v->wp > 8192 || v->c > 512 || v->o > 512)
+        return 0;
+    memset(s, 0, sizeof *s);
+    s->h = v->h;
+    s->w = v->w;
+    s->pt = v->pt;
+    s->pl = v->pl;
+    s->weights = (int)net->offset[*at];
+    s->biases = net->info[*at].biases ? s->weights + (int)net->info[*at].weights : -1;
+    cnn__tiled_set(&s->y, v->c, v->o, v->oh, v->ow, v->kh, v->kw, v->wp | 1, v->hp * (v->wp | 1));
+    if (i < net->count && cnn__is_activation(net->layers[i].kind))
+        s->activation = (int)net->layers[i++].kind;
+    s->pool_h = s->pool_w = 1;
+    s->ph = v->oh;
+    s->pw = v->ow;
+    if (i < net->count && (net->layers[i].kind == CNN_MAXPOOL2D || net->layers[i].kind == CNN_AVGPOOL2D ||
+                           net->layers[i].kind == CNN_GLOBALAVGPOOL2D)) {
+        const cnn__pool *p = &g->layer[i].pool;
+        if (!p->tiled)
+            return 0;
+        s->max = p->max;
+        s->pool_h = p->kh;
+        s->pool_w = p->kw;
+        s->ph = p->oh;
+        s->pw = p->ow;
+        i++;
+    }
+    s->top = v->kh - 1 - v->pt;
+    s->left = v->kw - 1 - v->pl;
+    const int columns = s->left + cnn__round4(v->ow), width = v->w + v->kw - 1;
+    s->dz_pitch = (columns > width ? columns : width) | 1;
+    s->dz_plane = (v->h + v->kh - 1) * s->dz_pitch;
+    cnn__tiled_set(&s->dx, v->o, v->c, v->h, v->w, v->kh, v->kw, s->dz_pitch, s->dz_plane);
+    s->taps = v->kw == 5 || v->kw == 3 ? v->kw : 1;
+    const int items = s->y.row_pitch / 4 * v->c * v->kh * (v->kw / s->taps);
+    s->split = items >= CNN__BLOCK ? 1 : cnn__min(v->oh, CNN__BLOCK / items);
+    *at = i;
+    return 1;
+}
+
+/* Shared memory of the stages, in floats; 0 where it is too much. */
+static int cnn__fuse_plan(cnn__fused *f) {
+    double at = 0, y = 1, up = f->features, dz = 0, image = 0, scratch = 0;
+    for (int k = 0; k < f->stages; k++) {
+        cnn__stage *s = &f->stage[k];
+        const double weights = (double)s->y.c * s->y.kh * s->y.kw * s->y.row_pitch;
+        const double turned = k ? (double)s->dx.c * s->dx.kh * s->dx.kw * s->dx.row_pitch : 0;
+        const double in = (double)s->y.c * s->y.plane + CNN__SLACK;
+        const double d = (double)s->y.row_pitch / 4 * s->y.rows * s->dz_plane + CNN__SLACK;
+        const double sums = (double)CNN__BLOCK * s->y.rows * s->taps;
+        if (at + in + weights > CNN__FUSED_BYTES)
+            return 0;
+        s->in_at = (int)at;
+        at += in;
+        y = fmax(y, (double)s->y.o * s->y.oh * s->y.ow);
+        up = fmax(up, k ? (double)s->y.c * s->h * s->w : 0);
+        dz = fmax(dz, d);
+        image = fmax(image, in);
+        scratch = fmax(scratch, fmax(sums, turned));
+    }
+    f->in_end = (int)at;
+    at = cnn__round4(f->in_end);
+    for (int k = 0; k < f->stages; k++) {
+        const cnn__tiled *v = &f->stage[k].y;
+        f->stage[k].w_at = (int)at;
+        at += (double)v->c * v->kh * v->kw * v->row_pitch;
+        if (at > CNN__FUSED_BYTES)
+            return 0;
+    }
+    const double back = up + dz + image + scratch + 12;
+    const double tiles = CNN__TILE_GROUPS * (CNN__TILE * CNN__TILE + CNN__TILE);
+    if ((at + y) * 4 > CNN__FUSED_BYTES || back * 4 > CNN__FUSED_BYTES)
+        return 0;
+    f->y_at = (int)at;
+    f->forward_bytes = (int)(at + y) * 4;
+    f->dz_at = cnn__round4((int)up);
+    f->image_at = f->dz_at + cnn__round4((int)dz);
+    f->scratch_at = f->image_at + cnn__round4((int)image);
+    f->backward_bytes = (int)fmax(f->scratch_at + scratch, tiles) * 4;
+    return 1;
+}
+
+/* The linear layers' shared memory, and the tiles of their gradients. */
+static int cnn__fuse_head(cnn__fused *f) {
+    double at = 0, widest = 0;
+    for (int l = 0; l <= f->layers; l++) {
+        const int width = l < f->layers ? f->layer[l].in : f->classes;
+        f->x_at[l] = (int)fmin(at, CNN__FUSED_BYTES);
+        at += width;
+        widest = fmax(widest, width);
+    }
+    if ((at + 2 * widest + CNN__BLOCK) * 16 > CNN__FUSED_BYTES)
+        return 0;
+    f->d_at = (int)at;
+    f->e_at = (int)(at + widest);
+    f->group_at = (int)(at + 2 * widest);
+    f->head_bytes = (f->group_at + CNN__BLOCK) * 16;
+    f->tiles = 0;
+    for (int l = 0; l < f->layers; l++) {
+        cnn__head_layer *h = &f->layer[l];
+        h->tiles_in = (h->in + CNN__TILE - 1) / CNN__TILE;
+        h->first_tile = f->tiles;
+        f->tiles += h->tiles_in * ((h->out + CNN__TILE - 1) / CNN__TILE);
+    }
+    return 1;
+}
+
+/* Whether the network is one of these; its shapes alone decide. */
+static int cnn__fuse(const cnn__gpu_net *g, cnn__fused *f) {
+    const cnn_net *net = g->net;
+    int i = 0;
+    memset(f, 0, sizeof *f);
+    f->c = net->c;
+    f->h = net->h;
+    f->w = net->w;
+    while (i < net->count && net->layers[i].kind == CNN_CONV2D)
+        if (f->stages == CNN__MOST_STAGES || !cnn__fuse_stage(g, &i, &f->stage[f->stages++]))
+            return 0;
+    if (!f->stages || i == net->count)
+        return 0;
+    f->features = (int)g->layer[i - 1].out;
+    f->conv_parameters = (int)(net->offset[i - 1] + net->info[i - 1].weights + net->info[i - 1].biases);
+    while (i < net->count && net->layers[i].kind == CNN_FLATTEN)
+        i++;
+    while (i < net->count) {
+        if (net->layers[i].kind != CNN_LINEAR || f->layers == CNN__MOST_LINEAR)
+            return 0;
+        cnn__head_layer *h = &f->layer[f->layers++];
+        h->in = (int)g->layer[i].in;
+        h->out = (int)g->layer[i].out;
+        h->weights = (int)net->offset[i];
+        h->biases = net->info[i].biases ? h->weights + (int)net->info[i].weights : -1;
+        f->classes = h->out;
+        i++;
+        if (i < net->count && cnn__is_activation(net->layers[i].kind))
+            h->activation = (int)net->layers[i++].kind;
+    }
+    return f->layers && !f->layer[f->layers - 1].activation && cnn__fuse_plan(f) && cnn__fuse_head(f);
+}
+
+static void cnn__fused_carve(cnn__fused *f, int batch, int training, cnn__arena *arena) {
+    const size_t n = (size_t)batch;
+    for (int k = 0; k < f->stages; k++) {
+        cnn__stage *s = &f->stage[k];
+        if (training)
+            s->act = cnn__take_floats(arena, n * (size_t)(s->y.o * s->y.oh * s->y.ow));
+        if (training || k == f->stages - 1)
+            s->pooled = cnn__take_floats(arena, n * (size_t)(s->y.o * s->ph * s->pw));
+    }
+    for (int l = 0; l < f->layers; l++) {
+        cnn__head_layer *h = &f->layer[l];
+        h->x = l == 0 ? f->stage[f->stages - 1].pooled : training ? cnn__take_floats(arena, n * (size_t)h->in) : NULL;
+        h->dy = training ? cnn__take_floats(arena, n * (size_t)h->out) : NULL;
+    }
+    f->logits = cnn__take_floats(arena, n * (size_t)f->classes);
+    if (training) {
+        f->d_features = cnn__take_floats(arena, n * (size_t)f->features);
+        f->part = cnn__take_floats(arena, n * (size_t)f->conv_parameters);
+    }
+}
+
+static cnn_status cnn__fused_allow(const char *where, const cnn__fused *f) {
+    if (f->forward_bytes > 48 * 1024)
+        CNN__CUDA(where, cudaFuncSetAttribute((const void *)cnn__gpu_stages,
+                                              cudaFuncAttributeMaxDynamicSharedMemorySize, CNN__FUSED_BYTES));
+    if (f->head_bytes > 48 * 1024)
+        CNN__CUDA(where, cudaFuncSetAttribute((const void *)cnn__gpu_head,
+                                              cudaFuncAttributeMaxDynamicSharedMemorySize, CNN__FUSED_BYTES));
+    if (f->backward_bytes > 48 * 1024)
+        CNN__CUDA(where, cudaFuncSetAttribute((const void *)cnn__gpu_stages_backward,
+                                              cudaFuncAttributeMaxDynamicSharedMemorySize, CNN__FUSED_BYTES));
+    return CNN_OK;
+}
+
+/* Examples as far as the logits, and, with labels, the loss; the tally says where they begin, NULL: at 0. */
+static cnn_status cnn__launch_fused(const char *where, cudaStream_t stream, const cnn__fused *f, int n,
+                                    const float *parameters, const cnn__resident *data, const int *index,
+                                    cnn__tally *tally, int *labels, int training, double *loss, int *right,
+                                    int *confusion) {
+    CNN__RUN(where, cnn__gpu_stages, (unsigned)n, CNN__BLOCK, (size_t)f->forward_bytes, stream, *f, parameters, *data,
+             index, tally, labels, training);
+    CNN__RUN(where, cnn__gpu_head, (unsigned)cnn__pieces((size_t)n, CNN__HEAD_ROWS), CNN__BLOCK, (size_t)f->head_bytes,
+             stream, *f, parameters, n, (const int *)labels, training, loss, right, confusion);
+    return CNN_OK;
+}
+
+/* What follows it in a training step. */
+static cnn_status cnn__launch_fused_backward(const char *where, cudaStream_t stream, const cnn__fused *f, int n,
+                                             const cnn__resident *data, const int *index, cnn__tally *tally,
+                                             const double *loss, const int *right, const cnn__update *u) {
+    const size_t folds = cnn__pieces((size_t)f->conv_parameters, 32) + 1;
+    CNN__RUN(where, cnn__gpu_stages_backward, (unsigned)(n + f->tiles), CNN__BLOCK, (size_t)f->backward_bytes, stream,
+             *f, n, *data, index, *u);
+    CNN__RUN(where, cnn__gpu_stages_fold, (unsigned)folds, CNN__BLOCK, 2 * CNN__BLOCK * sizeof(double), stream, *f, n,
+             loss, right, tally, *u);
+    return CNN_OK;
+}
+
+/* ---- a network on the device ---- */
+
 /* Places the layers' outputs. An element-wise layer works in place unless the backward pass still reads what
    it would overwrite. Without a backward pass two places in turn do. */
 static void cnn__gpu_net_carve(cnn__gpu_net *g, cnn__arena *arena) {
     const cnn_net *net = g->net;
     const size_t batch = (size_t)g->batch, input = cnn__elements(1, net->c, net->h, net->w);
     size_t largest = input, pad = 1, part = 1;
+    g->labels = (int *)cnn__take(arena, batch, sizeof(int));
+    g->right = (int *)cnn__take(arena, batch, sizeof(int));
+    g->losses = (double *)cnn__take(arena, batch, sizeof(double));
+    g->tally = (cnn__tally *)cnn__take(arena, 1, sizeof(cnn__tally));
+    g->staged_on =
+        g->training ? (unsigned char *)cnn__take(arena, cnn__mul(batch, input * sizeof(float) + 1), 1) : NULL;
+    if (g->fused) {
+        g->input = g->training ? NULL : cnn__take_floats(arena, cnn__mul(batch, input));
+        cnn__fused_carve(g->fused, g->batch, g->training, arena);
+        return;
+    }
     for (int i = 0; i < net->count; i++) {
         const size_t out = cnn__elements(1, net->info[i].c, net->info[i].h, net->info[i].w);
         largest = out > largest ? out : largest;
@@ -8186,12 +9123,9 @@ static void cnn__gpu_net_carve(cnn__gpu_net *g, cnn__arena *arena) {
     float *x = g->input;
     int locked = 0, side = 0;
     for (int i = 0; i < net->count; i++) {
-        const cnn_layer_info *info = &net->info[i];
         const cnn__kind *kind = &cnn__kinds[net->layers[i].kind];
         cnn__gpu_layer *l = &g->layer[i];
         const int flatten = net->layers[i].kind == CNN_FLATTEN;
-        l->in = cnn__elements(1, info->in_c, info->in_h, info->in_w);
-        l->out = cnn__elements(1, info->c, info->h, info->w);
         l->alias = kind->in_place && (flatten || !locked || !g->training);
         locked = kind->reads_y || (l->alias && locked);
         l->x = x;
@@ -8214,12 +9148,6 @@ static void cnn__gpu_net_carve(cnn__gpu_net *g, cnn__arena *arena) {
         g->gradient[i] = g->training ? cnn__take_floats(arena, cnn__mul(batch, largest)) : NULL;
     g->pad = cnn__take_floats(arena, pad);
     g->part = cnn__take_floats(arena, g->training ? part : 1);
-    g->labels = (int *)cnn__take(arena, batch, sizeof(int));
-    g->right = (int *)cnn__take(arena, batch, sizeof(int));
-    g->losses = (double *)cnn__take(arena, batch, sizeof(double));
-    g->tally = (cnn__tally *)cnn__take(arena, 1, sizeof(cnn__tally));
-    g->staged_on =
-        (unsigned char *)cnn__take(arena, cnn__mul(batch, input * sizeof(float) + 1), 1);
 }
 
 static void cnn__gpu_net_free(cnn__gpu_net *g) {
@@ -8236,7 +9164,7 @@ static void cnn__gpu_net_free(cnn__gpu_net *g) {
     cnn__free(g);
 }
 
-static cnn_status cnn__gpu_net_take(const char *where, cnn__gpu_net *g) {
+static cnn_status cnn__gpu_net_take(const char *where, cnn__gpu_net *g, int whole) {
     const cnn_net *net = g->net;
     cnn__arena arena = {NULL, 0};
     for (int i = 0; i < net->count; i++) {
@@ -8250,6 +9178,12 @@ static cnn_status cnn__gpu_net_take(const char *where, cnn__gpu_net *g) {
             CNN__TRY(cnn__layer_pool_setup(where, l, info->in_h, info->in_w, &g->layer[i].pool));
         }
     }
+    for (int i = 0; i < net->count; i++) {
+        g->layer[i].in = cnn__elements(1, net->info[i].in_c, net->info[i].in_h, net->info[i].in_w);
+        g->layer[i].out = cnn__elements(1, net->info[i].c, net->info[i].h, net->info[i].w);
+    }
+    if (whole || cnn__cuda_no_fuse || !cnn__fuse(g, g->fused))
+        g->fused = NULL;
     cnn__gpu_net_carve(g, &arena);
     if (arena.used == SIZE_MAX)
         return cnn__fail(CNN_ERR_SHAPE, "%s: a batch of %d overflows the address space", where, g->batch);
@@ -8264,12 +9198,14 @@ static cnn_status cnn__gpu_net_take(const char *where, cnn__gpu_net *g) {
     g->report = (cnn__tally *)g->pinned;
     g->staged = (unsigned char *)(g->report + 1);
     CNN__CUDA(where, cudaMemsetAsync(g->tally, 0, sizeof(cnn__tally), g->stream));
-    return CNN_OK;
+    return g->fused ? cnn__fused_allow(where, g->fused) : CNN_OK;
 }
 
+/* whole: for cnn_forward and cnn_backward in turn, so layer by layer. */
 static cnn_status cnn__gpu_net_create(const char *where, cnn__gpu_net **to, const cnn_net *net, int training,
-                                      int batch) {
-    const size_t head = cnn__round_up(sizeof(cnn__gpu_net), CNN__ALIGN);
+                                      int whole, int batch) {
+    const size_t fused = cnn__round_up(sizeof(cnn__gpu_net), CNN__ALIGN);
+    const size_t head = fused + cnn__round_up(sizeof(cnn__fused), CNN__ALIGN);
     const size_t bytes = head + (size_t)net->count * sizeof(cnn__gpu_layer);
     cnn__gpu_net *g = (cnn__gpu_net *)cnn__alloc(bytes);
     if (!g)
@@ -8277,8 +9213,9 @@ static cnn_status cnn__gpu_net_create(const char *where, cnn__gpu_net **to, cons
     g->net = net;
     g->training = training;
     g->batch = batch;
+    g->fused = (cnn__fused *)(void *)((char *)g + fused);
     g->layer = (cnn__gpu_layer *)(void *)((char *)g + head);
-    const cnn_status status = cnn__gpu_net_take(where, g);
+    const cnn_status status = cnn__gpu_net_take(where, g, whole);
     if (status == CNN_OK)
         *to = g;
     else
@@ -8315,10 +9252,6 @@ static cnn_status cnn__gpu_dropout(const cnn__gpu_pass *e, int layer, const floa
     const float set = e->g->net->layers[layer].p;
     const cnn__f_net_dropout f = {x, y, set > 0 ? set : 0.5f, e->seed, layer, e->counted, e->g->tally};
     return cnn__launch_map(e->where, e->g->stream, f, (size_t)e->n * e->g->layer[layer].out);
-}
-
-static int cnn__is_activation(cnn_layer_kind kind) {
-    return kind == CNN_SIGMOID || kind == CNN_TANH || kind == CNN_RELU;
 }
 
 /* A layer, and the activation behind it where that works in place; *next is the layer to go on with. */
@@ -8379,7 +9312,7 @@ static cnn_status cnn__gpu_forward(const cnn__gpu_pass *e) {
 }
 
 static float *cnn__gpu_outputs(const cnn__gpu_net *g) {
-    return g->layer[g->net->count - 1].y;
+    return g->fused ? g->fused->logits : g->layer[g->net->count - 1].y;
 }
 
 /* From dy, which may be overwritten, to the parameters' gradients and, unless NULL, dx. */
@@ -8470,6 +9403,51 @@ static cnn_status cnn__gpu_end_step(const cnn__gpu_pass *e) {
     return CNN_OK;
 }
 
+/* From x in g->input to the outputs. */
+static cnn_status cnn__gpu_infer(const cnn__gpu_pass *e) {
+    cnn__gpu_net *g = e->g;
+    const cnn_net *net = g->net;
+    const cnn__resident data = {NULL, g->input, NULL, (int)cnn__elements(1, net->c, net->h, net->w), 0};
+    return g->fused ? cnn__launch_fused(e->where, g->stream, g->fused, e->n, e->parameters, &data, NULL, NULL, NULL, 0,
+                                        g->losses, g->right, NULL)
+                    : cnn__gpu_forward(e);
+}
+
+/* The loss of a batch of a data set. */
+static cnn_status cnn__gpu_test(const cnn__gpu_pass *e, const cnn__resident *data, int *confusion) {
+    cnn__gpu_net *g = e->g;
+    if (g->fused) {
+        CNN__TRY(cnn__launch_fused(e->where, g->stream, g->fused, e->n, e->parameters, data, NULL, g->tally, g->labels,
+                                   0, g->losses, g->right, confusion));
+        return cnn__gpu_end_step(e);
+    }
+    CNN__TRY(cnn__gpu_gather(e, data, NULL));
+    CNN__TRY(cnn__gpu_forward(e));
+    CNN__TRY(cnn__gpu_loss(e, data->classes, confusion));
+    return cnn__gpu_end_step(e);
+}
+
+/* A training step on a batch of a data set: the gradients, or with u->step the parameters. */
+static cnn_status cnn__gpu_train(const cnn__gpu_pass *e, const cnn__resident *data, const int *index,
+                                 const cnn__update *u) {
+    cnn__gpu_net *g = e->g;
+    if (g->fused) {
+        CNN__TRY(cnn__launch_fused(e->where, g->stream, g->fused, e->n, e->parameters, data, index, g->tally,
+                                   g->labels, 1, g->losses, g->right, NULL));
+        return cnn__launch_fused_backward(e->where, g->stream, g->fused, e->n, data, index, g->tally, g->losses,
+                                          g->right, u);
+    }
+    CNN__TRY(cnn__gpu_gather(e, data, index));
+    CNN__TRY(cnn__gpu_forward(e));
+    CNN__TRY(cnn__gpu_loss(e, data->classes, NULL));
+    CNN__TRY(cnn__gpu_backward(e, NULL));
+    if (u->step && g->net->parameter_count) {
+        const cnn__f_fit_sgd sgd = {u->rule, u->tally, u->parameters, u->gradients, u->velocity};
+        CNN__TRY(cnn__launch_map(e->where, g->stream, sgd, g->net->parameter_count));
+    }
+    return cnn__gpu_end_step(e);
+}
+
 /* Queues a copy of the tally into g->report. */
 static cnn_status cnn__gpu_report(const char *where, cnn__gpu_net *g) {
     CNN__CUDA(where, cudaMemcpyAsync(g->report, g->tally, sizeof(cnn__tally), cudaMemcpyDeviceToHost, g->stream));
@@ -8536,7 +9514,7 @@ static cnn_status cnn__cuda_workspace_make(const char *where, cnn_workspace **to
     }
     cnn__gpu_net *g = NULL;
     if (status == CNN_OK)
-        status = cnn__gpu_net_create(where, &g, net, mode != CNN_INFERENCE, batch);
+        status = cnn__gpu_net_create(where, &g, net, mode != CNN_INFERENCE, mode == CNN_TRAINING, batch);
     ws->device = g;
     if (status == CNN_OK)
         *to = ws;
@@ -8575,7 +9553,7 @@ static cnn_status cnn__cuda_forward(const char *where, const cnn_net *net, cnn_w
     const cnn__gpu_pass e = cnn__gpu_pass_begin(&c, net, ws, x->n, 0);
     const size_t outputs = cnn__outputs(net);
     CNN__THEN(c, cnn__gpu_copy(&e, e.g->input, x->data, cnn__size(x) * sizeof(float)));
-    CNN__THEN(c, cnn__gpu_forward(&e));
+    CNN__THEN(c, ws->mode == CNN_INFERENCE ? cnn__gpu_infer(&e) : cnn__gpu_forward(&e));
     if (y)
         CNN__THEN(c, cnn__gpu_copy(&e, y->data, cnn__gpu_outputs(e.g), (size_t)x->n * outputs * sizeof(float)));
     if (classes) {
@@ -8630,11 +9608,12 @@ static cnn_status cnn__cuda_train_batch(const char *where, const cnn_net *net, c
     CNN__THEN(c, cnn__cuda_check(where, cudaMemsetAsync(e.g->tally, 0, sizeof(cnn__tally), c.stream),
                                  "cudaMemsetAsync", __LINE__));
     CNN__THEN(c, cnn__gpu_stage(&e, data, index, &resident));
-    CNN__THEN(c, cnn__gpu_gather(&e, &resident, NULL));
-    CNN__THEN(c, cnn__gpu_forward(&e));
-    CNN__THEN(c, cnn__gpu_loss(&e, data->classes, NULL));
-    CNN__THEN(c, cnn__gpu_backward(&e, NULL));
-    CNN__THEN(c, cnn__gpu_end_step(&e));
+    cnn__update u;
+    memset(&u, 0, sizeof u);
+    u.tally = e.g->tally;
+    u.parameters = const_cast<float *>(e.parameters);
+    u.gradients = e.gradients;
+    CNN__THEN(c, cnn__gpu_train(&e, &resident, NULL, &u));
     CNN__THEN(c, cnn__gpu_report(where, e.g));
     CNN__TRY(cnn__call_end(&c));
     if (!cnn__finite(e.g->report->loss))
@@ -8692,7 +9671,7 @@ static void cnn__gpu_evaluator_free(cnn__gpu_evaluator *v) {
 static cnn_status cnn__gpu_evaluator_create(const char *where, cnn__gpu_evaluator *v, const cnn_net *net,
                                             const cnn_dataset *data, int confusion) {
     v->count = data->count;
-    CNN__TRY(cnn__gpu_net_create(where, &v->g, net, 0, cnn__min(CNN__GPU_EVALUATE_BATCH, data->count)));
+    CNN__TRY(cnn__gpu_net_create(where, &v->g, net, 0, 0, cnn__min(CNN__GPU_EVALUATE_BATCH, data->count)));
     if (confusion)
         CNN__CUDA(where, cudaMalloc((void **)&v->confusion, (size_t)data->classes * (size_t)data->classes * sizeof(int)));
     CNN__TRY(cnn__resident_create(where, data, &v->memory, &v->data, v->g->stream));
@@ -8710,10 +9689,7 @@ static cnn_status cnn__gpu_evaluator_run(const char *where, cnn__gpu_evaluator *
         CNN__CUDA(where, cudaMemsetAsync(v->confusion, 0, cells * sizeof(int), g->stream));
     for (int i = 0; i < v->count; i += g->batch) {
         const cnn__gpu_pass e = {where, g, cnn__min(g->batch, v->count - i), parameters, NULL, 0, 0, 0};
-        CNN__TRY(cnn__gpu_gather(&e, &v->data, NULL));
-        CNN__TRY(cnn__gpu_forward(&e));
-        CNN__TRY(cnn__gpu_loss(&e, v->data.classes, v->confusion));
-        CNN__TRY(cnn__gpu_end_step(&e));
+        CNN__TRY(cnn__gpu_test(&e, &v->data, v->confusion));
     }
     CNN__TRY(cnn__gpu_report(where, g));
     if (v->confusion)
@@ -8765,14 +9741,8 @@ static cnn_status cnn__gpu_step(const cnn__fit *f, cnn__gpu_fit *d, int n) {
     const double last = (double)f->progress.epochs * f->progress.steps - 1;
     const cnn__rule rule = {f->o->sgd, f->o->lr_end, last};
     const cnn__gpu_pass e = {"cnn_fit", g, n, d->parameters, d->gradients, 0, 1, f->o->seed};
-    const cnn__f_fit_sgd sgd = {rule, g->tally, d->parameters, d->gradients, d->velocity};
-    CNN__TRY(cnn__gpu_gather(&e, &d->data, d->index));
-    CNN__TRY(cnn__gpu_forward(&e));
-    CNN__TRY(cnn__gpu_loss(&e, d->data.classes, NULL));
-    CNN__TRY(cnn__gpu_backward(&e, NULL));
-    if (f->net->parameter_count)
-        CNN__TRY(cnn__launch_map("cnn_fit", g->stream, sgd, f->net->parameter_count));
-    return cnn__gpu_end_step(&e);
+    const cnn__update u = {rule, 1, g->tally, d->parameters, d->gradients, d->velocity};
+    return cnn__gpu_train(&e, &d->data, d->index, &u);
 }
 
 static cnn_status cnn__gpu_graph(const cnn__fit *f, cnn__gpu_fit *d, int steps, cudaGraphExec_t *to) {
@@ -8799,7 +9769,7 @@ static cnn_status cnn__gpu_fit_take(cnn__fit *f, cnn__gpu_fit *d) {
     static const char *const where = "cnn_fit";
     const size_t count = f->net->parameter_count + 1, examples = (size_t)f->train->count;
     cnn__arena arena = {NULL, 0};
-    CNN__TRY(cnn__gpu_net_create(where, &d->g, f->net, 1, f->o->batch));
+    CNN__TRY(cnn__gpu_net_create(where, &d->g, f->net, 1, 0, f->o->batch));
     CNN__TRY(cnn__resident_create(where, f->train, &d->data_memory, &d->data, d->g->stream));
     for (int i = 0; i < 2; i++) {
         if (i) {
