@@ -129,7 +129,8 @@ CNN_API cnn_device cnn_device_active(void);
 CNN_API const char *cnn_device_name(void);
 
 /* On not 0: products of large convolutions and linear layers on the GPU take their factors rounded to TF32 (10
-   bits of fraction) and sum in float32, on tensor cores. Off at first. On the CPU it changes nothing.
+   bits of fraction) and sum in float32, on tensor cores. Off at first. On the CPU it changes nothing, but is
+   remembered.
    CNN_ERR_DEVICE: the GPU in use, or the code built for it, has none (they came with compute capability 8.0). */
 CNN_API cnn_status cnn_device_tf32(int on);
 
@@ -6192,41 +6193,23 @@ enum {
 /* ---- the device ---- */
 
 typedef struct cnn__gpu_state {
-    int ready, tf32;
-    int shared_bytes; /* most that a block may have */
+    int ready;
+    int architecture; /* that the code in use was built for: 900 is compute capability 9.0 */
+    int tf32;         /* wished for */
     char name[256];
 } cnn__gpu_state;
 
 static cnn__gpu_state cnn__gpu;
 static int cnn__cuda_no_fuse; /* tests set it: networks then take no fused kernels */
 
-/* The first device; set once, always to the same values. */
-static cnn_status cnn__cuda_open(const char *where) {
-    int count = 0;
-    cudaDeviceProp properties;
-    if (cnn__gpu.ready)
-        return CNN_OK;
-    const cudaError_t error = cudaGetDeviceCount(&count);
-    if (error != cudaSuccess || count < 1) {
+/* For what frees: its failure is nobody's to report, least of all the next call's. */
+static void cnn__cuda_forget(cudaError_t error) {
+    if (error != cudaSuccess)
         (void)cudaGetLastError();
-        return cnn__fail(CNN_ERR_DEVICE, "%s: no usable GPU: %s", where,
-                         error == cudaSuccess ? "the driver finds none" : cudaGetErrorString(error));
-    }
-    CNN__CUDA(where, cudaSetDevice(0));
-    CNN__CUDA(where, cudaGetDeviceProperties(&properties, 0));
-    cnn__writer out = {cnn__gpu.name, 0, sizeof cnn__gpu.name};
-    cnn__put_text(&out, properties.name);
-    cnn__gpu.shared_bytes = (int)properties.sharedMemPerBlockOptin;
-    cnn__gpu.ready = 1;
-    return CNN_OK;
-}
-
-static const char *cnn__cuda_name(void) {
-    return cnn__gpu.name;
 }
 
 static void cnn__cuda_release(void *start) {
-    (void)cudaFree(start);
+    cnn__cuda_forget(cudaFree(start));
 }
 
 static void *cnn__cuda_allocate(size_t bytes) {
@@ -6340,6 +6323,62 @@ static cnn_status cnn__call_end(cnn__call *c) {
 
 static size_t cnn__pieces(size_t n, size_t piece) {
     return (n + piece - 1) / piece;
+}
+
+/* The architecture that the code in use was built for; where there is none for this device, it does not run. */
+static __global__ void cnn__gpu_architecture(int *to) {
+#ifdef __CUDA_ARCH__
+    *to = __CUDA_ARCH__;
+#else
+    *to = 900;
+#endif
+}
+
+static cnn_status cnn__launch_architecture(const char *where, cudaStream_t stream, int *to) {
+    CNN__RUN(where, cnn__gpu_architecture, 1, 1, 0, stream, to);
+    return CNN_OK;
+}
+
+static cnn_status cnn__cuda_probe(const char *where) {
+    int architecture = 0;
+    cudaDeviceProp properties;
+    CNN__CUDA(where, cudaSetDevice(0));
+    CNN__CUDA(where, cudaGetDeviceProperties(&properties, 0));
+    cnn__call c = cnn__call_begin(where, 0);
+    int *view = (int *)cnn__call_view(&c, &architecture, sizeof architecture, CNN__OUT);
+    CNN__THEN(c, cnn__launch_architecture(where, c.stream, view));
+    CNN__TRY(cnn__call_end(&c));
+    cnn__writer out = {cnn__gpu.name, 0, sizeof cnn__gpu.name};
+    cnn__put_text(&out, properties.name);
+    cnn__gpu.architecture = architecture;
+    cnn__gpu.ready = 1;
+    return CNN_OK;
+}
+
+/* Finds out, once, whether the first device can be used. */
+static cnn_status cnn__cuda_open(const char *where) {
+    int count = 0;
+    if (cnn__gpu.ready)
+        return CNN_OK;
+    const cudaError_t error = cudaGetDeviceCount(&count);
+    if (error != cudaSuccess || count < 1) {
+        (void)cudaGetLastError();
+        return cnn__fail(CNN_ERR_DEVICE, "%s: CUDA has no usable GPU here: %s", where,
+                         error == cudaSuccess ? "the driver finds none" : cudaGetErrorString(error));
+    }
+    return cnn__cuda_probe(where);
+}
+
+static const char *cnn__cuda_name(void) {
+    return cnn__gpu.name;
+}
+
+static cnn_status cnn__cuda_tf32(const char *where, int on) {
+    if (on && cnn__gpu.ready && cnn__gpu.architecture < 800)
+        return cnn__fail(CNN_ERR_DEVICE, "%s: TF32 needs compute capability 8.0, the code in use was built for %d.%d",
+                         where, cnn__gpu.architecture / 100, cnn__gpu.architecture / 10 % 10);
+    cnn__gpu.tf32 = on != 0;
+    return CNN_OK;
 }
 
 /* ---- element by element ---- */
@@ -7147,7 +7186,7 @@ template <class P, int BM, int BN, int BK, int A_PITCH, int B_PITCH> struct cnn_
 };
 
 template <class P, int BM, int BN, int BK, int TM, int TN>
-static __global__ void __launch_bounds__(CNN__BLOCK, 2) cnn__gpu_product(P p) {
+static __global__ void __launch_bounds__(CNN__BLOCK, TM * TN > 32 ? 2 : 1) cnn__gpu_product(P p) {
     enum { A_PITCH = BM + 4, B_PITCH = BN + 4, A_HALF = 4 * BM / TM, B_HALF = 4 * BN / TN };
     CNN__SHARED(float, shared);
     float *as = shared, *bs = shared + 2 * BK * A_PITCH;
@@ -7320,7 +7359,7 @@ template <class P>
 static cnn_status cnn__launch_product(const char *where, cudaStream_t stream, const P &p, int m, unsigned n,
                                       int groups, int slices) {
     const unsigned large = cnn__tiles(m, n, 128, 128) * (unsigned)(groups * slices);
-    if (m > 64 && n > 64 && cnn__gpu.tf32) {
+    if (m > 64 && n > 64 && cnn__gpu.tf32 && cnn__gpu.architecture >= 800) {
         const dim3 grid(cnn__tiles(m, n, 128, 128), (unsigned)groups, (unsigned)slices);
         CNN__RUN(where, cnn__gpu_product_tf32<P>, grid, CNN__BLOCK, 4 * 16 * 136 * sizeof(float), stream, p);
         return CNN_OK;
@@ -8361,7 +8400,7 @@ struct cnn__put_act {
 };
 
 /* The stages of one image. training: keeps what the backward pass reads. labels and tally may be NULL. */
-static __global__ void __launch_bounds__(CNN__BLOCK) cnn__gpu_stages(cnn__fused f, const float *parameters,
+static __global__ void __launch_bounds__(CNN__BLOCK, 2) cnn__gpu_stages(cnn__fused f, const float *parameters,
                                                                      cnn__resident data, const int *index,
                                                                      cnn__tally *tally, int *labels, int training) {
     CNN__SHARED(float, shared);
@@ -8830,7 +8869,7 @@ static __device__ void cnn__gpu_linear_tile(const cnn__head_layer &l, int tile, 
 }
 
 /* Blocks 0 to n-1: an image's stages backward; then a tile of a linear layer's gradient each. */
-static __global__ void __launch_bounds__(CNN__BLOCK) cnn__gpu_stages_backward(cnn__fused f, int n, cnn__resident data,
+static __global__ void __launch_bounds__(CNN__BLOCK, 2) cnn__gpu_stages_backward(cnn__fused f, int n, cnn__resident data,
                                                                               const int *index, cnn__update u) {
     CNN__SHARED(float, shared);
     const int block = (int)blockIdx.x, tile = block - n;
@@ -9154,13 +9193,13 @@ static void cnn__gpu_net_free(cnn__gpu_net *g) {
     if (!g)
         return;
     if (g->stream) {
-        (void)cudaStreamSynchronize(g->stream);
-        (void)cudaStreamDestroy(g->stream);
+        cnn__cuda_forget(cudaStreamSynchronize(g->stream));
+        cnn__cuda_forget(cudaStreamDestroy(g->stream));
     }
     if (g->memory)
-        (void)cudaFree(g->memory);
+        cnn__cuda_forget(cudaFree(g->memory));
     if (g->pinned)
-        (void)cudaFreeHost(g->pinned);
+        cnn__cuda_forget(cudaFreeHost(g->pinned));
     cnn__free(g);
 }
 
@@ -9663,9 +9702,9 @@ typedef struct cnn__gpu_evaluator {
 static void cnn__gpu_evaluator_free(cnn__gpu_evaluator *v) {
     cnn__gpu_net_free(v->g); /* waits */
     if (v->memory)
-        (void)cudaFree(v->memory);
+        cnn__cuda_forget(cudaFree(v->memory));
     if (v->confusion)
-        (void)cudaFree(v->confusion);
+        cnn__cuda_forget(cudaFree(v->confusion));
 }
 
 static cnn_status cnn__gpu_evaluator_create(const char *where, cnn__gpu_evaluator *v, const cnn_net *net,
@@ -9811,19 +9850,19 @@ static void cnn__cuda_fit_end(cnn__fit *f) {
     if (!d)
         return;
     if (d->g && d->g->stream)
-        (void)cudaStreamSynchronize(d->g->stream);
+        cnn__cuda_forget(cudaStreamSynchronize(d->g->stream));
     if (d->many)
-        (void)cudaGraphExecDestroy(d->many);
+        cnn__cuda_forget(cudaGraphExecDestroy(d->many));
     if (d->one)
-        (void)cudaGraphExecDestroy(d->one);
+        cnn__cuda_forget(cudaGraphExecDestroy(d->one));
     cnn__gpu_evaluator_free(&d->test);
     cnn__gpu_net_free(d->g);
     if (d->data_memory)
-        (void)cudaFree(d->data_memory);
+        cnn__cuda_forget(cudaFree(d->data_memory));
     if (d->memory)
-        (void)cudaFree(d->memory);
+        cnn__cuda_forget(cudaFree(d->memory));
     if (d->sum)
-        (void)cudaFreeHost(d->sum);
+        cnn__cuda_forget(cudaFreeHost(d->sum));
     cnn__free(d);
 }
 
@@ -9913,36 +9952,6 @@ static cnn_status cnn__cuda_fit_test(cnn__fit *f, cnn_evaluation *result) {
     cnn__gpu_fit *d = (cnn__gpu_fit *)f->device;
     return cnn__gpu_evaluator_run("cnn_fit", &d->test, d->parameters, result);
 }
-
-/* The architecture that the code in use was built for, times 100. */
-static __global__ void cnn__gpu_architecture(int *to) {
-#ifdef __CUDA_ARCH__
-    *to = __CUDA_ARCH__;
-#else
-    *to = 900;
-#endif
-}
-
-static cnn_status cnn__launch_architecture(const char *where, cudaStream_t stream, int *to) {
-    CNN__RUN(where, cnn__gpu_architecture, 1, 1, 0, stream, to);
-    return CNN_OK;
-}
-
-static cnn_status cnn__cuda_tf32(const char *where, int on) {
-    if (on) {
-        int architecture = 0;
-        cnn__call c = cnn__call_begin(where, 0);
-        int *view = (int *)cnn__call_view(&c, &architecture, sizeof architecture, CNN__OUT);
-        CNN__THEN(c, cnn__launch_architecture(where, c.stream, view));
-        CNN__TRY(cnn__call_end(&c));
-        if (architecture < 800)
-            return cnn__fail(CNN_ERR_DEVICE,
-                             "%s: TF32 needs compute capability 8.0, the code in use was built for %d.%d", where,
-                             architecture / 100, architecture / 10 % 10);
-    }
-    cnn__gpu.tf32 = on != 0;
-    return CNN_OK;
-}
 #endif /* CNN_CUDA */
 
 /* ---- >>device ----------------------------------------------------------------------------------------- */
@@ -10025,7 +10034,7 @@ CNN_API const char *cnn_device_name(void) {
 }
 
 CNN_API cnn_status cnn_device_tf32(int on) {
-    return cnn__active ? cnn__cuda_tf32("cnn_device_tf32", on) : CNN_OK;
+    return cnn__cuda_tf32("cnn_device_tf32", on);
 }
 #endif /* CNN_IMPLEMENTATION, second part */
 
