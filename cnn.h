@@ -6150,6 +6150,7 @@ CNN_API cnn_status cnn_dataset_batch(const cnn_dataset *data, const int *index, 
 #define CNN__LAUNCH(kernel, grid, block, shared, stream, ...)                                                \
     kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
 #define CNN__GPU_UNROLL _Pragma("unroll")
+#define CNN__GPU_CALL   __noinline__ /* for what an unrolled loop would repeat at length */
 
 /* d += a*b for the 16x8 by 8x8 product that a warp shares out (PTX: mma.m16n8k8, tf32). */
 static __device__ __forceinline__ void cnn__mma_tf32(float d[4], const unsigned a[4], const unsigned b[2]) {
@@ -6166,6 +6167,7 @@ static __device__ __forceinline__ void cnn__mma_tf32(float d[4], const unsigned 
 }
 #else
 #define CNN__GPU_UNROLL
+#define CNN__GPU_CALL
 #endif
 
 static cnn_status cnn__cuda_check(const char *where, cudaError_t error, const char *call, int line) {
@@ -6407,6 +6409,10 @@ static __device__ __forceinline__ float cnn__gpu_activation(int kind, float x) {
     default:
         return x;
     }
+}
+
+static __device__ CNN__GPU_CALL float cnn__gpu_activation_call(int kind, float x) {
+    return cnn__gpu_activation(kind, x);
 }
 
 /* What the gradient of an activation's result y is multiplied by. */
@@ -7375,9 +7381,10 @@ static cnn_status cnn__launch_product(const char *where, cudaStream_t stream, co
 
 /* ---- linear layers ---- */
 
-/* y[m*ym + n] = bias[n] + sum over k of a[m*am + k*ak] * b[k*bk + n*bn], or added to y. */
+/* y[m*ym + n] = sum over k of a[m*am + k*ak] * b[k*bk + n*bn]; forward, which alone has k contiguous in both, with
+   bias[n] and the activation; otherwise, if wanted, added to y. */
 template <int A_CONTIGUOUS_K, int B_CONTIGUOUS_K> struct cnn__matrix {
-    enum { A_BY_K = A_CONTIGUOUS_K, B_BY_K = B_CONTIGUOUS_K };
+    enum { A_BY_K = A_CONTIGUOUS_K, B_BY_K = B_CONTIGUOUS_K, FORWARD = A_BY_K && B_BY_K };
     typedef ptrdiff_t row_t, a_t, b_t, column_t, out_t;
     int m;
     unsigned n, k_first, k_end;
@@ -7412,8 +7419,12 @@ template <int A_CONTIGUOUS_K, int B_CONTIGUOUS_K> struct cnn__matrix {
     }
     __device__ void put(out_t j, int i, float value) const {
         float *to = y + i * ym + j;
-        value = cnn__gpu_activation(activation, bias ? value + bias[j] : value);
-        *to = accumulate ? *to + value : value;
+        if (FORWARD) {
+            value = bias ? value + bias[j] : value;
+            *to = activation ? cnn__gpu_activation_call(activation, value) : value;
+        } else {
+            *to = accumulate ? *to + value : value;
+        }
     }
 };
 
@@ -7565,7 +7576,8 @@ struct cnn__conv_y {
         return cnn__gpu_at_y(s, j);
     }
     __device__ void put(out_t at, int i, float value) const {
-        y[at + (ptrdiff_t)i * s.y_plane] = cnn__gpu_activation(activation, bias ? value + bias[i] : value);
+        value = bias ? value + bias[i] : value;
+        y[at + (ptrdiff_t)i * s.y_plane] = activation ? cnn__gpu_activation_call(activation, value) : value;
     }
 };
 
@@ -8259,7 +8271,7 @@ typedef struct cnn__stage {
     int taps, split;             /* dw: kernel elements of a thread, 5, 3 or 1; slices of the rows */
     int weights, biases;         /* offsets in the parameters; biases -1: none */
     int in_at, w_at;             /* forward's shared memory, in floats */
-    float *act, *pooled;         /* results of all images, in device memory */
+    float *act, *pooled;         /* results of all images, in device memory; act within whole windows alone */
 } cnn__stage;
 
 typedef struct cnn__head_layer {
@@ -8386,16 +8398,11 @@ static __device__ __forceinline__ size_t cnn__gpu_example(const cnn__tally *tall
     return index ? (size_t)index[row] : row;
 }
 
-struct cnn__put_act {
-    int activation, oh, ow;
-    const float *bias;
-    float *shared, *act; /* act may be NULL */
+struct cnn__put_plane {
+    int oh, ow;
+    float *to;
     __device__ __forceinline__ void operator()(int o, int i, int j, float value) const {
-        const int at = (o * oh + i) * ow + j;
-        value = cnn__gpu_activation(activation, bias ? value + bias[o] : value);
-        shared[at] = value;
-        if (act)
-            act[at] = value;
+        to[(o * oh + i) * ow + j] = value;
     }
 };
 
@@ -8428,18 +8435,20 @@ static __global__ void __launch_bounds__(CNN__BLOCK, 2) cnn__gpu_stages(cnn__fus
     for (int k = 0; k < f.stages; k++) {
         const cnn__stage &s = f.stage[k];
         const int outputs = s.y.o * s.y.oh * s.y.ow, pooled = s.y.o * s.ph * s.pw, last = k == f.stages - 1;
-        const cnn__put_act put = {s.activation, s.y.oh, s.y.ow, s.biases < 0 ? NULL : parameters + s.biases, y,
-                                  training ? s.act + (size_t)image * (size_t)outputs : NULL};
+        const cnn__put_plane put = {s.y.oh, s.y.ow, y};
         cnn__gpu_tiled_conv(s.y, shared + s.in_at, shared + s.w_at, put);
         __syncthreads();
         for (int i = t; i < pooled; i += CNN__BLOCK) {
             const int o = i / (s.ph * s.pw), row = i / s.pw % s.ph, column = i % s.pw;
-            const float *window = y + (o * s.y.oh + row * s.pool_h) * s.y.ow + column * s.pool_w;
-            float value = s.max ? window[0] : 0.0f;
+            const int at = (o * s.y.oh + row * s.pool_h) * s.y.ow + column * s.pool_w;
+            const float bias = s.biases < 0 ? 0.0f : parameters[s.biases + o];
+            float value = s.max ? -INFINITY : 0.0f;
             for (int a = 0; a < s.pool_h; a++)
                 for (int b = 0; b < s.pool_w; b++) {
-                    const float v = window[a * s.y.ow + b];
+                    const float v = cnn__gpu_activation(s.activation, y[at + a * s.y.ow + b] + bias);
                     value = !s.max ? value + v : v > value || v != v ? v : value;
+                    if (training)
+                        s.act[(size_t)image * (size_t)outputs + (size_t)(at + a * s.y.ow + b)] = v;
                 }
             if (!s.max)
                 value /= (float)(s.pool_h * s.pool_w);
@@ -8758,14 +8767,6 @@ static __device__ void cnn__gpu_stage_db(const cnn__stage &s, const float *dz, f
             to[s.biases + o] = sum;
     }
 }
-
-struct cnn__put_plane {
-    int oh, ow;
-    float *to;
-    __device__ __forceinline__ void operator()(int o, int i, int j, float value) const {
-        to[(o * oh + i) * ow + j] = value;
-    }
-};
 
 /* The stages of one image backward: its parameter gradients into f.part. */
 static __device__ void cnn__gpu_stages_back(const cnn__fused &f, const float *parameters, const cnn__resident &data,

@@ -232,12 +232,14 @@ struct machine {
     int made; /* of them */
     const std::function<void()> *body;
     const char *kernel;
-    unsigned generation;      /* barriers passed */
+    unsigned generation;                 /* barriers passed */
+    int ready[MAX_THREADS], ready_count; /* threads that run next */
     int count, live, waiting; /* threads of the block, those that have not returned, those at the barrier */
     machine()
         : random(1), present(cudaSuccess), device(), calls(0), fail_at(0), allocations(0), fail_allocation(0),
           fail_with(cudaErrorUnknown), handles(0), legacy(), last(cudaSuccess), host(), self(NULL), fibers(),
-          made(0), body(NULL), kernel(""), generation(0), count(0), live(0), waiting(0) {
+          made(0), body(NULL), kernel(""), generation(0), ready(), ready_count(0), count(0), live(0),
+          waiting(0) {
         strcpy(device.name, "CUDA shim");
         device.totalGlobalMem = (size_t)1 << 30;
         device.sharedMemPerBlock = MAX_SHARED;
@@ -369,6 +371,11 @@ SHIM_INLINE void wait(void) {
     go(its.self, &its.host);
 }
 
+SHIM_INLINE void make_ready(int thread) {
+    its.fibers[thread].at = READY;
+    its.ready[its.ready_count++] = thread;
+}
+
 SHIM_INLINE void release_barrier(void) {
     if (its.waiting < its.live)
         return;
@@ -376,7 +383,7 @@ SHIM_INLINE void release_barrier(void) {
     its.generation++;
     for (int i = 0; i < its.count; i++)
         if (its.fibers[i].at == AT_BARRIER)
-            its.fibers[i].at = READY;
+            make_ready(i);
 }
 
 SHIM_INLINE float element(const unsigned bits) { /* a tensor core ignores the low 13 bits */
@@ -420,7 +427,7 @@ SHIM_INLINE void release_warp(fiber *warp, int lanes, unsigned mask) {
     for (int l = 0; l < lanes; l++)
         if (members >> l & 1) {
             const unsigned from = warp[l].source;
-            warp[l].at = READY;
+            make_ready((int)(warp - its.fibers) + l);
             warp[l].result = votes | (uint64_t)members << 32;
             if (op == SHUFFLE)
                 warp[l].result = members >> from & 1 ? warp[from].value : poison * 0x100000001u;
@@ -478,31 +485,29 @@ SHIM_INLINE void run_block(void) {
         its.fibers[i] = swapped;
 #endif
         its.fibers[i].syncs = 0;
-        turn[i] = i;
     }
     for (int i = 0; i < its.count; i++)
-        its.fibers[i].at = READY;
+        make_ready(i);
     while (its.live) {
-        int ran = 0;
-        for (int i = its.count - 1; i > 0; i--) {
+        const int count = its.ready_count;
+        if (!count)
+            deadlock();
+        memcpy(turn, its.ready, (size_t)count * sizeof turn[0]);
+        its.ready_count = 0;
+        for (int i = count - 1; i > 0; i--) {
             const uint32_t k = draw((uint32_t)i + 1);
             const int swapped = turn[i];
             turn[i] = turn[k];
             turn[k] = swapped;
         }
-        for (int i = 0; i < its.count; i++) {
-            its.self = &its.fibers[turn[i]];
-            if (its.self->at != READY)
-                continue;
+        for (int i = 0; i < count; i++) {
             const unsigned index = (unsigned)turn[i];
+            its.self = &its.fibers[index];
             threadIdx.x = index % blockDim.x;
             threadIdx.y = index / blockDim.x % blockDim.y;
             threadIdx.z = index / blockDim.x / blockDim.y;
-            ran++;
             go(&its.host, its.self);
         }
-        if (!ran)
-            deadlock();
     }
 }
 
@@ -589,6 +594,14 @@ inline cudaError_t result_of(cudaError_t error) {
     return error;
 }
 
+inline bool capture_spoiled(void) {
+    bool spoiled = false;
+    for (size_t i = 0; i < its.streams.size(); i++)
+        if (its.streams[i]->capturing && its.streams[i]->mode != cudaStreamCaptureModeRelaxed)
+            its.streams[i]->invalid = spoiled = true;
+    return spoiled;
+}
+
 /* Every call that can fail begins with this. `unsafe`: forbidden while a stream captures, and spoils the
    capture. */
 inline cudaError_t begin(bool allocates, bool unsafe) {
@@ -597,11 +610,8 @@ inline cudaError_t begin(bool allocates, bool unsafe) {
     its.allocations += allocates;
     if (its.calls == its.fail_at || (allocates && its.allocations == its.fail_allocation))
         error = allocates ? cudaErrorMemoryAllocation : its.fail_with;
-    for (size_t i = 0; i < its.streams.size(); i++)
-        if (unsafe && its.streams[i]->capturing && its.streams[i]->mode != cudaStreamCaptureModeRelaxed) {
-            its.streams[i]->invalid = 1;
-            error = cudaErrorStreamCaptureUnsupported;
-        }
+    if (unsafe && capture_spoiled())
+        error = cudaErrorStreamCaptureUnsupported;
     return result_of(its.present ? its.present : error);
 }
 
@@ -664,11 +674,10 @@ inline cudaError_t release(void *p, bool host) {
     if (!p)
         return cudaSuccess;
     std::map<uintptr_t, allocation>::iterator it = its.memory.find((uintptr_t)p);
-    const cudaError_t error = begin(false, true);
     if (it == its.memory.end() || (it->second.type == cudaMemoryTypeHost) != host)
         die("freeing %p, which %s", p, it == its.memory.end() ? "is no allocation" : "is of the other kind");
-    if (error == cudaErrorStreamCaptureUnsupported)
-        return error;
+    if (capture_spoiled())
+        return result_of(cudaErrorStreamCaptureUnsupported);
     drain_all(false);
     its.kernel = "(none)";
     check_guard((char *)p + it->second.bytes, "an allocation");
@@ -1199,6 +1208,9 @@ inline int __ffs(int bits) {
 inline unsigned __umulhi(unsigned a, unsigned b) {
     return (unsigned)((uint64_t)a * b >> 32);
 }
+
+/* Rounded twice, but a processor of whatever age does it in two instructions. */
+#define fmaf(a, b, c) ((a) * (b) + (c))
 
 inline float rsqrtf(float x) {
     return 1 / sqrtf(x);

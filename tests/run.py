@@ -18,12 +18,29 @@ import threading
 import time
 
 CC = os.environ.get("CC", "cc")
+CXX = os.environ.get("CXX", CC.replace("clang", "clang++") if "clang" in CC else "g++")
 CFLAGS = shlex.split(os.environ.get("CFLAGS", "-O2 -g"))
 OPENMP = shlex.split(os.environ.get("OPENMP", ""))
 BUILD = os.environ.get("BUILD", "build")
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]
 SANITIZE = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 TIMEOUT = 280
+CUDA_PARTS = [["no device", "devices", "conv2d", "tf32", "linear", "pools", "activations", "dropout", "losses", "plain",
+               "initialisation", "failures"], ["networks", "fit", "golden"]]
+
+
+def build_once(command):
+    """A step that runs the command when it first comes, and then answers as it did."""
+    built = threading.Lock()
+    state = {}
+
+    def step():
+        with built:
+            if not state:
+                state["done"] = call(command)
+        return state["done"]
+
+    return step
 
 
 def variant_groups(sources, variant, flags, compiler=CC):
@@ -32,14 +49,7 @@ def variant_groups(sources, variant, flags, compiler=CC):
     os.makedirs(folder, exist_ok=True)
     library = os.path.join(folder, "library.o")
     compile_it = [*shlex.split(compiler), "-std=c99", *WARNINGS, *flags, "-I."]
-    built = threading.Lock()
-    state = {}
-
-    def build_library():
-        with built:
-            if not state:
-                state["done"] = call([*compile_it, "-c", "tests/library.c", "-o", library])
-        return state["done"]
+    build_library = build_once([*compile_it, "-c", "tests/library.c", "-o", library])
 
     def group(source):
         name = os.path.splitext(os.path.basename(source))[0]
@@ -66,6 +76,30 @@ def sanitizer_compiler():
     return compiler
 
 
+def cuda_groups(variant, flags, compiler, words, programs):
+    """The CUDA back end under tests/cuda_shim.h: the shim's own test, tests/test_cuda.cpp in parts, one for each
+    row of words, and test programs of the CPU's run on the device."""
+    folder = os.path.join(BUILD, "tests", "cuda_" + (variant or "plain"))
+    os.makedirs(folder, exist_ok=True)
+    library = os.path.join(folder, "library_cuda.o")
+    program = os.path.join(folder, "test_cuda")
+    shim = os.path.join(folder, "test_cuda_shim")
+    compile_it = [*shlex.split(compiler), "-std=c++11", *WARNINGS, *flags, "-I."]
+    build_library = build_once([*compile_it, "-DCNN_NO_SIMD", "-c", "tests/library_cuda.cpp", "-o", library])
+    build_test = build_once([*compile_it, "tests/test_cuda.cpp", library, "-o", program])
+    suffix = ", " + variant if variant else ""
+    result = [("cuda " + row[0] + suffix, [build_library, build_test, [program, *row]]) for row in words]
+    result.append(("cuda shim" + suffix, [[*compile_it, "tests/test_cuda_shim.cpp", "-o", shim], [shim]]))
+    for name in programs:
+        source = os.path.join(folder, name)
+        compile_c = [*shlex.split(CC), "-std=c99", *WARNINGS, *flags, "-I.", "-c", f"tests/test_{name}.c"]
+        result.append((f"cuda, {name}" + suffix,
+                       [build_library, [*compile_c, "-o", source + ".o"],
+                        [*shlex.split(compiler), *flags, source + ".o", library, "-o", source],
+                        ["env", "CNN_TEST_DEVICE=cuda", source]]))
+    return result
+
+
 def groups():
     sources = sorted(glob.glob("tests/test_*.c"))
     scripts = sorted(glob.glob("tests/test_*.py"))
@@ -75,11 +109,14 @@ def groups():
         result += variant_groups(sources, "no openmp", CFLAGS)
     result += variant_groups([s for s in sources if "operators" in s or "network" in s], "no simd",
                              CFLAGS + ["-DCNN_NO_SIMD"])
+    result += cuda_groups("", CFLAGS, CXX, CUDA_PARTS, ["operators", "network", "errors"])
     if any("sanitize" in flag for flag in CFLAGS):
         return result
     compiler = sanitizer_compiler()
     if compiler:
         result += variant_groups(sources, "sanitized", SANITIZE + (OPENMP and ["-fopenmp"]), compiler)
+        if shutil.which("g++"):
+            result += cuda_groups("sanitized", SANITIZE, "g++", CUDA_PARTS, [])
     else:
         result.append(("sanitized", [["sh", "-c", "echo 'no compiler here has the sanitizers'; exit 77"]]))
     return result

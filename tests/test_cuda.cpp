@@ -318,6 +318,7 @@ static void test_tf32(uint64_t *random) {
                     return cnn_conv2d_backward(t[0], t[1], t[2], &k.o, t[3], t[4], t[5]);
                 });
     }
+    use(CNN_DEVICE_CUDA);
     GOOD(cnn_device_tf32(0));
     check_conv(cases[0], 7, random); /* exact again */
 }
@@ -720,7 +721,7 @@ static bool equal(const passed &a, const passed &b) {
 static void test_networks(uint64_t *random) {
     const std::vector<table> all = tables();
     for (size_t i = 0; i < all.size(); i++) {
-        const int n = i < 2 ? check_range(random, 5, 9) : check_range(random, 1, 40);
+        const int n = i < 2 ? check_range(random, 3, 5) : check_range(random, 1, 20);
         task data;
         make_task(&data, n, all[i].c, all[i].h, all[i].w, i % 3 == 2);
         const passed want = pass(all[i], data, n, i % 2 == 0, false);
@@ -832,11 +833,11 @@ static bool equal(const fitted &a, const fitted &b) {
 static void test_fit(uint64_t *random) {
     const std::vector<table> all = tables();
     for (size_t i = 0; i < all.size(); i++) {
-        const int batch = i < 2 ? 16 : check_range(random, 3, 33);
+        const int batch = i < 2 ? 6 : check_range(random, 3, 17);
         task train, test;
-        make_task(&train, 3 * batch + check_range(random, 0, batch - 1), all[i].c, all[i].h, all[i].w,
+        make_task(&train, 2 * batch + check_range(random, 0, batch - 1), all[i].c, all[i].h, all[i].w,
                   i % 3 == 2);
-        make_task(&test, 2 * batch + 1, all[i].c, all[i].h, all[i].w, i % 3 == 2);
+        make_task(&test, batch + 1, all[i].c, all[i].h, all[i].w, i % 3 == 2);
         cnn_fit_options how;
         memset(&how, 0, sizeof how);
         how.epochs = i < 2 ? 1 : 2;
@@ -999,7 +1000,7 @@ static void test_golden(uint64_t *) {
     use(CNN_DEVICE_CUDA);
     for (int generic = 0; generic < 2; generic++) {
         door_generic(generic);
-        run_golden(g, data, generic ? g.seeds[3] / 4 : g.seeds[3]);
+        run_golden(g, data, generic && door_has_shim() ? 2 : g.seeds[3]);
     }
     door_generic(0);
     use(CNN_DEVICE_CPU);
@@ -1092,10 +1093,13 @@ static void fail_each(const char *name, int allocations, const work &body) {
                   cnn_last_error());
             break;
         }
-        CHECK(status == (allocations ? CNN_ERR_NOMEM : CNN_ERR_DEVICE) ||
-                  (!allocations && status == CNN_ERR_NOMEM),
-              "%s: failing call %ld gives '%s' (%s)", name, n, cnn_status_name(status), cnn_last_error());
-        CHECK(*cnn_last_error(), "%s: failing call %ld: no sentence", name, n);
+        if (status == CNN_OK) { /* it was a call of those that free, which have nobody to tell */
+            CHECK(same_bits(got, want), "%s: failing call %ld gives other results", name, n);
+        } else {
+            CHECK(status == CNN_ERR_NOMEM || (status == CNN_ERR_DEVICE && !allocations),
+                  "%s: failing call %ld gives '%s' (%s)", name, n, cnn_status_name(status), cnn_last_error());
+            CHECK(*cnn_last_error(), "%s: failing call %ld: no sentence", name, n);
+        }
         CHECK(door_live() == device_live && alloc_live == host_live,
               "%s: failing call %ld leaves %ld and %ld behind", name, n, door_live() - device_live,
               alloc_live - host_live);
@@ -1108,9 +1112,9 @@ static void fail_each(const char *name, int allocations, const work &body) {
 
 static void test_failures(uint64_t *random) {
     const table t = {
-        "failures", {cnn_conv2d(3, 3, 1, 0), cnn_sigmoid(), cnn_avgpool2d(2, 0, 0), cnn_linear(10)}, 1, 8, 8};
+        "failures", {cnn_conv2d(3, 3, 1, 0), cnn_sigmoid(), cnn_avgpool2d(2, 0, 0), cnn_linear(10)}, 1, 6, 6};
     task data;
-    make_task(&data, 13, 1, 8, 8, false);
+    make_task(&data, 5, 1, 6, 6, false);
     floats x_values(3 * 64), weights(5 * 9), y_values(3 * 5 * 64);
     for (size_t i = 0; i < x_values.size(); i++)
         x_values[i] = check_uniform(random);
@@ -1163,8 +1167,8 @@ static void test_failures(uint64_t *random) {
         cnn_fit_options how;
         cnn_evaluation evaluation = {0, 0, NULL};
         memset(&how, 0, sizeof how);
-        how.epochs = 2;
-        how.batch = 4;
+        how.epochs = 1;
+        how.batch = 3;
         how.reports = 1;
         how.sgd.lr = 0.1f;
         how.sgd.momentum = 0.5f;
@@ -1259,9 +1263,9 @@ static double seconds(void) {
 int main(int argc, char **argv) {
     std::map<std::string, std::set<std::string>> launched;
     printf("seed %llu\n", seed_now());
-    if (cnn_device_use(CNN_DEVICE_CUDA))
+    if (!door_has_shim() && cnn_device_use(CNN_DEVICE_CUDA))
         return check_skip(cnn_last_error());
-    printf("device %s\n", cnn_device_name());
+    printf("device %s\n", door_has_shim() ? "under the shim" : cnn_device_name());
     use(CNN_DEVICE_CPU);
     for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++) {
         bool wanted = argc < 2;
