@@ -33,6 +33,9 @@
      CNN_NO_STDIO            no stdio.h: no function that takes a file name
      CNN_NO_SIMD             no intrinsics and no vector types: plain C loops
      CNN_NO_OPENMP           one thread, even where the compiler has OpenMP on
+     CNN_CUDA                the CUDA back end too. nvcc compiles the one file that has CNN_IMPLEMENTATION, as
+                             in  nvcc -x cu -DCNN_CUDA -c FILE.c,  the rest of the program is the C compiler's;
+                             cnn_device_use chooses the device when the program runs
 
    PROMISES
      errors        Everything that can fail returns a cnn_status. On an error outputs are untouched and
@@ -40,11 +43,13 @@
                    printed; nothing exits or aborts.
      memory        A network's and a workspace's memory is planned and taken when they are created, or is
                    handed in by the caller; nothing allocates within a step. Operators called on their own
-                   take scratch memory for the call and give it back.
-     threads       No state is shared: calls on different objects may run at the same time, and one const
+                   take scratch memory for the call and give it back. On a GPU the device's share of a workspace
+                   is always the library's own; the caller's memory holds the rest.
+     threads       No state is shared but the choice of the device: calls on different objects may run at the same time, and one const
                    cnn_net serves any number of threads, each with a workspace of its own.
      determinism   The same seed gives the same bits on every run and for every number of threads (of one
-                   build on one instruction set).
+                   build on one instruction set). So too on a GPU, whatever its number of processors; CPU and GPU
+                   agree to rounding.
      arithmetic    float32 throughout, sums of losses in double. Subnormals are flushed to zero inside the
                    library; the caller's floating-point mode is restored.
 

@@ -450,7 +450,8 @@ SHIM_INLINE void finish(void) {
             release_warp(warp, lanes_of(first), warp[l].mask);
 }
 
-SHIM_INLINE uint64_t warp_operation(kind op, unsigned mask, uint64_t value, unsigned source) {
+__attribute__((noinline)) SHIM_INLINE uint64_t warp_operation(kind op, unsigned mask, uint64_t value,
+                                                              unsigned source) {
     const int index = thread_index();
     const int first = index / WARP * WARP;
     fiber *const f = its.self;
@@ -1079,7 +1080,7 @@ inline cudaError_t cudaEventDestroy(cudaEvent_t event) {
 
 /* ---- device functions ---------------------------------------------------------------------------- */
 
-SHIM_INLINE void __syncthreads(void) {
+__attribute__((noinline)) SHIM_INLINE void __syncthreads(void) {
     SHIM_TSAN_DO(char *const at = shim::order + shim::its.generation % 2 * 8; __tsan_release(at));
     shim::its.self->at = shim::AT_BARRIER;
     shim::its.waiting++;
@@ -1151,7 +1152,8 @@ template <class T> T __shfl_xor_sync(unsigned mask, T value, int bits, int width
     return shim::shuffle(mask, value, (shim::thread_index() % 32) ^ bits, width);
 }
 
-SHIM_INLINE void cnn__mma_tf32(float d[4], const unsigned a[4], const unsigned b[2]) {
+__attribute__((noinline)) SHIM_INLINE void cnn__mma_tf32(float d[4], const unsigned a[4],
+                                                         const unsigned b[2]) {
     shim::its.self->a = a;
     shim::its.self->b = b;
     shim::its.self->d = d;

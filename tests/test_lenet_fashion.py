@@ -220,7 +220,7 @@ class Output(Case):
     def test_help_names_every_option_and_net(self):
         output = self.train("--help")
         for word in ("--data DIR", "--net NAME", "--epochs N", "--batch N", "--lr F", "--momentum F",
-                     "--weight-decay F", "--seed N", "--threads N", "--limit N", "--plot FILE.svg", "--quiet",
+                     "--weight-decay F", "--seed N", "--threads N", "--device NAME", "--limit N", "--plot FILE.svg", "--quiet",
                      "--help", "--version", "lenet-max", "lenet-relu"):
             self.assertIn(word, output)
         self.assertLessEqual(max(map(len, output.splitlines())), 80)
