@@ -869,6 +869,80 @@ static int stop_at_second(const cnn_progress *, void *user) {
     return ++*(int *)user == 2;
 }
 
+/* A network that the fused kernels take: one to three convolutions, each with or without an activation and a pool
+   whose windows lie side by side, whole or not, and one to three linear layers. */
+static table draw_fused(uint64_t *random) {
+    static cnn_layer (*const activations[])(void) = {cnn_sigmoid, cnn_tanh, cnn_relu};
+    table t = {
+        "random", {}, check_range(random, 1, 3), check_range(random, 6, 17), check_range(random, 6, 17)};
+    int h = t.h, w = t.w;
+    for (int stages = check_range(random, 1, 3); stages; stages--) {
+        const int kernel = check_range(random, 1, std::min(5, std::min(h, w)));
+        cnn_layer l = cnn_conv2d(few(random, 20), kernel, 1, check_range(random, 0, kernel - 1));
+        l.no_bias = !check_range(random, 0, 3);
+        h += 2 * l.padding - kernel + 1;
+        w += 2 * l.padding - kernel + 1;
+        t.list.push_back(l);
+        if (check_range(random, 0, 3))
+            t.list.push_back(activations[check_range(random, 0, 2)]());
+        const int window = check_range(random, 1, std::min(3, std::min(h, w)));
+        if (window > 1) {
+            t.list.push_back(check_range(random, 0, 1) ? cnn_maxpool2d(window, 0, 0)
+                                                       : cnn_avgpool2d(window, 0, 0));
+            h /= window;
+            w /= window;
+        }
+    }
+    if (check_range(random, 0, 1))
+        t.list.push_back(cnn_flatten());
+    for (int hidden = check_range(random, 0, 2); hidden; hidden--) {
+        t.list.push_back(cnn_linear(few(random, 60)));
+        t.list.back().no_bias = !check_range(random, 0, 3);
+        if (check_range(random, 0, 3))
+            t.list.push_back(activations[check_range(random, 0, 2)]());
+    }
+    t.list.push_back(cnn_linear(10));
+    return t;
+}
+
+static std::string describe(const table &t) {
+    std::string text = std::to_string(t.c) + "x" + std::to_string(t.h) + "x" + std::to_string(t.w);
+    for (size_t i = 0; i < t.list.size(); i++) {
+        const cnn_layer &l = t.list[i];
+        char part[60];
+        snprintf(part, sizeof part, ", kind %d out %d kernel %d padding %d%s", (int)l.kind, l.out, l.kernel,
+                 l.padding, l.no_bias ? " no bias" : "");
+        text += part;
+    }
+    return text;
+}
+
+/* Passes and a few steps of training, where a maximum that ties on one device may not on the other. */
+static void test_fused(uint64_t *random) {
+    for (int i = 0; i < 20; i++) {
+        const table t = draw_fused(random);
+        const int n = check_range(random, 1, 9);
+        task data;
+        make_task(&data, n, t.c, t.h, t.w, i % 4 == 3);
+        const passed want = pass(t, data, n, false, false);
+        use(CNN_DEVICE_CUDA);
+        shake(random);
+        const passed got = pass(t, data, n, false, true);
+        shake(random);
+        CHECK(equal(got, pass(t, data, n, false, false)), "%s: other bits on another run",
+              describe(t).c_str());
+        use(CNN_DEVICE_CPU);
+        at = "seed " + std::to_string(seed_now()) + ", batch " + std::to_string(n) + " of " + describe(t);
+        check_floats("y", got.y, want.y, 1e-5);
+        check_floats("gradients", got.gradients, want.gradients, 1e-5);
+        check_floats("gradients of a step", got.stepped, want.stepped, 1e-5);
+        CHECK(check_close(got.loss, want.loss, 0, 1e-5), "%s: loss %.9g, not %.9g", at.c_str(), got.loss,
+              want.loss);
+        CHECK(got.correct == want.correct && got.classes == want.classes, "%s: %d right, not %d", at.c_str(),
+              got.correct, want.correct);
+    }
+}
+
 static void test_fit_ends(uint64_t *) {
     const table t = {"fit ends", {cnn_conv2d(4, 3, 1, 0), cnn_relu(), cnn_linear(10)}, 1, 6, 6};
     task data;
@@ -1215,14 +1289,30 @@ static const struct {
     {"plain", test_plain, 0},
     {"initialisation", test_initialisation, 0},
     {"networks", test_networks, 0},
+    {"fused", test_fused, 0},
     {"fit", test_fit, 0},
     {"fit ends", test_fit_ends, 0},
     {"golden", test_golden, 0},
     {"failures", test_failures, 1},
 };
 
-/* Every kernel of cnn.h, and a test that launches it. */
-static const struct { const char *kernel, *test; } kernels[] = {{"", ""}};
+/* Every kernel of cnn.h, and a test that launches it and checks what comes of it. */
+static const struct {
+    const char *kernel, *test;
+} kernels[] = {{"cnn__gpu_architecture", "no device"},
+               {"cnn__gpu_map", "plain"},
+               {"cnn__gpu_sum", "losses"},
+               {"cnn__gpu_column_sum", "linear"},
+               {"cnn__gpu_channel_sum", "conv2d"},
+               {"cnn__gpu_maxpool_scatter", "pools"},
+               {"cnn__gpu_product", "conv2d"},
+               {"cnn__gpu_product_tf32", "tf32"},
+               {"cnn__gpu_conv_dw", "conv2d"},
+               {"cnn__gpu_tally", "fit"},
+               {"cnn__gpu_stages", "fit"},
+               {"cnn__gpu_head", "fit"},
+               {"cnn__gpu_stages_backward", "fit"},
+               {"cnn__gpu_stages_fold", "fit"}};
 
 /* The names behind __global__ in cnn.h. */
 static std::set<std::string> kernels_in_header(void) {
