@@ -698,9 +698,11 @@ inline void put(cudaStream_t stream, const std::function<void()> &work) {
     (s->capturing ? s->recorded : s->queue).push_back(work);
 }
 
+/* Lower down lies no memory of a position-independent program's, and a word may be a pair of sizes,
+   or one and what padding holds. */
 inline bool is_mapped(uintptr_t word) {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    return word >= 65536 && msync((void *)(word / page * page), page, MS_ASYNC) == 0;
+    return word >> 46 && (uint32_t)word >> 20 && msync((void *)(word / page * page), page, MS_ASYNC) == 0;
 }
 
 template <class T> void check_argument(const T &argument) {

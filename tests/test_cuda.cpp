@@ -1309,10 +1309,10 @@ static const struct {
                {"cnn__gpu_product_tf32", "tf32"},
                {"cnn__gpu_conv_dw", "conv2d"},
                {"cnn__gpu_tally", "fit"},
-               {"cnn__gpu_stages", "fit"},
-               {"cnn__gpu_head", "fit"},
-               {"cnn__gpu_stages_backward", "fit"},
-               {"cnn__gpu_stages_fold", "fit"}};
+               {"cnn__gpu_stages", "fused"},
+               {"cnn__gpu_head", "fused"},
+               {"cnn__gpu_stages_backward", "fused"},
+               {"cnn__gpu_stages_fold", "fused"}};
 
 /* The names behind __global__ in cnn.h. */
 static std::set<std::string> kernels_in_header(void) {
