@@ -7127,11 +7127,17 @@ static cnn_status cnn__cuda_avgpool2d_backward(const char *where, const cnn__poo
    read in place (an implicit matrix, its row k the image shifted by the offset of kernel element k).
      A problem P has m rows, the methods enter(group, slice), which moves its pointers and sets n and the range
    of k; row(m) and at_a(k), whatever a() needs of each; at_b(k) and column(n) likewise for b(); out(n) and
-   put(out, m, value). A_BY_K: neighbouring threads fetch neighbouring k of a, not m; B_BY_K likewise. What lies
-   beyond the matrix is 0. */
+   put(out, m, value). A_BY_K: neighbouring threads fetch neighbouring k of a, not m; B_BY_K likewise. TABLED:
+   at_b is costly; a few threads work it out, one tile ahead, for all. What lies beyond the matrix is 0. */
+
+/* To 10 bits of fraction, halves away from zero, as the conversion of the hardware does. */
+static __device__ __forceinline__ unsigned cnn__tf32(float x) {
+    const unsigned u = __float_as_uint(x);
+    return (u & 0x7fffffffu) >= 0x7f800000u ? u : (u + 0x1000u) & 0xffffe000u;
+}
 
 /* A block's tiles on their way from memory to shared memory: a thread's share, in registers. */
-template <class P, int BM, int BN, int BK, int A_PITCH, int B_PITCH> struct cnn__fetch {
+template <class P, int BM, int BN, int BK, int A_PITCH, int B_PITCH, int TO_TF32> struct cnn__fetch {
     enum { LA = BM * BK / CNN__BLOCK, LB = BN * BK / CNN__BLOCK };
     typename P::row_t row[P::A_BY_K ? LA : 1];
     typename P::column_t column[P::B_BY_K ? LB : 1];
@@ -7163,7 +7169,16 @@ template <class P, int BM, int BN, int BK, int A_PITCH, int B_PITCH> struct cnn_
             column[i] = p.column(n0 + (unsigned)b_n(i));
     }
 
-    __device__ __forceinline__ void load(const P &p, unsigned k0) {
+    static __device__ __forceinline__ void fill(const P &p, unsigned k0, typename P::b_t *table) {
+        if (P::TABLED && threadIdx.x < BK)
+            table[threadIdx.x] = p.at_b(k0 + threadIdx.x);
+    }
+
+    static __device__ __forceinline__ float rounded(float x) {
+        return TO_TF32 ? __uint_as_float(cnn__tf32(x)) : x;
+    }
+
+    __device__ __forceinline__ void load(const P &p, unsigned k0, const typename P::b_t *table) {
         if (P::A_BY_K) {
             const typename P::a_t at = p.at_a(k0 + (unsigned)a_k(0));
             CNN__GPU_UNROLL
@@ -7182,17 +7197,17 @@ template <class P, int BM, int BN, int BK, int A_PITCH, int B_PITCH> struct cnn_
         } else {
             CNN__GPU_UNROLL
             for (int i = 0; i < LB; i++)
-                b[i] = p.b(p.at_b(k0 + (unsigned)b_k(i)), column[0]);
+                b[i] = p.b(P::TABLED ? table[b_k(i)] : p.at_b(k0 + (unsigned)b_k(i)), column[0]);
         }
     }
 
     __device__ __forceinline__ void store(float *as, float *bs) const {
         CNN__GPU_UNROLL
         for (int i = 0; i < LA; i++)
-            as[a_k(i) * A_PITCH + a_m(i)] = a[i];
+            as[a_k(i) * A_PITCH + a_m(i)] = rounded(a[i]);
         CNN__GPU_UNROLL
         for (int i = 0; i < LB; i++)
-            bs[b_k(i) * B_PITCH + b_n(i)] = b[i];
+            bs[b_k(i) * B_PITCH + b_n(i)] = rounded(b[i]);
     }
 };
 
@@ -7201,14 +7216,18 @@ static __global__ void __launch_bounds__(CNN__BLOCK, TM * TN > 32 ? 2 : 1) cnn__
     enum { A_PITCH = BM + 4, B_PITCH = BN + 4, A_HALF = 4 * BM / TM, B_HALF = 4 * BN / TN };
     CNN__SHARED(float, shared);
     float *as = shared, *bs = shared + 2 * BK * A_PITCH;
+    typename P::b_t *table = (typename P::b_t *)(void *)(bs + 2 * BK * B_PITCH);
     p.enter((int)blockIdx.y, (int)blockIdx.z);
     const unsigned tiles = (unsigned)((p.m + BM - 1) / BM);
     const int m0 = (int)(blockIdx.x % tiles) * BM;
     const unsigned n0 = blockIdx.x / tiles * BN;
     if (n0 >= p.n)
         return;
-    cnn__fetch<P, BM, BN, BK, A_PITCH, B_PITCH> f;
+    cnn__fetch<P, BM, BN, BK, A_PITCH, B_PITCH, 0> f;
     f.begin(p, m0, n0);
+    f.fill(p, p.k_first, table);
+    f.fill(p, p.k_first + BK, table + BK);
+    __syncthreads();
     const int ty = (int)threadIdx.x / (BN / TN), tx = (int)threadIdx.x % (BN / TN);
     float sum[TM][TN];
     CNN__GPU_UNROLL
@@ -7217,14 +7236,16 @@ static __global__ void __launch_bounds__(CNN__BLOCK, TM * TN > 32 ? 2 : 1) cnn__
         for (int j = 0; j < TN; j++)
             sum[i][j] = 0;
     }
-    f.load(p, p.k_first);
+    f.load(p, p.k_first, table);
     f.store(as, bs);
     __syncthreads();
     int side = 0;
     for (unsigned k0 = p.k_first; k0 < p.k_end; k0 += BK) {
         const bool more = p.k_end - k0 > BK;
-        if (more)
-            f.load(p, k0 + BK);
+        if (more) { /* this tile's side of the table was last read before the barrier */
+            f.load(p, k0 + BK, table + (side ^ 1) * BK);
+            f.fill(p, k0 + 2 * BK, table + side * BK);
+        }
         const float *at = as + side * BK * A_PITCH + ty * 4, *bt = bs + side * BK * B_PITCH + tx * 4;
         CNN__GPU_UNROLL
         for (int k = 0; k < BK; k++) {
@@ -7273,26 +7294,24 @@ static __global__ void __launch_bounds__(CNN__BLOCK, TM * TN > 32 ? 2 : 1) cnn__
     }
 }
 
-/* To 10 bits of fraction, halves away from zero, as the conversion of the hardware does. */
-static __device__ __forceinline__ unsigned cnn__tf32(float x) {
-    const unsigned u = __float_as_uint(x);
-    return (u & 0x7fffffffu) >= 0x7f800000u ? u : (u + 0x1000u) & 0xffffe000u;
-}
-
 /* The same product on tensor cores: tiles of 128 x 128, a warp's share being 64 x 32, 4 by 4 products of 16x8
    by 8. The pitches put the 32 elements that a warp loads at once into different banks. */
 template <class P> static __global__ void __launch_bounds__(CNN__BLOCK) cnn__gpu_product_tf32(P p) {
     enum { BM = 128, BN = 128, BK = 16, PITCH = 128 + 8 };
     CNN__SHARED(float, shared);
     float *as = shared, *bs = shared + 2 * BK * PITCH;
+    typename P::b_t *table = (typename P::b_t *)(void *)(bs + 2 * BK * PITCH);
     p.enter((int)blockIdx.y, (int)blockIdx.z);
     const unsigned tiles = (unsigned)((p.m + BM - 1) / BM);
     const int m0 = (int)(blockIdx.x % tiles) * BM;
     const unsigned n0 = blockIdx.x / tiles * BN;
     if (n0 >= p.n)
         return;
-    cnn__fetch<P, BM, BN, BK, PITCH, PITCH> f;
+    cnn__fetch<P, BM, BN, BK, PITCH, PITCH, 1> f;
     f.begin(p, m0, n0);
+    f.fill(p, p.k_first, table);
+    f.fill(p, p.k_first + BK, table + BK);
+    __syncthreads();
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
     const int wm = warp / 4 * 64 + lane / 4, wn = warp % 4 * 32 + lane / 4, lk = lane % 4;
     float sum[4][4][4];
@@ -7302,26 +7321,28 @@ template <class P> static __global__ void __launch_bounds__(CNN__BLOCK) cnn__gpu
         for (int j = 0; j < 4; j++)
             sum[i][j][0] = sum[i][j][1] = sum[i][j][2] = sum[i][j][3] = 0;
     }
-    f.load(p, p.k_first);
+    f.load(p, p.k_first, table);
     f.store(as, bs);
     __syncthreads();
     int side = 0;
     for (unsigned k0 = p.k_first; k0 < p.k_end; k0 += BK) {
         const bool more = p.k_end - k0 > BK;
-        if (more)
-            f.load(p, k0 + BK);
+        if (more) { /* this tile's side of the table was last read before the barrier */
+            f.load(p, k0 + BK, table + (side ^ 1) * BK);
+            f.fill(p, k0 + 2 * BK, table + side * BK);
+        }
         CNN__GPU_UNROLL
         for (int k = 0; k < BK; k += 8) {
             const float *at = as + (side * BK + k + lk) * PITCH + wm, *bt = bs + (side * BK + k + lk) * PITCH + wn;
             unsigned a[4][4], b[4][2];
             CNN__GPU_UNROLL
             for (int i = 0; i < 4; i++) {
-                a[i][0] = cnn__tf32(at[i * 16]);
-                a[i][1] = cnn__tf32(at[i * 16 + 8]);
-                a[i][2] = cnn__tf32(at[4 * PITCH + i * 16]);
-                a[i][3] = cnn__tf32(at[4 * PITCH + i * 16 + 8]);
-                b[i][0] = cnn__tf32(bt[i * 8]);
-                b[i][1] = cnn__tf32(bt[4 * PITCH + i * 8]);
+                a[i][0] = __float_as_uint(at[i * 16]);
+                a[i][1] = __float_as_uint(at[i * 16 + 8]);
+                a[i][2] = __float_as_uint(at[4 * PITCH + i * 16]);
+                a[i][3] = __float_as_uint(at[4 * PITCH + i * 16 + 8]);
+                b[i][0] = __float_as_uint(bt[i * 8]);
+                b[i][1] = __float_as_uint(bt[4 * PITCH + i * 8]);
             }
             CNN__GPU_UNROLL
             for (int i = 0; i < 4; i++) {
@@ -7359,7 +7380,7 @@ template <class P, int BM, int BN, int BK, int TM, int TN>
 static cnn_status cnn__launch_tiles(const char *where, cudaStream_t stream, const P &p, int m, unsigned n,
                                     int groups, int slices) {
     const dim3 grid(cnn__tiles(m, n, BM, BN), (unsigned)groups, (unsigned)slices);
-    const size_t shared = 2 * BK * (BM + BN + 8) * sizeof(float);
+    const size_t shared = 2 * BK * ((BM + BN + 8) * sizeof(float) + sizeof(typename P::b_t));
     CNN__RUN(where, (cnn__gpu_product<P, BM, BN, BK, TM, TN>), grid, CNN__BLOCK, shared, stream, p);
     return CNN_OK;
 }
@@ -7372,7 +7393,7 @@ static cnn_status cnn__launch_product(const char *where, cudaStream_t stream, co
     const unsigned large = cnn__tiles(m, n, 128, 128) * (unsigned)(groups * slices);
     if (m > 64 && n > 64 && cnn__gpu.tf32 && cnn__gpu.architecture >= 800) {
         const dim3 grid(cnn__tiles(m, n, 128, 128), (unsigned)groups, (unsigned)slices);
-        CNN__RUN(where, cnn__gpu_product_tf32<P>, grid, CNN__BLOCK, 4 * 16 * 136 * sizeof(float), stream, p);
+        CNN__RUN(where, cnn__gpu_product_tf32<P>, grid, CNN__BLOCK, 2 * 16 * (2 * 136 * sizeof(float) + sizeof(typename P::b_t)), stream, p);
         return CNN_OK;
     }
     if (m > 64 && n > 64 && large >= 100)
@@ -7389,7 +7410,7 @@ static cnn_status cnn__launch_product(const char *where, cudaStream_t stream, co
 /* y[m*ym + n] = sum over k of a[m*am + k*ak] * b[k*bk + n*bn]; forward, which alone has k contiguous in both, with
    bias[n] and the activation; otherwise, if wanted, added to y. */
 template <int A_CONTIGUOUS_K, int B_CONTIGUOUS_K> struct cnn__matrix {
-    enum { A_BY_K = A_CONTIGUOUS_K, B_BY_K = B_CONTIGUOUS_K, FORWARD = A_BY_K && B_BY_K };
+    enum { A_BY_K = A_CONTIGUOUS_K, B_BY_K = B_CONTIGUOUS_K, TABLED = 0, FORWARD = A_BY_K && B_BY_K };
     typedef ptrdiff_t row_t, a_t, b_t, column_t, out_t;
     int m;
     unsigned n, k_first, k_end;
@@ -7501,7 +7522,7 @@ typedef struct cnn__pixel {
 } cnn__pixel;
 
 /* Of a kernel element: how far it looks from there. */
-typedef struct cnn__offset {
+typedef struct __align__(16) cnn__offset {
     int at, i, j;
 } cnn__offset;
 
@@ -7540,7 +7561,7 @@ static __device__ __forceinline__ ptrdiff_t cnn__gpu_at_y(const cnn__shape &s, u
 
 /* y: rows are output channels, columns the pixels of all images, k the kernel elements (c, a, b). */
 struct cnn__conv_y {
-    enum { A_BY_K = 1, B_BY_K = 0 };
+    enum { A_BY_K = 1, B_BY_K = 0, TABLED = 1 };
     typedef int row_t;
     typedef int a_t;
     typedef cnn__offset b_t;
@@ -7590,7 +7611,7 @@ struct cnn__conv_y {
    pixels go by phases, a slice each: rows i with (i + pt) % sh equal to r meet kernel rows a with a*dh % sh
    equal to r, which are a0, a0 + step, ...; columns alike. */
 struct cnn__conv_dx {
-    enum { A_BY_K = 1, B_BY_K = 0 };
+    enum { A_BY_K = 1, B_BY_K = 0, TABLED = 1 };
     typedef int row_t;
     typedef int a_t;
     typedef cnn__offset b_t;
@@ -7602,6 +7623,7 @@ struct cnn__conv_dx {
     const float *w, *dy;
     float *dx;
     int a0, a_step, b0, b_step, i0, j0; /* of the phase */
+    int back_h, back_w;                 /* rows and columns of dy from one of its elements to the next */
     cnn__div by_pixels, by_width, by_elements, by_bs;
 
     /* Along one axis: the first pixel and kernel element of phase r, the elements' step, and how many. */
@@ -7626,6 +7648,8 @@ struct cnn__conv_dx {
         int rows, columns, as, bs;
         phase(slice / s.sw, s.sh, s.pt, s.h, s.dh, s.kh, &i0, &rows, &a0, &a_step, &as);
         phase(slice % s.sw, s.sw, s.pl, s.w, s.dw, s.kw, &j0, &columns, &b0, &b_step, &bs);
+        back_h = a_step * s.dh / s.sh;
+        back_w = b_step * s.dw / s.sw;
         n = (unsigned)s.n * (unsigned)rows * (unsigned)columns;
         k_first = 0;
         k_end = (unsigned)s.o * (unsigned)(as * bs);
@@ -7653,8 +7677,8 @@ struct cnn__conv_dx {
         cnn__offset v = {0, CNN__OUTSIDE, 0};
         if (k < k_end) {
             const unsigned o = cnn__quotient(k, by_elements), e = k - o * by_elements.d, a = cnn__quotient(e, by_bs);
-            v.i = -((int)a * (a_step * s.dh / s.sh));
-            v.j = -((int)(e - a * by_bs.d) * (b_step * s.dw / s.sw));
+            v.i = -((int)a * back_h);
+            v.j = -((int)(e - a * by_bs.d) * back_w);
             v.at = (int)o * s.y_plane + v.i * s.ow + v.j;
         }
         return v;
@@ -7695,7 +7719,7 @@ struct cnn__conv_dx {
 /* dw: rows are output channels, columns kernel elements (c, a, b), k the pixels of all images, in slices whose
    sums are added up afterwards. */
 struct cnn__conv_dw {
-    enum { A_BY_K = 1, B_BY_K = 1 };
+    enum { A_BY_K = 1, B_BY_K = 1, TABLED = 0 };
     typedef int row_t;
     typedef ptrdiff_t a_t;
     typedef cnn__pixel b_t;

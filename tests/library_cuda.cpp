@@ -5,6 +5,8 @@
 #ifndef __CUDACC__
 #include "cuda_shim.h"
 #endif
+/* The test programs are C. */
+extern "C" int check_select_isa(const char *name);
 #include "library.c"
 
 #include "cuda_door.h"

@@ -37,7 +37,7 @@ def groups():
                        [[*shlex.split(run.CC), "-std=c99", *flags, "-c", f"tests/test_{name}.c", "-o", test + ".o"],
                         [*NVCC, test + ".o", library, "-o", test], ["env", "CNN_TEST_DEVICE=cuda", test]]))
     for tool, options in SANITIZERS.items():
-        command = ["compute-sanitizer", "--tool", tool, *options, "--error-exitcode", "9", program, "fit ends", "short"]
+        command = ["compute-sanitizer", "--tool", tool, *options, "--error-exitcode", "9", program, "short", "fit", "fused"]
         if not shutil.which("compute-sanitizer"):
             command = ["sh", "-c", "echo 'compute-sanitizer is not installed'; exit 77"]
         result.append((tool, [command]))
