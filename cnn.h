@@ -33,8 +33,8 @@
      CNN_NO_STDIO            no stdio.h: no function that takes a file name
      CNN_NO_SIMD             no intrinsics and no vector types: plain C loops
      CNN_NO_OPENMP           one thread, even where the compiler has OpenMP on
-     CNN_CUDA                the CUDA back end too. nvcc compiles the one file that has CNN_IMPLEMENTATION, as
-                             in  nvcc -x cu -DCNN_CUDA -c FILE.c,  the rest of the program is the C compiler's;
+     CNN_CUDA                the CUDA back end too. nvcc compiles the one file with CNN_IMPLEMENTATION, as in
+                             nvcc -x cu -DCNN_CUDA -c FILE.c,  and the C compiler the rest of the program;
                              cnn_device_use chooses the device when the program runs
 
    PROMISES
@@ -43,13 +43,14 @@
                    printed; nothing exits or aborts.
      memory        A network's and a workspace's memory is planned and taken when they are created, or is
                    handed in by the caller; nothing allocates within a step. Operators called on their own
-                   take scratch memory for the call and give it back. On a GPU the device's share of a workspace
-                   is always the library's own; the caller's memory holds the rest.
-     threads       No state is shared but the choice of the device: calls on different objects may run at the same time, and one const
-                   cnn_net serves any number of threads, each with a workspace of its own.
+                   take scratch memory for the call and give it back. On a GPU the device's share of a
+                   workspace is always the library's own; the caller's memory holds the rest.
+     threads       No state is shared but the choice of the device: calls on different objects may run at the
+                   same time, and one const cnn_net serves any number of threads, each with a workspace of its
+                   own.
      determinism   The same seed gives the same bits on every run and for every number of threads (of one
-                   build on one instruction set). So too on a GPU, whatever its number of processors; CPU and GPU
-                   agree to rounding.
+                   build on one instruction set). So too on a GPU, whatever its number of processors; CPU and
+                   GPU agree to rounding.
      arithmetic    float32 throughout, sums of losses in double. Subnormals are flushed to zero inside the
                    library; the caller's floating-point mode is restored.
 
@@ -133,10 +134,10 @@ CNN_API cnn_device cnn_device_active(void);
 /* "NVIDIA H100 80GB HBM3", or "CPU (avx512)". */
 CNN_API const char *cnn_device_name(void);
 
-/* On not 0: products of large convolutions and linear layers on the GPU take their factors rounded to TF32 (10
-   bits of fraction) and sum in float32, on tensor cores. Off at first. On the CPU it changes nothing, but is
-   remembered.
-   CNN_ERR_DEVICE: the GPU in use, or the code built for it, has none (they came with compute capability 8.0). */
+/* On not 0: products of large convolutions and linear layers on the GPU take their factors rounded to TF32
+   (10 bits of fraction) and sum in float32, on tensor cores. Off at first. On the CPU it changes nothing, but
+   is remembered. CNN_ERR_DEVICE: the GPU in use, or the code built for it, is older than compute capability
+   8.0. */
 CNN_API cnn_status cnn_device_tf32(int on);
 
 /* ---- >>tensor-api ---------------------------------------------------------------------------------- */
@@ -580,7 +581,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #error "cnn.h: define both CNN_MALLOC(bytes) and CNN_FREE(pointer), or neither"
 #endif
 #if defined(CNN_CUDA) && !defined(__CUDACC__) && !defined(CNN__CUDA_SHIM)
-#error "cnn.h: CNN_CUDA: compile the file that has CNN_IMPLEMENTATION with nvcc: nvcc -x cu -DCNN_CUDA -c FILE.c"
+#error "CNN_CUDA: compile the file with CNN_IMPLEMENTATION by nvcc: nvcc -x cu -DCNN_CUDA -c FILE.c"
 #endif
 #ifndef CNN_MALLOC
 #include <stdlib.h>
@@ -875,7 +876,7 @@ CNN_API const char *cnn_last_error(void) {
 }
 
 CNN_API const char *cnn_status_name(cnn_status status) {
-    static const char *const names[] = {"ok",           "argument", "shape",   "out of memory",
+    static const char *const names[] = {"ok",           "argument", "shape",    "out of memory",
                                         "input/output", "format",   "diverged", "device"};
     return (int)status >= 0 && (int)status <= (int)CNN_ERR_DEVICE ? names[(int)status] : "unknown";
 }
@@ -1051,7 +1052,7 @@ typedef struct cnn__window {
 } cnn__window;
 
 CNN__BOTH CNN__INLINE cnn__window cnn__window_at(int i, int n, int kernel, int stride, int pad, int dilation,
-                                       int exclude) {
+                                                 int exclude) {
     cnn__window v;
     const int start = i * stride - pad, stop = start + (kernel - 1) * dilation + 1;
     const int padded_stop = stop < n + pad ? stop : n + pad;
@@ -2081,8 +2082,7 @@ struct cnn__fit;
     X(void *, allocate, (size_t bytes)) /* zeroed, readable by the program, for cnn__free; or NULL */        \
     X(cnn_status, fill, (const char *where, float *to, size_t n, float value))                               \
     X(cnn_status, copy, (const char *where, float *to, const float *from, size_t n))                         \
-    X(cnn_status, draw,                                                                                      \
-      (const char *where, float *to, size_t n, int normal, float scale, uint64_t seed))                      \
+    X(cnn_status, draw, (const char *where, float *to, size_t n, int normal, float scale, uint64_t seed))    \
     X(cnn_status, conv2d_forward,                                                                            \
       (const char *where, struct cnn__conv *v, const cnn_tensor *x, const cnn_tensor *weight,                \
        const cnn_tensor *bias, cnn_tensor *y))                                                               \
@@ -2110,8 +2110,7 @@ struct cnn__fit;
     X(cnn_status, softmax_forward, (const char *where, const cnn_tensor *x, cnn_tensor *y))                  \
     X(cnn_status, softmax_backward,                                                                          \
       (const char *where, const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx))                        \
-    X(cnn_status, dropout,                                                                                   \
-      (const char *where, const cnn_tensor *x, float p, uint64_t seed, cnn_tensor *y))                       \
+    X(cnn_status, dropout, (const char *where, const cnn_tensor *x, float p, uint64_t seed, cnn_tensor *y))  \
     X(cnn_status, cross_entropy_forward,                                                                     \
       (const char *where, const cnn_tensor *logits, const int *labels, double *loss))                        \
     X(cnn_status, cross_entropy_backward,                                                                    \
@@ -2290,9 +2289,8 @@ CNN_API cnn_status cnn_tensor_copy(cnn_tensor *dst, const cnn_tensor *src) {
     CNN__TRY(cnn__check("cnn_tensor_copy", "src", src));
     CNN__TRY(cnn__check_shape("cnn_tensor_copy", "dst", dst, src->n, src->c, src->h, src->w));
     CNN__TRY(cnn__check_apart_or_same("cnn_tensor_copy", "dst", dst, "src", src));
-    return dst->data == src->data
-               ? CNN_OK
-               : cnn__ops()->copy("cnn_tensor_copy", dst->data, src->data, cnn__size(src));
+    return dst->data == src->data ? CNN_OK
+                                  : cnn__ops()->copy("cnn_tensor_copy", dst->data, src->data, cnn__size(src));
 }
 
 CNN_API cnn_status cnn_tensor_reshape(cnn_tensor *t, int n, int c, int h, int w) {
@@ -5831,8 +5829,8 @@ static cnn_status cnn__cpu_fit_epoch(cnn__fit *f) {
     for (p->step = 0; p->step < p->steps && !p->stopped;) {
         const int at = p->step * o->batch, n = cnn__min(o->batch, f->train->count - at);
         const double start = cnn__seconds();
-        if (cnn__cpu_train_batch("cnn_fit", f->net, f->ws, f->train, f->index + at, n, &f->loss, &f->correct) !=
-            CNN_OK)
+        if (cnn__cpu_train_batch("cnn_fit", f->net, f->ws, f->train, f->index + at, n, &f->loss,
+                                 &f->correct) != CNN_OK)
             return cnn__fit_diverged(f, "the loss is not finite");
         rule.lr = cnn__fit_rate(f);
         CNN__TRY(cnn__sgd_apply("cnn_fit", f->ws->threads, &sgd));
@@ -6139,13 +6137,13 @@ CNN_API cnn_status cnn_dataset_batch(const cnn_dataset *data, const int *index, 
 #ifdef CNN_CUDA
 /* ---- >>cuda -------------------------------------------------------------------------------------------
 
-   Kernels are cnn__gpu_..., what starts them on a stream cnn__launch_..., the rows of the table cnn__cuda_...;
-   only the last copy memory of the caller's to the device and back, and wait. Tensors are planar, NCHW, as the
-   caller sees them.
-     Every sum runs in an order fixed by the shapes alone: no floating-point atomics, and partial sums are split
-   by constants, never by the number of processors. So two runs give the same bits.
-     Shared memory is dynamic and named by CNN__SHARED, launches go through CNN__LAUNCH: a test defines both to
-   run the kernels on a CPU. */
+   Kernels are cnn__gpu_..., what starts them on a stream cnn__launch_..., the rows of the table
+   cnn__cuda_...; only the last copy memory of the caller's to the device and back, and wait. Tensors are
+   planar, NCHW, as the caller sees them.
+     Every sum runs in an order fixed by the shapes alone: no floating-point atomics, and partial sums are
+   split by constants, never by the number of processors. So two runs give the same bits.
+     Shared memory is dynamic and named by CNN__SHARED, launches go through CNN__LAUNCH: a test defines both
+   to run the kernels on a CPU. */
 
 #ifndef CNN__CUDA_SHIM
 #include <cuda_runtime.h>
@@ -6223,8 +6221,8 @@ static void *cnn__cuda_allocate(size_t bytes) {
     static const char *const where = "cnn__cuda_allocate";
     const size_t total = cnn__add(bytes, CNN__ALIGN + sizeof(cnn__origin));
     void *start = NULL;
-    if (total == SIZE_MAX || cnn__cuda_check(where, cudaMallocManaged(&start, total), "cudaMallocManaged",
-                                             __LINE__) != CNN_OK)
+    if (total == SIZE_MAX ||
+        cnn__cuda_check(where, cudaMallocManaged(&start, total), "cudaMallocManaged", __LINE__) != CNN_OK)
         return NULL;
     void *p = cnn__place(start, cnn__cuda_release);
     if (cnn__cuda_check(where, cudaMemsetAsync(p, 0, bytes, 0), "cudaMemsetAsync", __LINE__) != CNN_OK ||
@@ -6302,15 +6300,16 @@ static void *cnn__call_scratch(cnn__call *c, size_t bytes) {
 
 /* Waits, copies results to the caller's memory and frees. Of a failed call nothing is copied. */
 static cnn_status cnn__call_end(cnn__call *c) {
-    const cnn_status waited = cnn__cuda_check(c->where, cudaStreamSynchronize(c->stream),
-                                              "cudaStreamSynchronize", __LINE__);
+    const cnn_status waited =
+        cnn__cuda_check(c->where, cudaStreamSynchronize(c->stream), "cudaStreamSynchronize", __LINE__);
     if (c->status == CNN_OK)
         c->status = waited;
     for (int i = 0; i < c->count; i++) {
         const cnn__staged *s = &c->staged[i];
         if (s->out && c->status == CNN_OK)
-            c->status = cnn__cuda_check(c->where, cudaMemcpy(s->host, s->device, s->bytes, cudaMemcpyDeviceToHost),
-                                        "cudaMemcpy", __LINE__);
+            c->status =
+                cnn__cuda_check(c->where, cudaMemcpy(s->host, s->device, s->bytes, cudaMemcpyDeviceToHost),
+                                "cudaMemcpy", __LINE__);
     }
     for (int i = 0; i < c->count; i++) {
         const cnn_status freed =
@@ -6332,7 +6331,8 @@ static size_t cnn__pieces(size_t n, size_t piece) {
     return (n + piece - 1) / piece;
 }
 
-/* The architecture that the code in use was built for; where there is none for this device, it does not run. */
+/* The architecture that the code in use was built for; where there is none for this device, it does not run.
+   */
 static __global__ void cnn__gpu_architecture(int *to) {
 #ifdef __CUDA_ARCH__
     *to = __CUDA_ARCH__;
@@ -6382,8 +6382,9 @@ static const char *cnn__cuda_name(void) {
 
 static cnn_status cnn__cuda_tf32(const char *where, int on) {
     if (on && cnn__gpu.ready && cnn__gpu.architecture < 800)
-        return cnn__fail(CNN_ERR_DEVICE, "%s: TF32 needs compute capability 8.0, the code in use was built for %d.%d",
-                         where, cnn__gpu.architecture / 100, cnn__gpu.architecture / 10 % 10);
+        return cnn__fail(CNN_ERR_DEVICE,
+                         "%s: TF32 needs compute capability 8.0, the code in use was built for %d.%d", where,
+                         cnn__gpu.architecture / 100, cnn__gpu.architecture / 10 % 10);
     cnn__gpu.tf32 = on != 0;
     return CNN_OK;
 }
@@ -6399,7 +6400,8 @@ template <class F> static __global__ void cnn__gpu_map(F f, size_t n) {
 
 template <class F> static cnn_status cnn__launch_map(const char *where, cudaStream_t stream, F f, size_t n) {
     const size_t blocks = cnn__pieces(n, CNN__BLOCK);
-    CNN__RUN(where, cnn__gpu_map<F>, (unsigned)(blocks < 65536 ? blocks : 65536), CNN__BLOCK, 0, stream, f, n);
+    CNN__RUN(where, cnn__gpu_map<F>, (unsigned)(blocks < 65536 ? blocks : 65536), CNN__BLOCK, 0, stream, f,
+             n);
     return CNN_OK;
 }
 
@@ -6584,7 +6586,8 @@ static cnn_status cnn__cuda_draw(const char *where, float *to, size_t n, int nor
 static cnn_status cnn__cuda_activation_forward(const char *where, cnn_layer_kind kind, const cnn_tensor *x,
                                                cnn_tensor *y) {
     cnn__call c = cnn__call_begin(where, 0);
-    const cnn__f_activation f = {(int)kind, cnn__call_tensor(&c, x, CNN__IN), cnn__call_tensor(&c, y, CNN__OUT)};
+    const cnn__f_activation f = {(int)kind, cnn__call_tensor(&c, x, CNN__IN),
+                                 cnn__call_tensor(&c, y, CNN__OUT)};
     CNN__THEN(c, cnn__launch_map(where, c.stream, f, cnn__size(x)));
     return cnn__call_end(&c);
 }
@@ -6610,7 +6613,8 @@ static cnn_status cnn__cuda_dropout(const char *where, const cnn_tensor *x, floa
 static cnn_status cnn__cuda_softmax_forward(const char *where, const cnn_tensor *x, cnn_tensor *y) {
     const size_t plane = (size_t)x->h * (size_t)x->w;
     cnn__call c = cnn__call_begin(where, 0);
-    const cnn__f_softmax f = {cnn__call_tensor(&c, x, CNN__IN), cnn__call_tensor(&c, y, CNN__OUT), x->c, plane};
+    const cnn__f_softmax f = {cnn__call_tensor(&c, x, CNN__IN), cnn__call_tensor(&c, y, CNN__OUT), x->c,
+                              plane};
     CNN__THEN(c, cnn__launch_map(where, c.stream, f, (size_t)x->n * plane));
     return cnn__call_end(&c);
 }
@@ -6640,11 +6644,10 @@ static cnn_status cnn__cuda_sgd_step(const char *where, const cnn_sgd_options *o
     cnn__call c = cnn__call_begin(where, 0);
     if (!count)
         return CNN_OK;
-    const cnn__f_sgd f = {*options, (float *)cnn__call_view(&c, parameters, bytes, CNN__IN | CNN__OUT),
-                          (const float *)cnn__call_view(&c, gradients, bytes, CNN__IN),
-                          options->momentum > 0
-                              ? (float *)cnn__call_view(&c, velocity, bytes, CNN__IN | CNN__OUT)
-                              : NULL};
+    const cnn__f_sgd f = {
+        *options, (float *)cnn__call_view(&c, parameters, bytes, CNN__IN | CNN__OUT),
+        (const float *)cnn__call_view(&c, gradients, bytes, CNN__IN),
+        options->momentum > 0 ? (float *)cnn__call_view(&c, velocity, bytes, CNN__IN | CNN__OUT) : NULL};
     CNN__THEN(c, cnn__launch_map(where, c.stream, f, count));
     return cnn__call_end(&c);
 }
@@ -6719,8 +6722,8 @@ static cnn_status cnn__launch_sum(const char *where, cudaStream_t stream, F f, s
         part += blocks;
         n = blocks;
         blocks = cnn__pieces(n, CNN__SUM_CHUNK);
-        CNN__RUN(where, cnn__gpu_sum<cnn__f_double>, (unsigned)blocks, CNN__BLOCK, CNN__BLOCK * sizeof(double),
-                 stream, again, n, part);
+        CNN__RUN(where, cnn__gpu_sum<cnn__f_double>, (unsigned)blocks, CNN__BLOCK,
+                 CNN__BLOCK * sizeof(double), stream, again, n, part);
     }
     return CNN_OK;
 }
@@ -6730,8 +6733,9 @@ template <class F> static cnn_status cnn__call_sum(cnn__call *c, F f, size_t n, 
     const size_t parts = cnn__sum_parts(n);
     double *part = (double *)cnn__call_scratch(c, parts * sizeof(double));
     CNN__THEN(*c, cnn__launch_sum(c->where, c->stream, f, n, part));
-    CNN__THEN(*c, cnn__cuda_check(c->where, cudaMemcpyAsync(result, part + parts - 1, sizeof *result,
-                                                            cudaMemcpyDeviceToHost, c->stream),
+    CNN__THEN(*c, cnn__cuda_check(c->where,
+                                  cudaMemcpyAsync(result, part + parts - 1, sizeof *result,
+                                                  cudaMemcpyDeviceToHost, c->stream),
                                   "cudaMemcpyAsync", __LINE__));
     return c->status;
 }
@@ -6787,7 +6791,8 @@ static cnn_status cnn__cuda_cross_entropy_forward(const char *where, const cnn_t
     double sum = 0;
     cnn__call c = cnn__call_begin(where, 0);
     const cnn__f_cross_entropy f = {cnn__call_tensor(&c, logits, CNN__IN),
-                                    (const int *)cnn__call_view(&c, labels, n * sizeof(int), CNN__IN), logits->c};
+                                    (const int *)cnn__call_view(&c, labels, n * sizeof(int), CNN__IN),
+                                    logits->c};
     cnn__call_sum(&c, f, n, &sum);
     CNN__TRY(cnn__call_end(&c));
     *loss = sum / logits->n;
@@ -6799,8 +6804,9 @@ static cnn_status cnn__cuda_cross_entropy_backward(const char *where, const cnn_
     const size_t n = (size_t)logits->n;
     cnn__call c = cnn__call_begin(where, 0);
     const cnn__f_cross_entropy_backward f = {
-        cnn__call_tensor(&c, logits, CNN__IN), (const int *)cnn__call_view(&c, labels, n * sizeof(int), CNN__IN),
-        logits->c, logits->n, cnn__call_tensor(&c, dlogits, CNN__OUT)};
+        cnn__call_tensor(&c, logits, CNN__IN),
+        (const int *)cnn__call_view(&c, labels, n * sizeof(int), CNN__IN), logits->c, logits->n,
+        cnn__call_tensor(&c, dlogits, CNN__OUT)};
     CNN__THEN(c, cnn__launch_map(where, c.stream, f, n));
     return cnn__call_end(&c);
 }
@@ -6968,8 +6974,8 @@ struct cnn__f_avgpool_backward {
 /* dx[indices[i]] += dy[i] within each plane, a block each, in the order of i; the windows are not known, so
    any element may meet any other. Of CNN__BLOCK outputs at a time, the first that goes to an element adds up
    for all of them. */
-static __global__ void cnn__gpu_maxpool_scatter(const float *dy, const int *indices, unsigned in, unsigned out,
-                                                float *dx) {
+static __global__ void cnn__gpu_maxpool_scatter(const float *dy, const int *indices, unsigned in,
+                                                unsigned out, float *dx) {
     CNN__SHARED(int, to);
     float *values = (float *)(to + CNN__BLOCK);
     const unsigned t = threadIdx.x;
@@ -7001,18 +7007,15 @@ static __global__ void cnn__gpu_maxpool_scatter(const float *dy, const int *indi
     }
 }
 
-static cnn_status cnn__launch_maxpool(const char *where, cudaStream_t stream, const cnn__pool *p, int n, int c,
-                                      const float *x, float *y, int *indices) {
+static cnn_status cnn__launch_maxpool(const char *where, cudaStream_t stream, const cnn__pool *p, int n,
+                                      int c, const float *x, float *y, int *indices) {
     const size_t in = (size_t)p->h * (size_t)p->w, out = (size_t)p->oh * (size_t)p->ow;
     const int at_once = cnn__images_at_once(n, (size_t)c * out);
     for (int i = 0; i < n; i += at_once) {
         const size_t at = (size_t)i * (size_t)c;
-        const cnn__f_maxpool f = {*p,
-                                  cnn__div_by((unsigned)out),
-                                  cnn__div_by((unsigned)p->ow),
-                                  x + at * in,
-                                  y + at * out,
-                                  indices ? indices + at * out : NULL};
+        const cnn__f_maxpool f = {
+            *p,           cnn__div_by((unsigned)out),         cnn__div_by((unsigned)p->ow), x + at * in,
+            y + at * out, indices ? indices + at * out : NULL};
         CNN__TRY(cnn__launch_map(where, stream, f, (size_t)cnn__min(at_once, n - i) * (size_t)c * out));
     }
     return CNN_OK;
@@ -7035,8 +7038,8 @@ static cnn_status cnn__launch_maxpool_backward(const char *where, cudaStream_t s
     return CNN_OK;
 }
 
-static cnn_status cnn__launch_avgpool(const char *where, cudaStream_t stream, const cnn__pool *p, int n, int c,
-                                      const float *x, float *y) {
+static cnn_status cnn__launch_avgpool(const char *where, cudaStream_t stream, const cnn__pool *p, int n,
+                                      int c, const float *x, float *y) {
     const size_t in = (size_t)p->h * (size_t)p->w, out = (size_t)p->oh * (size_t)p->ow;
     const int at_once = cnn__images_at_once(n, (size_t)c * out);
     for (int i = 0; i < n; i += at_once) {
@@ -7122,13 +7125,15 @@ static cnn_status cnn__cuda_avgpool2d_backward(const char *where, const cnn__poo
 /* ---- products ----
 
    One kernel multiplies, y[m][n] = sum over k of a(m, k) * b(k, n), in tiles of BM x BN that a block of 256
-   threads keeps in registers, TM x TN a thread; the factors pass through shared memory BK steps at a time, the
-   next ones being fetched meanwhile. Where a and b come from is the problem's to say: a convolution's image is
-   read in place (an implicit matrix, its row k the image shifted by the offset of kernel element k).
-     A problem P has m rows, the methods enter(group, slice), which moves its pointers and sets n and the range
-   of k; row(m) and at_a(k), whatever a() needs of each; at_b(k) and column(n) likewise for b(); out(n) and
-   put(out, m, value). A_BY_K: neighbouring threads fetch neighbouring k of a, not m; B_BY_K likewise. TABLED:
-   at_b is costly; a few threads work it out, one tile ahead, for all. What lies beyond the matrix is 0. */
+   threads keeps in registers, TM x TN a thread; the factors pass through shared memory BK steps at a time,
+   the next ones being fetched meanwhile. Where a and b come from is the problem's to say: a convolution's
+   image is read in place (an implicit matrix, its row k the image shifted by the offset of kernel element
+   k).
+     A problem P has m rows, the methods enter(group, slice), which moves its pointers and sets n and the
+   range of k; row(m) and at_a(k), whatever a() needs of each; at_b(k) and column(n) likewise for b(); out(n)
+   and put(out, m, value). A_BY_K: neighbouring threads fetch neighbouring k of a, not m; B_BY_K likewise.
+   TABLED: at_b is costly; a few threads work it out, one tile ahead, for all. What lies beyond the matrix is
+   0. */
 
 /* To 10 bits of fraction, halves away from zero, as the conversion of the hardware does. */
 static __device__ __forceinline__ unsigned cnn__tf32(float x) {
@@ -7212,7 +7217,7 @@ template <class P, int BM, int BN, int BK, int A_PITCH, int B_PITCH, int TO_TF32
 };
 
 template <class P, int BM, int BN, int BK, int TM, int TN>
-static __global__ void __launch_bounds__(CNN__BLOCK, TM * TN > 32 ? 2 : 1) cnn__gpu_product(P p) {
+static __global__ void __launch_bounds__(CNN__BLOCK, TM *TN > 32 ? 2 : 1) cnn__gpu_product(P p) {
     enum { A_PITCH = BM + 4, B_PITCH = BN + 4, A_HALF = 4 * BM / TM, B_HALF = 4 * BN / TN };
     CNN__SHARED(float, shared);
     float *as = shared, *bs = shared + 2 * BK * A_PITCH;
@@ -7333,7 +7338,8 @@ template <class P> static __global__ void __launch_bounds__(CNN__BLOCK) cnn__gpu
         }
         CNN__GPU_UNROLL
         for (int k = 0; k < BK; k += 8) {
-            const float *at = as + (side * BK + k + lk) * PITCH + wm, *bt = bs + (side * BK + k + lk) * PITCH + wn;
+            const float *at = as + (side * BK + k + lk) * PITCH + wm,
+                        *bt = bs + (side * BK + k + lk) * PITCH + wn;
             unsigned a[4][4], b[4][2];
             CNN__GPU_UNROLL
             for (int i = 0; i < 4; i++) {
@@ -7385,15 +7391,16 @@ static cnn_status cnn__launch_tiles(const char *where, cudaStream_t stream, cons
     return CNN_OK;
 }
 
-/* n: the most columns that any slice has. Large tiles have the better ratio of arithmetic to memory, small ones
-   keep more processors busy; a sum's order is the same in all of them. */
+/* n: the most columns that any slice has. Large tiles have the better ratio of arithmetic to memory, small
+   ones keep more processors busy; a sum's order is the same in all of them. */
 template <class P>
 static cnn_status cnn__launch_product(const char *where, cudaStream_t stream, const P &p, int m, unsigned n,
                                       int groups, int slices) {
     const unsigned large = cnn__tiles(m, n, 128, 128) * (unsigned)(groups * slices);
     if (m > 64 && n > 64 && cnn__gpu.tf32 && cnn__gpu.architecture >= 800) {
         const dim3 grid(cnn__tiles(m, n, 128, 128), (unsigned)groups, (unsigned)slices);
-        CNN__RUN(where, cnn__gpu_product_tf32<P>, grid, CNN__BLOCK, 2 * 16 * (2 * 136 * sizeof(float) + sizeof(typename P::b_t)), stream, p);
+        CNN__RUN(where, cnn__gpu_product_tf32<P>, grid, CNN__BLOCK,
+                 2 * 16 * (2 * 136 * sizeof(float) + sizeof(typename P::b_t)), stream, p);
         return CNN_OK;
     }
     if (m > 64 && n > 64 && large >= 100)
@@ -7407,8 +7414,8 @@ static cnn_status cnn__launch_product(const char *where, cudaStream_t stream, co
 
 /* ---- linear layers ---- */
 
-/* y[m*ym + n] = sum over k of a[m*am + k*ak] * b[k*bk + n*bn]; forward, which alone has k contiguous in both, with
-   bias[n] and the activation; otherwise, if wanted, added to y. */
+/* y[m*ym + n] = sum over k of a[m*am + k*ak] * b[k*bk + n*bn]; forward, which alone has k contiguous in
+   both, with bias[n] and the activation; otherwise, if wanted, added to y. */
 template <int A_CONTIGUOUS_K, int B_CONTIGUOUS_K> struct cnn__matrix {
     enum { A_BY_K = A_CONTIGUOUS_K, B_BY_K = B_CONTIGUOUS_K, TABLED = 0, FORWARD = A_BY_K && B_BY_K };
     typedef ptrdiff_t row_t, a_t, b_t, column_t, out_t;
@@ -7455,8 +7462,10 @@ template <int A_CONTIGUOUS_K, int B_CONTIGUOUS_K> struct cnn__matrix {
 };
 
 static cnn_status cnn__launch_linear(const char *where, cudaStream_t stream, int n, int in, int out,
-                                     const float *x, const float *w, const float *bias, int activation, float *y) {
-    const cnn__matrix<1, 1> p = {n, (unsigned)out, 0, (unsigned)in, x, w, in, 1, 1, in, out, bias, activation, 0, y};
+                                     const float *x, const float *w, const float *bias, int activation,
+                                     float *y) {
+    const cnn__matrix<1, 1> p = {n,  (unsigned)out, 0,    (unsigned)in, x, w, in, 1, 1,
+                                 in, out,           bias, activation,   0, y};
     return cnn__launch_product(where, stream, p, n, (unsigned)out, 1, 1);
 }
 
@@ -7468,13 +7477,15 @@ static cnn_status cnn__launch_linear_dx(const char *where, cudaStream_t stream, 
 
 /* dw and db, each unless NULL. */
 static cnn_status cnn__launch_linear_dw(const char *where, cudaStream_t stream, int n, int in, int out,
-                                        const float *x, const float *dy, int accumulate, float *dw, float *db) {
+                                        const float *x, const float *dy, int accumulate, float *dw,
+                                        float *db) {
     if (db) {
         const dim3 block(32, CNN__SUM_ROWS);
         CNN__RUN(where, cnn__gpu_column_sum, (unsigned)cnn__pieces((size_t)out, 32), block,
                  32 * CNN__SUM_ROWS * sizeof(float), stream, dy, n, out, accumulate, db);
     }
-    const cnn__matrix<0, 0> p = {out, (unsigned)in, 0, (unsigned)n, dy, x, 1, out, in, 1, in, NULL, 0, accumulate, dw};
+    const cnn__matrix<0, 0> p = {out, (unsigned)in, 0,    (unsigned)n, dy,         x, 1, out, in,
+                                 1,   in,           NULL, 0,           accumulate, dw};
     return dw ? cnn__launch_product(where, stream, p, out, (unsigned)in, 1, 1) : CNN_OK;
 }
 
@@ -7507,9 +7518,9 @@ static cnn_status cnn__cuda_linear_backward(const char *where, int in, const cnn
 /* A convolution as kernels see it: c and o are channels of one group, n images. */
 typedef struct cnn__shape {
     int n, groups, c, o, h, w, oh, ow, kh, kw, sh, sw, dh, dw, pt, pl;
-    int steps;                                     /* c*kh*kw */
-    int x_plane, y_plane;                          /* elements of a channel */
-    cnn__div by_y, by_ow, by_kernel, by_kw;        /* y_plane, ow, kh*kw, kw */
+    int steps;                              /* c*kh*kw */
+    int x_plane, y_plane;                   /* elements of a channel */
+    cnn__div by_y, by_ow, by_kernel, by_kw; /* y_plane, ow, kh*kw, kw */
 } cnn__shape;
 
 /* What lies far outside every image, and stays there when another such is added. */
@@ -7524,12 +7535,14 @@ typedef struct cnn__pixel {
 /* Of a kernel element: how far it looks from there. */
 typedef struct __align__(16) cnn__offset {
     int at, i, j;
-} cnn__offset;
+}
+cnn__offset;
 
 static __device__ __forceinline__ cnn__pixel cnn__gpu_pixel(const cnn__shape &s, unsigned n, unsigned end) {
     cnn__pixel v = {0, CNN__OUTSIDE, 0};
     if (n < end) {
-        const unsigned image = cnn__quotient(n, s.by_y), p = n - image * s.by_y.d, row = cnn__quotient(p, s.by_ow);
+        const unsigned image = cnn__quotient(n, s.by_y), p = n - image * s.by_y.d,
+                       row = cnn__quotient(p, s.by_ow);
         v.i = (int)row * s.sh - s.pt;
         v.j = (int)(p - row * s.by_ow.d) * s.sw - s.pl;
         v.at = (ptrdiff_t)image * s.groups * s.c * s.x_plane + (ptrdiff_t)v.i * s.w + v.j;
@@ -7540,7 +7553,8 @@ static __device__ __forceinline__ cnn__pixel cnn__gpu_pixel(const cnn__shape &s,
 static __device__ __forceinline__ cnn__offset cnn__gpu_offset(const cnn__shape &s, unsigned k, unsigned end) {
     cnn__offset v = {0, CNN__OUTSIDE, 0};
     if (k < end) {
-        const unsigned c = cnn__quotient(k, s.by_kernel), e = k - c * s.by_kernel.d, a = cnn__quotient(e, s.by_kw);
+        const unsigned c = cnn__quotient(k, s.by_kernel), e = k - c * s.by_kernel.d,
+                       a = cnn__quotient(e, s.by_kw);
         v.i = (int)a * s.dh;
         v.j = (int)(e - a * s.by_kw.d) * s.dw;
         v.at = (int)c * s.x_plane + v.i * s.w + v.j;
@@ -7548,9 +7562,10 @@ static __device__ __forceinline__ cnn__offset cnn__gpu_offset(const cnn__shape &
     return v;
 }
 
-static __device__ __forceinline__ float cnn__gpu_look(const cnn__shape &s, const float *x, const cnn__pixel &p,
-                                                      const cnn__offset &o) {
-    return (unsigned)(p.i + o.i) < (unsigned)s.h && (unsigned)(p.j + o.j) < (unsigned)s.w ? x[p.at + o.at] : 0.0f;
+static __device__ __forceinline__ float cnn__gpu_look(const cnn__shape &s, const float *x,
+                                                      const cnn__pixel &p, const cnn__offset &o) {
+    return (unsigned)(p.i + o.i) < (unsigned)s.h && (unsigned)(p.j + o.j) < (unsigned)s.w ? x[p.at + o.at]
+                                                                                          : 0.0f;
 }
 
 /* Where pixel n of y lies in channel 0 of the group. */
@@ -7607,9 +7622,9 @@ struct cnn__conv_y {
     }
 };
 
-/* dx: rows are input channels, columns pixels of x, k the kernel elements (o, a, b) whose stride meets them. So
-   pixels go by phases, a slice each: rows i with (i + pt) % sh equal to r meet kernel rows a with a*dh % sh
-   equal to r, which are a0, a0 + step, ...; columns alike. */
+/* dx: rows are input channels, columns pixels of x, k the kernel elements (o, a, b) whose stride meets them.
+   So pixels go by phases, a slice each: rows i with (i + pt) % sh equal to r meet kernel rows a with a*dh %
+   sh equal to r, which are a0, a0 + step, ...; columns alike. */
 struct cnn__conv_dx {
     enum { A_BY_K = 1, B_BY_K = 0, TABLED = 1 };
     typedef int row_t;
@@ -7667,7 +7682,8 @@ struct cnn__conv_dx {
     __device__ a_t at_a(unsigned k) const {
         if (k >= k_end)
             return -1;
-        const unsigned o = cnn__quotient(k, by_elements), e = k - o * by_elements.d, a = cnn__quotient(e, by_bs);
+        const unsigned o = cnn__quotient(k, by_elements), e = k - o * by_elements.d,
+                       a = cnn__quotient(e, by_bs);
         return (int)o * s.steps + (a0 + (int)a * a_step) * s.kw + b0 + (int)(e - a * by_bs.d) * b_step;
     }
     __device__ float a(row_t i, a_t k) const {
@@ -7676,7 +7692,8 @@ struct cnn__conv_dx {
     __device__ b_t at_b(unsigned k) const {
         cnn__offset v = {0, CNN__OUTSIDE, 0};
         if (k < k_end) {
-            const unsigned o = cnn__quotient(k, by_elements), e = k - o * by_elements.d, a = cnn__quotient(e, by_bs);
+            const unsigned o = cnn__quotient(k, by_elements), e = k - o * by_elements.d,
+                           a = cnn__quotient(e, by_bs);
             v.i = -((int)a * back_h);
             v.j = -((int)(e - a * by_bs.d) * back_w);
             v.at = (int)o * s.y_plane + v.i * s.ow + v.j;
@@ -7702,8 +7719,9 @@ struct cnn__conv_dx {
         return v;
     }
     __device__ float b(const b_t &k, const column_t &j) const {
-        return (unsigned)(j.i + k.i) < (unsigned)s.oh && (unsigned)(j.j + k.j) < (unsigned)s.ow ? dy[j.at + k.at]
-                                                                                                : 0.0f;
+        return (unsigned)(j.i + k.i) < (unsigned)s.oh && (unsigned)(j.j + k.j) < (unsigned)s.ow
+                   ? dy[j.at + k.at]
+                   : 0.0f;
     }
     __device__ out_t out(unsigned j) const {
         unsigned image;
@@ -7716,8 +7734,8 @@ struct cnn__conv_dx {
     }
 };
 
-/* dw: rows are output channels, columns kernel elements (c, a, b), k the pixels of all images, in slices whose
-   sums are added up afterwards. */
+/* dw: rows are output channels, columns kernel elements (c, a, b), k the pixels of all images, in slices
+   whose sums are added up afterwards. */
 struct cnn__conv_dw {
     enum { A_BY_K = 1, B_BY_K = 1, TABLED = 0 };
     typedef int row_t;
@@ -7767,7 +7785,8 @@ struct cnn__conv_dw {
     }
 };
 
-/* Fewer output or input channels in a group than these, and a tile would be mostly empty: a thread an element. */
+/* Fewer output or input channels in a group than these, and a tile would be mostly empty: a thread an
+   element. */
 enum { CNN__FEW_CHANNELS = 4 };
 
 struct cnn__f_conv_y {
@@ -7820,7 +7839,8 @@ struct cnn__f_conv_dx {
 };
 
 /* A block a weight: the sum over all images and pixels. */
-static __global__ void cnn__gpu_conv_dw(cnn__shape s, const float *x, const float *dy, int accumulate, float *dw) {
+static __global__ void cnn__gpu_conv_dw(cnn__shape s, const float *x, const float *dy, int accumulate,
+                                        float *dw) {
     CNN__SHARED(double, shared);
     const unsigned o = blockIdx.x / (unsigned)s.steps, group = o / (unsigned)s.o;
     const cnn__offset k = cnn__gpu_offset(s, blockIdx.x % (unsigned)s.steps, (unsigned)s.steps);
@@ -7847,9 +7867,11 @@ struct cnn__f_pad {
     const float *x;
     float *y;
     __device__ void operator()(size_t at) const {
-        const unsigned plane = cnn__quotient((unsigned)at, v.by_plane), p = (unsigned)at - plane * v.by_plane.d;
+        const unsigned plane = cnn__quotient((unsigned)at, v.by_plane),
+                       p = (unsigned)at - plane * v.by_plane.d;
         const unsigned i = cnn__quotient(p, v.by_row), j = p - i * v.by_row.d;
-        const int from_i = cnn__source((int)i, v.pt, v.h, v.mode), from_j = cnn__source((int)j, v.pl, v.w, v.mode);
+        const int from_i = cnn__source((int)i, v.pt, v.h, v.mode),
+                  from_j = cnn__source((int)j, v.pl, v.w, v.mode);
         y[at] = x[(size_t)plane * (size_t)v.h * (size_t)v.w + (size_t)(from_i * v.w + from_j)];
     }
 };
@@ -7864,7 +7886,8 @@ struct cnn__f_unpad {
         return at < pad - 1 ? at + 1 : at < own ? own : at < pad + n ? pad + n : at + 1;
     }
     __device__ void operator()(size_t at) const {
-        const unsigned plane = cnn__quotient((unsigned)at, v.by_plane), p = (unsigned)at - plane * v.by_plane.d;
+        const unsigned plane = cnn__quotient((unsigned)at, v.by_plane),
+                       p = (unsigned)at - plane * v.by_plane.d;
         const int i = (int)cnn__quotient(p, v.by_row), j = (int)(p - (unsigned)i * v.by_row.d);
         const float *from = dy + (size_t)plane * (size_t)v.hp * (size_t)v.wp;
         float sum = 0;
@@ -7872,14 +7895,16 @@ struct cnn__f_unpad {
             if (cnn__source(a, v.pt, v.h, v.mode) != i)
                 continue;
             for (int b = next(-1, v.pl + j, v.pl, v.w); b < v.wp; b = next(b, v.pl + j, v.pl, v.w))
-                sum += cnn__source(b, v.pl, v.w, v.mode) == j ? from[(size_t)a * (size_t)v.wp + (size_t)b] : 0.0f;
+                sum += cnn__source(b, v.pl, v.w, v.mode) == j ? from[(size_t)a * (size_t)v.wp + (size_t)b]
+                                                              : 0.0f;
         }
         dx[at] = sum;
     }
 };
 
-/* What a convolution needs besides its tensors, in floats, and how the work is cut: at_once images at a time,
-   so that 32 bits count pixels; the pixels of dw in slices, their number fixed by the shapes; those of db too. */
+/* What a convolution needs besides its tensors, in floats, and how the work is cut: at_once images at a
+   time, so that 32 bits count pixels; the pixels of dw in slices, their number fixed by the shapes; those of
+   db too. */
 typedef struct cnn__conv_plan {
     cnn__shape s; /* padded in full where the padding is not zeros */
     cnn__padding padding;
@@ -7911,8 +7936,8 @@ static cnn_status cnn__conv_plan_make(const char *where, const cnn__conv *v, int
     s->steps = v->c * v->kh * v->kw;
     if ((double)channels * ((double)s->h * s->w + (double)s->oh * s->ow) > 0x40000000 ||
         (double)s->o * s->groups * s->steps > INT_MAX)
-        return cnn__fail(CNN_ERR_SHAPE, "%s: images of %d channels of %dx%d are too large for the device", where,
-                         channels, s->h, s->w);
+        return cnn__fail(CNN_ERR_SHAPE, "%s: images of %d channels of %dx%d are too large for the device",
+                         where, channels, s->h, s->w);
     s->x_plane = s->h * s->w;
     s->y_plane = s->oh * s->ow;
     s->by_y = cnn__div_by((unsigned)s->y_plane);
@@ -7975,8 +8000,8 @@ static cnn_status cnn__launch_unpad(const char *where, cudaStream_t stream, cons
 
 /* pad: plan->pad_floats of scratch. */
 static cnn_status cnn__launch_conv(const char *where, cudaStream_t stream, const cnn__conv_plan *plan,
-                                   const float *x, const float *w, const float *bias, int activation, float *pad,
-                                   float *y) {
+                                   const float *x, const float *w, const float *bias, int activation,
+                                   float *pad, float *y) {
     for (int i = 0; i < plan->s.n; i += plan->at_once) {
         const cnn__shape s = cnn__plan_part(plan, i);
         const float *from = x + (size_t)i * cnn__image_x(plan);
@@ -8003,12 +8028,12 @@ static cnn_status cnn__launch_conv_dx(const char *where, cudaStream_t stream, co
         const cnn__shape s = cnn__plan_part(plan, i);
         const float *from = dy + (size_t)i * cnn__image_y(plan);
         float *own = dx + (size_t)i * cnn__image_x(plan), *to = plan->padded ? pad : own;
-        const unsigned phase_pixels =
-            (unsigned)(s.n * ((s.h + s.sh - 1) / s.sh) * ((s.w + s.sw - 1) / s.sw));
+        const unsigned phase_pixels = (unsigned)(s.n * ((s.h + s.sh - 1) / s.sh) * ((s.w + s.sw - 1) / s.sw));
         if (s.c < CNN__FEW_CHANNELS || s.groups > 65535 || (double)s.sh * s.sw > 65535) {
-            const cnn__f_conv_dx f = {s,    cnn__div_by((unsigned)s.x_plane), cnn__div_by((unsigned)s.w), w,
-                                      from, to};
-            CNN__TRY(cnn__launch_map(where, stream, f, (size_t)s.n * (size_t)(s.groups * s.c) * (size_t)s.x_plane));
+            const cnn__f_conv_dx f = {
+                s, cnn__div_by((unsigned)s.x_plane), cnn__div_by((unsigned)s.w), w, from, to};
+            CNN__TRY(cnn__launch_map(where, stream, f,
+                                     (size_t)s.n * (size_t)(s.groups * s.c) * (size_t)s.x_plane));
         } else {
             cnn__conv_dx p;
             memset(&p, 0, sizeof p);
@@ -8027,8 +8052,8 @@ static cnn_status cnn__launch_conv_dx(const char *where, cudaStream_t stream, co
 
 /* dw and db, each unless NULL. pad: as above; part: plan->part_floats. */
 static cnn_status cnn__launch_conv_dw(const char *where, cudaStream_t stream, const cnn__conv_plan *plan,
-                                      const float *x, const float *dy, float *pad, float *part, int accumulate,
-                                      float *dw, float *db) {
+                                      const float *x, const float *dy, float *pad, float *part,
+                                      int accumulate, float *dw, float *db) {
     for (int i = 0; i < plan->s.n; i += plan->at_once) {
         const cnn__shape s = cnn__plan_part(plan, i);
         const float *from = x + (size_t)i * cnn__image_x(plan), *d = dy + (size_t)i * cnn__image_y(plan);
@@ -8039,8 +8064,8 @@ static cnn_status cnn__launch_conv_dw(const char *where, cudaStream_t stream, co
             const int channels = s.groups * s.o, db_slices = cnn__min(plan->db_slices, s.n);
             const cnn__f_fold fold = {db_part, (size_t)channels, db_slices, add, db};
             const dim3 grid((unsigned)channels, (unsigned)db_slices);
-            CNN__RUN(where, cnn__gpu_channel_sum, grid, CNN__BLOCK, CNN__BLOCK * sizeof(double), stream, d, s.n,
-                     channels, s.y_plane, db_part);
+            CNN__RUN(where, cnn__gpu_channel_sum, grid, CNN__BLOCK, CNN__BLOCK * sizeof(double), stream, d,
+                     s.n, channels, s.y_plane, db_part);
             CNN__TRY(cnn__launch_map(where, stream, fold, (size_t)channels));
         }
         if (!dw)
@@ -8050,15 +8075,16 @@ static cnn_status cnn__launch_conv_dw(const char *where, cudaStream_t stream, co
             from = pad;
         }
         if (s.o < CNN__FEW_CHANNELS || s.groups > 65535) {
-            CNN__RUN(where, cnn__gpu_conv_dw, (unsigned)weights, CNN__BLOCK, CNN__BLOCK * sizeof(double), stream,
-                     s, from, d, add, dw);
+            CNN__RUN(where, cnn__gpu_conv_dw, (unsigned)weights, CNN__BLOCK, CNN__BLOCK * sizeof(double),
+                     stream, s, from, d, add, dw);
             continue;
         }
         const unsigned pixels = (unsigned)(s.n * s.y_plane);
         const unsigned slice_pixels = (unsigned)cnn__round_up(cnn__pieces(pixels, (size_t)slices), 16);
         const int used = (int)cnn__pieces(pixels, slice_pixels);
-        const cnn__conv_dw p = {s,  s.o, (unsigned)s.steps, 0, 0, pixels, slice_pixels, from,
-                                d,  weights, slices == 1 && add, slices == 1 ? dw : part};
+        const cnn__conv_dw p = {s, s.o,     (unsigned)s.steps,  0,
+                                0, pixels,  slice_pixels,       from,
+                                d, weights, slices == 1 && add, slices == 1 ? dw : part};
         CNN__TRY(cnn__launch_product(where, stream, p, s.o, (unsigned)s.steps, s.groups, used));
         if (slices > 1) {
             const cnn__f_fold fold = {part, weights, used, add, dw};
@@ -8226,8 +8252,8 @@ struct cnn__f_fit_sgd {
     const float *gradients;
     float *velocity;
     __device__ void operator()(size_t i) const {
-        parameters[i] =
-            cnn__gpu_sgd(rule.sgd, cnn__gpu_rate(rule, tally->step), parameters[i], gradients[i], velocity + i);
+        parameters[i] = cnn__gpu_sgd(rule.sgd, cnn__gpu_rate(rule, tally->step), parameters[i], gradients[i],
+                                     velocity + i);
     }
 };
 
@@ -8264,12 +8290,12 @@ typedef struct cnn__gpu_net {
 
 /* ---- small networks ----
 
-   Networks of the LeNet kind - convolutions with their activation and pool, then linear layers - train in four
-   kernels a step: the convolutional stages forward, a block an image, from bytes to features in shared memory;
-   the linear layers forward and backward with the loss, a block CNN__HEAD_ROWS images; the stages backward, a
-   block an image, and beside them the linear layers' weight gradients, each with the SGD step as its epilogue;
-   and the sum of the images' gradients of the convolutions, with their step. Threads keep tiles in registers,
-   so that a value loaded from shared memory feeds at least four multiply-adds. */
+   Networks of the LeNet kind - convolutions with their activation and pool, then linear layers - train in
+   four kernels a step: the convolutional stages forward, a block an image, from bytes to features in shared
+   memory; the linear layers forward and backward with the loss, a block CNN__HEAD_ROWS images; the stages
+   backward, a block an image, and beside them the linear layers' weight gradients, each with the SGD step as
+   its epilogue; and the sum of the images' gradients of the convolutions, with their step. Threads keep
+   tiles in registers, so that a value loaded from shared memory feeds at least four multiply-adds. */
 
 enum {
     CNN__MOST_STAGES = 4,
@@ -8285,22 +8311,22 @@ enum {
    pitch, so that the lanes of a warp, on different rows, meet different banks. */
 typedef struct cnn__tiled {
     int c, o, oh, ow, kh, kw;
-    int pitch, plane;     /* of the image, in floats */
-    int width;            /* outputs of a thread along a row: 4 or 2 */
-    int rows, row_pitch;  /* output channels of a thread: 4 or 3; floats of a kernel element's weights */
+    int pitch, plane;    /* of the image, in floats */
+    int width;           /* outputs of a thread along a row: 4 or 2 */
+    int rows, row_pitch; /* output channels of a thread: 4 or 3; floats of a kernel element's weights */
 } cnn__tiled;
 
 typedef struct cnn__stage {
-    cnn__tiled y, dx;            /* forward; and dx, a convolution of the padded dy with the kernel turned */
-    int h, w, pt, pl;            /* of the input */
-    int activation, max;         /* max: the pool is of that kind, else it averages */
-    int pool_h, pool_w, ph, pw;  /* window, 1x1 without a pool, and result */
-    int top, left;               /* of the image of dy: zeros before it */
+    cnn__tiled y, dx;           /* forward; and dx, a convolution of the padded dy with the kernel turned */
+    int h, w, pt, pl;           /* of the input */
+    int activation, max;        /* max: the pool is of that kind, else it averages */
+    int pool_h, pool_w, ph, pw; /* window, 1x1 without a pool, and result */
+    int top, left;              /* of the image of dy: zeros before it */
     int dz_pitch, dz_plane;
-    int taps, split;             /* dw: kernel elements of a thread, 5, 3 or 1; slices of the rows */
-    int weights, biases;         /* offsets in the parameters; biases -1: none */
-    int in_at, w_at;             /* forward's shared memory, in floats */
-    float *act, *pooled;         /* results of all images, in device memory; act within whole windows alone */
+    int taps, split;     /* dw: kernel elements of a thread, 5, 3 or 1; slices of the rows */
+    int weights, biases; /* offsets in the parameters; biases -1: none */
+    int in_at, w_at;     /* forward's shared memory, in floats */
+    float *act, *pooled; /* results of all images, in device memory; act within whole windows alone */
 } cnn__stage;
 
 typedef struct cnn__head_layer {
@@ -8312,8 +8338,8 @@ typedef struct cnn__head_layer {
 typedef struct cnn__fused {
     int stages, layers, features, classes, conv_parameters, tiles;
     int c, h, w;
-    int y_at, in_end;                    /* forward's shared memory, in floats */
-    int dz_at, image_at, scratch_at;     /* backward's */
+    int y_at, in_end;                                     /* forward's shared memory, in floats */
+    int dz_at, image_at, scratch_at;                      /* backward's */
     int x_at[CNN__MOST_LINEAR + 1], d_at, e_at, group_at; /* the head's, in float4 */
     int forward_bytes, head_bytes, backward_bytes;
     cnn__stage stage[CNN__MOST_STAGES];
@@ -8331,8 +8357,8 @@ typedef struct cnn__update {
 
 static __device__ __forceinline__ void cnn__gpu_apply(const cnn__update &u, int i, float g) {
     if (u.step)
-        u.parameters[i] = cnn__gpu_sgd(u.rule.sgd, cnn__gpu_rate(u.rule, u.tally->now), u.parameters[i], g,
-                                       u.velocity + i);
+        u.parameters[i] =
+            cnn__gpu_sgd(u.rule.sgd, cnn__gpu_rate(u.rule, u.tally->now), u.parameters[i], g, u.velocity + i);
     else
         u.gradients[i] = g;
 }
@@ -8397,7 +8423,8 @@ static __device__ __forceinline__ void cnn__gpu_tiled_columns(const cnn__tiled &
 }
 
 template <class F>
-static __device__ void cnn__gpu_tiled_conv(const cnn__tiled &v, const float *in, const float *w, const F &put) {
+static __device__ void cnn__gpu_tiled_conv(const cnn__tiled &v, const float *in, const float *w,
+                                           const F &put) {
     if (v.rows == 4 && v.width == 4)
         cnn__gpu_tiled_columns<4, 4>(v, in, w, put);
     else if (v.rows == 4)
@@ -8436,9 +8463,9 @@ struct cnn__put_plane {
 };
 
 /* The stages of one image. training: keeps what the backward pass reads. labels and tally may be NULL. */
-static __global__ void __launch_bounds__(CNN__BLOCK, 2) cnn__gpu_stages(cnn__fused f, const float *parameters,
-                                                                     cnn__resident data, const int *index,
-                                                                     cnn__tally *tally, int *labels, int training) {
+static __global__ void __launch_bounds__(CNN__BLOCK, 2)
+    cnn__gpu_stages(cnn__fused f, const float *parameters, cnn__resident data, const int *index,
+                    cnn__tally *tally, int *labels, int training) {
     CNN__SHARED(float, shared);
     const int t = (int)threadIdx.x, image = (int)blockIdx.x;
     const size_t from = cnn__gpu_example(tally, index, image);
@@ -8483,7 +8510,8 @@ static __global__ void __launch_bounds__(CNN__BLOCK, 2) cnn__gpu_stages(cnn__fus
                 value /= (float)(s.pool_h * s.pool_w);
             if (!last) {
                 const cnn__stage &next = f.stage[k + 1];
-                shared[next.in_at + o * next.y.plane + (row + next.pt) * next.y.pitch + column + next.pl] = value;
+                shared[next.in_at + o * next.y.plane + (row + next.pt) * next.y.pitch + column + next.pl] =
+                    value;
             }
             if (training || last)
                 s.pooled[(size_t)image * (size_t)pooled + (size_t)i] = value;
@@ -8521,10 +8549,10 @@ static __device__ __forceinline__ float cnn__gpu_warp_max(float v) { /* NaN wher
     return v;
 }
 
-/* y = activation(w*x + bias) for four samples, [in] and [out] float4: a warp takes four outputs at a time, its
-   lanes the inputs. */
-static __device__ void cnn__gpu_head_forward(const cnn__head_layer &l, const float *parameters, const float4 *x,
-                                             float4 *y) {
+/* y = activation(w*x + bias) for four samples, [in] and [out] float4: a warp takes four outputs at a time,
+   its lanes the inputs. */
+static __device__ void cnn__gpu_head_forward(const cnn__head_layer &l, const float *parameters,
+                                             const float4 *x, float4 *y) {
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
     for (int o = warp * 4; o < l.out; o += CNN__BLOCK / 32 * 4) {
         const float *w = parameters + l.weights + (size_t)o * (size_t)l.in;
@@ -8549,19 +8577,20 @@ static __device__ void cnn__gpu_head_forward(const cnn__head_layer &l, const flo
             if (lane != j || j >= count)
                 continue;
             const float b = l.biases < 0 ? 0.0f : parameters[l.biases + o + j];
-            y[o + j] = make_float4(cnn__gpu_activation(l.activation, s.x + b), cnn__gpu_activation(l.activation, s.y + b),
-                                   cnn__gpu_activation(l.activation, s.z + b), cnn__gpu_activation(l.activation, s.w + b));
+            y[o + j] = make_float4(
+                cnn__gpu_activation(l.activation, s.x + b), cnn__gpu_activation(l.activation, s.y + b),
+                cnn__gpu_activation(l.activation, s.z + b), cnn__gpu_activation(l.activation, s.w + b));
         }
     }
 }
 
 /* dx = dy*w, a lane an input; where there are more threads than inputs, groups of them share the outputs. */
-static __device__ void cnn__gpu_head_backward(const cnn__head_layer &l, const float *parameters, const float4 *dy,
-                                              float4 *group_sums, float4 *dx) {
+static __device__ void cnn__gpu_head_backward(const cnn__head_layer &l, const float *parameters,
+                                              const float4 *dy, float4 *group_sums, float4 *dx) {
     const int t = (int)threadIdx.x, lanes = (l.in + 31) / 32 * 32;
     const int groups = lanes < CNN__BLOCK ? CNN__BLOCK / lanes : 1, group = groups > 1 ? t / lanes : 0;
     const int first = l.out * group / groups, end = l.out * (group + 1) / groups;
-    for (int i = groups > 1 ? t % lanes : t; i < l.in && group < groups; i += groups > 1 ? lanes : CNN__BLOCK) {
+    for (int i = groups > 1 ? t % lanes : t; i < l.in && group<groups; i += groups> 1 ? lanes : CNN__BLOCK) {
         const float *w = parameters + l.weights + i;
         float4 sum = make_float4(0, 0, 0, 0);
         for (int o = first; o < end; o++)
@@ -8608,7 +8637,8 @@ static __device__ void cnn__gpu_head_loss(const float4 *logits, int classes, int
     for (int k = lane; k < classes; k += 32)
         max = x[4 * k] > max || x[4 * k] != x[4 * k] ? x[4 * k] : max;
     max = cnn__gpu_warp_max(max);
-    int first = classes; /* the first with the greatest value; as on the CPU, the first class where a NaN is */
+    int first =
+        classes; /* the first with the greatest value; as on the CPU, the first class where a NaN is */
     for (int k = lane; k < classes; k += 32) {
         sum += expf(x[4 * k] - max);
         first = x[4 * k] == max && k < first ? k : first;
@@ -8627,9 +8657,9 @@ static __device__ void cnn__gpu_head_loss(const float4 *logits, int classes, int
 
 /* The linear layers of four images. labels NULL: the outputs are all that is wanted; gradient 0: no backward
    pass. */
-static __global__ void __launch_bounds__(CNN__BLOCK) cnn__gpu_head(cnn__fused f, const float *parameters, int n,
-                                                                   const int *labels, int gradient, double *loss,
-                                                                   int *right, int *confusion) {
+static __global__ void __launch_bounds__(CNN__BLOCK)
+    cnn__gpu_head(cnn__fused f, const float *parameters, int n, const int *labels, int gradient, double *loss,
+                  int *right, int *confusion) {
     CNN__SHARED(float4, shared);
     const int first = (int)blockIdx.x * CNN__HEAD_ROWS, row = (int)threadIdx.x / 32, image = first + row;
     float4 *logits = shared + f.x_at[f.layers], *d = shared + f.d_at;
@@ -8649,7 +8679,8 @@ static __global__ void __launch_bounds__(CNN__BLOCK) cnn__gpu_head(cnn__fused f,
     if (row < CNN__HEAD_ROWS && image < n) {
         int best = 0;
         double value = 0;
-        cnn__gpu_head_loss(logits, f.classes, row, labels[image], 1.0f / (float)n, gradient ? d : NULL, &value, &best);
+        cnn__gpu_head_loss(logits, f.classes, row, labels[image], 1.0f / (float)n, gradient ? d : NULL,
+                           &value, &best);
         if (threadIdx.x % 32 == 0) {
             loss[image] = value;
             right[image] = best == labels[image];
@@ -8707,10 +8738,11 @@ static __device__ void cnn__gpu_stage_dz(const cnn__stage &s, const float *act, 
 /* dw of one image into `to`: a thread takes `rows` output channels, the KW kernel elements of a kernel's row
    and a slice of the image's rows; four pixels at a time go through registers. */
 template <int TO, int KW>
-static __device__ __forceinline__ void cnn__gpu_stage_dw(const cnn__stage &s, const float *in, const float *dz,
-                                                         float *scratch, float *to) {
+static __device__ __forceinline__ void cnn__gpu_stage_dw(const cnn__stage &s, const float *in,
+                                                         const float *dz, float *scratch, float *to) {
     const int t = (int)threadIdx.x, tiles = (s.y.o + TO - 1) / TO, columns = s.y.kw / KW;
-    const int items = tiles * s.y.c * s.y.kh * columns, most = CNN__BLOCK / s.split, steps = s.y.c * s.y.kh * s.y.kw;
+    const int items = tiles * s.y.c * s.y.kh * columns, most = CNN__BLOCK / s.split,
+              steps = s.y.c * s.y.kh * s.y.kw;
     const int slice = t / most;
     for (int item0 = 0; item0 < items; item0 += most) {
         const int count = items - item0 < most ? items - item0 : most, item = item0 + t % most;
@@ -8798,8 +8830,9 @@ static __device__ void cnn__gpu_stage_db(const cnn__stage &s, const float *dz, f
 }
 
 /* The stages of one image backward: its parameter gradients into f.part. */
-static __device__ void cnn__gpu_stages_back(const cnn__fused &f, const float *parameters, const cnn__resident &data,
-                                            size_t from, int image, float *shared) {
+static __device__ void cnn__gpu_stages_back(const cnn__fused &f, const float *parameters,
+                                            const cnn__resident &data, size_t from, int image,
+                                            float *shared) {
     const int t = (int)threadIdx.x;
     float *up = shared, *dz = shared + f.dz_at, *in = shared + f.image_at, *scratch = shared + f.scratch_at;
     float *to = f.part + (size_t)image * (size_t)f.conv_parameters;
@@ -8830,8 +8863,10 @@ static __device__ void cnn__gpu_stages_back(const cnn__fused &f, const float *pa
             return;
         const int area = s.y.kh * s.y.kw;
         for (int i = t; i < s.y.o * s.y.c * area; i += CNN__BLOCK) { /* the kernel turned: [o][a][b][c] */
-            const int o = i / (s.y.c * area), c = i / area % s.y.c, e = area - 1 - i % area, tile = c / s.dx.rows;
-            scratch[(o * area + e) * s.dx.row_pitch + tile * 4 + c - tile * s.dx.rows] = parameters[s.weights + i];
+            const int o = i / (s.y.c * area), c = i / area % s.y.c, e = area - 1 - i % area,
+                      tile = c / s.dx.rows;
+            scratch[(o * area + e) * s.dx.row_pitch + tile * 4 + c - tile * s.dx.rows] =
+                parameters[s.weights + i];
         }
         __syncthreads();
         const cnn__put_plane put = {s.h, s.w, up};
@@ -8840,8 +8875,9 @@ static __device__ void cnn__gpu_stages_back(const cnn__fused &f, const float *pa
     }
 }
 
-/* A tile of a linear layer's weight gradient, the product over the batch, and the biases' in the first tile of
-   a row of tiles; with its step. Each group of 64 threads has a quarter of the batch, a thread 4 x 4 sums. */
+/* A tile of a linear layer's weight gradient, the product over the batch, and the biases' in the first tile
+   of a row of tiles; with its step. Each group of 64 threads has a quarter of the batch, a thread 4 x 4
+   sums. */
 static __device__ void cnn__gpu_linear_tile(const cnn__head_layer &l, int tile, int n, const cnn__update &u,
                                             float *shared) {
     const int t = (int)threadIdx.x, group = t / 64, own = t % 64, ty = own / 8 * 4, tx = own % 8 * 4;
@@ -8858,13 +8894,16 @@ static __device__ void cnn__gpu_linear_tile(const cnn__head_layer &l, int tile, 
         for (int i = 0; i < CNN__TILE_SAMPLES * CNN__TILE / 64; i++) {
             const int e = own + i * 64, sample = first + k0 + e / CNN__TILE, column = e % CNN__TILE;
             const bool there = sample < end;
-            d[e] = there && o0 + column < l.out ? l.dy[(size_t)sample * (size_t)l.out + (size_t)(o0 + column)] : 0.0f;
-            x[e] = there && i0 + column < l.in ? l.x[(size_t)sample * (size_t)l.in + (size_t)(i0 + column)] : 0.0f;
+            d[e] = there && o0 + column < l.out ? l.dy[(size_t)sample * (size_t)l.out + (size_t)(o0 + column)]
+                                                : 0.0f;
+            x[e] = there && i0 + column < l.in ? l.x[(size_t)sample * (size_t)l.in + (size_t)(i0 + column)]
+                                               : 0.0f;
         }
         __syncthreads();
         CNN__GPU_UNROLL
         for (int k = 0; k < CNN__TILE_SAMPLES; k++) {
-            const float4 a = *(const float4 *)(d + k * CNN__TILE + ty), b = *(const float4 *)(x + k * CNN__TILE + tx);
+            const float4 a = *(const float4 *)(d + k * CNN__TILE + ty),
+                         b = *(const float4 *)(x + k * CNN__TILE + tx);
             const float av[4] = {a.x, a.y, a.z, a.w}, bv[4] = {b.x, b.y, b.z, b.w};
             CNN__GPU_UNROLL
             for (int i = 0; i < 4; i++) {
@@ -8899,8 +8938,8 @@ static __device__ void cnn__gpu_linear_tile(const cnn__head_layer &l, int tile, 
 }
 
 /* Blocks 0 to n-1: an image's stages backward; then a tile of a linear layer's gradient each. */
-static __global__ void __launch_bounds__(CNN__BLOCK, 2) cnn__gpu_stages_backward(cnn__fused f, int n, cnn__resident data,
-                                                                              const int *index, cnn__update u) {
+static __global__ void __launch_bounds__(CNN__BLOCK, 2)
+    cnn__gpu_stages_backward(cnn__fused f, int n, cnn__resident data, const int *index, cnn__update u) {
     CNN__SHARED(float, shared);
     const int block = (int)blockIdx.x, tile = block - n;
     if (block < n) {
@@ -8913,8 +8952,8 @@ static __global__ void __launch_bounds__(CNN__BLOCK, 2) cnn__gpu_stages_backward
     cnn__gpu_linear_tile(f.layer[l], tile - f.layer[l].first_tile, n, u, shared);
 }
 
-/* The sum of the images' gradients of the convolutions, in the order of the images within CNN__SUM_ROWS shares,
-   with their step; the last block ends the step. */
+/* The sum of the images' gradients of the convolutions, in the order of the images within CNN__SUM_ROWS
+   shares, with their step; the last block ends the step. */
 static __global__ void cnn__gpu_stages_fold(cnn__fused f, int n, const double *loss, const int *right,
                                             cnn__tally *tally, cnn__update u) {
     CNN__SHARED(double, shared);
@@ -8936,7 +8975,8 @@ static __global__ void cnn__gpu_stages_fold(cnn__fused f, int n, const double *l
     cnn__gpu_apply(u, i, sum);
 }
 
-static void cnn__tiled_set(cnn__tiled *v, int c, int o, int oh, int ow, int kh, int kw, int pitch, int plane) {
+static void cnn__tiled_set(cnn__tiled *v, int c, int o, int oh, int ow, int kh, int kw, int pitch,
+                           int plane) {
     v->c = c;
     v->o = o;
     v->oh = oh;
@@ -8963,8 +9003,9 @@ static int cnn__fuse_stage(const cnn__gpu_net *g, int *at, cnn__stage *s) {
     int i = *at + 1;
     const int padded = v->hp != v->h || v->wp != v->w;
     if (v->groups != 1 || v->sh != 1 || v->sw != 1 || v->dh != 1 || v->dw != 1 ||
-        (padded && v->mode != CNN_PAD_ZEROS) || v->pt >= v->kh || v->pl >= v->kw || v->hp - v->h - v->pt >= v->kh ||
-        v->wp - v->w - v->pl >= v->kw || (double)v->hp * v->wp > 8192 || v->c > 512 || v->o > 512)
+        (padded && v->mode != CNN_PAD_ZEROS) || v->pt >= v->kh || v->pl >= v->kw ||
+        v->hp - v->h - v->pt >= v->kh || v->wp - v->w - v->pl >= v->kw || (double)v->hp * v->wp > 8192 ||
+        v->c > 512 || v->o > 512)
         return 0;
     memset(s, 0, sizeof *s);
     s->h = v->h;
@@ -9115,7 +9156,9 @@ static void cnn__fused_carve(cnn__fused *f, int batch, int training, cnn__arena 
     }
     for (int l = 0; l < f->layers; l++) {
         cnn__head_layer *h = &f->layer[l];
-        h->x = l == 0 ? f->stage[f->stages - 1].pooled : training ? cnn__take_floats(arena, n * (size_t)h->in) : NULL;
+        h->x = l == 0     ? f->stage[f->stages - 1].pooled
+               : training ? cnn__take_floats(arena, n * (size_t)h->in)
+                          : NULL;
         h->dy = training ? cnn__take_floats(arena, n * (size_t)h->out) : NULL;
     }
     f->logits = cnn__take_floats(arena, n * (size_t)f->classes);
@@ -9143,22 +9186,24 @@ static cnn_status cnn__launch_fused(const char *where, cudaStream_t stream, cons
                                     const float *parameters, const cnn__resident *data, const int *index,
                                     cnn__tally *tally, int *labels, int training, double *loss, int *right,
                                     int *confusion) {
-    CNN__RUN(where, cnn__gpu_stages, (unsigned)n, CNN__BLOCK, (size_t)f->forward_bytes, stream, *f, parameters, *data,
-             index, tally, labels, training);
-    CNN__RUN(where, cnn__gpu_head, (unsigned)cnn__pieces((size_t)n, CNN__HEAD_ROWS), CNN__BLOCK, (size_t)f->head_bytes,
-             stream, *f, parameters, n, (const int *)labels, training, loss, right, confusion);
+    CNN__RUN(where, cnn__gpu_stages, (unsigned)n, CNN__BLOCK, (size_t)f->forward_bytes, stream, *f,
+             parameters, *data, index, tally, labels, training);
+    CNN__RUN(where, cnn__gpu_head, (unsigned)cnn__pieces((size_t)n, CNN__HEAD_ROWS), CNN__BLOCK,
+             (size_t)f->head_bytes, stream, *f, parameters, n, (const int *)labels, training, loss, right,
+             confusion);
     return CNN_OK;
 }
 
 /* What follows it in a training step. */
-static cnn_status cnn__launch_fused_backward(const char *where, cudaStream_t stream, const cnn__fused *f, int n,
-                                             const cnn__resident *data, const int *index, cnn__tally *tally,
-                                             const double *loss, const int *right, const cnn__update *u) {
+static cnn_status cnn__launch_fused_backward(const char *where, cudaStream_t stream, const cnn__fused *f,
+                                             int n, const cnn__resident *data, const int *index,
+                                             cnn__tally *tally, const double *loss, const int *right,
+                                             const cnn__update *u) {
     const size_t folds = cnn__pieces((size_t)f->conv_parameters, 32) + 1;
-    CNN__RUN(where, cnn__gpu_stages_backward, (unsigned)(n + f->tiles), CNN__BLOCK, (size_t)f->backward_bytes, stream,
-             *f, n, *data, index, *u);
-    CNN__RUN(where, cnn__gpu_stages_fold, (unsigned)folds, CNN__BLOCK, 2 * CNN__BLOCK * sizeof(double), stream, *f, n,
-             loss, right, tally, *u);
+    CNN__RUN(where, cnn__gpu_stages_backward, (unsigned)(n + f->tiles), CNN__BLOCK, (size_t)f->backward_bytes,
+             stream, *f, n, *data, index, *u);
+    CNN__RUN(where, cnn__gpu_stages_fold, (unsigned)folds, CNN__BLOCK, 2 * CNN__BLOCK * sizeof(double),
+             stream, *f, n, loss, right, tally, *u);
     return CNN_OK;
 }
 
@@ -9241,7 +9286,8 @@ static cnn_status cnn__gpu_net_take(const char *where, cnn__gpu_net *g, int whol
         const cnn_layer_info *info = &net->info[i];
         cnn__conv_plan plan;
         if (l->kind == CNN_CONV2D) {
-            CNN__TRY(cnn__layer_conv_setup(where, l, info->in_c, info->in_h, info->in_w, 1, &g->layer[i].conv));
+            CNN__TRY(
+                cnn__layer_conv_setup(where, l, info->in_c, info->in_h, info->in_w, 1, &g->layer[i].conv));
             CNN__TRY(cnn__conv_plan_make(where, &g->layer[i].conv, g->batch, &plan));
         } else if (l->kind == CNN_MAXPOOL2D || l->kind == CNN_AVGPOOL2D || l->kind == CNN_GLOBALAVGPOOL2D) {
             CNN__TRY(cnn__layer_pool_setup(where, l, info->in_h, info->in_w, &g->layer[i].pool));
@@ -9346,7 +9392,8 @@ static cnn_status cnn__gpu_layer_forward(const cnn__gpu_pass *e, int layer, int 
         return cnn__launch_conv(e->where, g->stream, &plan, p->x, w, bias, activation, g->pad, p->y);
     }
     case CNN_LINEAR:
-        return cnn__launch_linear(e->where, g->stream, e->n, (int)p->in, l->out, p->x, w, bias, activation, p->y);
+        return cnn__launch_linear(e->where, g->stream, e->n, (int)p->in, l->out, p->x, w, bias, activation,
+                                  p->y);
     case CNN_MAXPOOL2D:
         return cnn__launch_maxpool(e->where, g->stream, &p->pool, e->n, info->c, p->x, p->y, p->indices);
     case CNN_AVGPOOL2D:
@@ -9397,11 +9444,13 @@ static cnn_status cnn__gpu_layer_backward(const cnn__gpu_pass *e, int layer, flo
     case CNN_CONV2D: {
         cnn__conv_plan plan;
         CNN__TRY(cnn__conv_plan_make(e->where, &p->conv, e->n, &plan));
-        CNN__TRY(cnn__launch_conv_dw(e->where, g->stream, &plan, p->x, dy, g->pad, g->part, e->accumulate, dw, db));
+        CNN__TRY(cnn__launch_conv_dw(e->where, g->stream, &plan, p->x, dy, g->pad, g->part, e->accumulate, dw,
+                                     db));
         return dx ? cnn__launch_conv_dx(e->where, g->stream, &plan, w, dy, g->pad, dx) : CNN_OK;
     }
     case CNN_LINEAR:
-        CNN__TRY(cnn__launch_linear_dw(e->where, g->stream, e->n, (int)p->in, l->out, p->x, dy, e->accumulate, dw, db));
+        CNN__TRY(cnn__launch_linear_dw(e->where, g->stream, e->n, (int)p->in, l->out, p->x, dy, e->accumulate,
+                                       dw, db));
         return dx ? cnn__launch_linear_dx(e->where, g->stream, e->n, (int)p->in, l->out, dy, w, dx) : CNN_OK;
     case CNN_MAXPOOL2D:
         return cnn__launch_maxpool_backward(e->where, g->stream, &p->pool, e->n, info->c, dy, p->indices, dx);
@@ -9460,8 +9509,8 @@ static cnn_status cnn__gpu_gather(const cnn__gpu_pass *e, const cnn__resident *d
 /* Loss and, in training, the outputs' gradient. confusion may be NULL. */
 static cnn_status cnn__gpu_loss(const cnn__gpu_pass *e, int classes, int *confusion) {
     cnn__gpu_net *g = e->g;
-    const cnn__f_loss f = {cnn__gpu_outputs(g), g->labels, classes, 1.0f / (float)e->n, g->gradient[0],
-                           g->losses, g->right, confusion};
+    const cnn__f_loss f = {cnn__gpu_outputs(g), g->labels, classes,  1.0f / (float)e->n,
+                           g->gradient[0],      g->losses, g->right, confusion};
     return cnn__launch_map(e->where, g->stream, f, (size_t)e->n);
 }
 
@@ -9477,8 +9526,8 @@ static cnn_status cnn__gpu_infer(const cnn__gpu_pass *e) {
     cnn__gpu_net *g = e->g;
     const cnn_net *net = g->net;
     const cnn__resident data = {NULL, g->input, NULL, (int)cnn__elements(1, net->c, net->h, net->w), 0};
-    return g->fused ? cnn__launch_fused(e->where, g->stream, g->fused, e->n, e->parameters, &data, NULL, NULL, NULL, 0,
-                                        g->losses, g->right, NULL)
+    return g->fused ? cnn__launch_fused(e->where, g->stream, g->fused, e->n, e->parameters, &data, NULL, NULL,
+                                        NULL, 0, g->losses, g->right, NULL)
                     : cnn__gpu_forward(e);
 }
 
@@ -9486,8 +9535,8 @@ static cnn_status cnn__gpu_infer(const cnn__gpu_pass *e) {
 static cnn_status cnn__gpu_test(const cnn__gpu_pass *e, const cnn__resident *data, int *confusion) {
     cnn__gpu_net *g = e->g;
     if (g->fused) {
-        CNN__TRY(cnn__launch_fused(e->where, g->stream, g->fused, e->n, e->parameters, data, NULL, g->tally, g->labels,
-                                   0, g->losses, g->right, confusion));
+        CNN__TRY(cnn__launch_fused(e->where, g->stream, g->fused, e->n, e->parameters, data, NULL, g->tally,
+                                   g->labels, 0, g->losses, g->right, confusion));
         return cnn__gpu_end_step(e);
     }
     CNN__TRY(cnn__gpu_gather(e, data, NULL));
@@ -9503,8 +9552,8 @@ static cnn_status cnn__gpu_train(const cnn__gpu_pass *e, const cnn__resident *da
     if (g->fused) {
         CNN__TRY(cnn__launch_fused(e->where, g->stream, g->fused, e->n, e->parameters, data, index, g->tally,
                                    g->labels, 1, g->losses, g->right, NULL));
-        return cnn__launch_fused_backward(e->where, g->stream, g->fused, e->n, data, index, g->tally, g->losses,
-                                          g->right, u);
+        return cnn__launch_fused_backward(e->where, g->stream, g->fused, e->n, data, index, g->tally,
+                                          g->losses, g->right, u);
     }
     CNN__TRY(cnn__gpu_gather(e, data, index));
     CNN__TRY(cnn__gpu_forward(e));
@@ -9519,7 +9568,8 @@ static cnn_status cnn__gpu_train(const cnn__gpu_pass *e, const cnn__resident *da
 
 /* Queues a copy of the tally into g->report. */
 static cnn_status cnn__gpu_report(const char *where, cnn__gpu_net *g) {
-    CNN__CUDA(where, cudaMemcpyAsync(g->report, g->tally, sizeof(cnn__tally), cudaMemcpyDeviceToHost, g->stream));
+    CNN__CUDA(where,
+              cudaMemcpyAsync(g->report, g->tally, sizeof(cnn__tally), cudaMemcpyDeviceToHost, g->stream));
     return CNN_OK;
 }
 
@@ -9560,8 +9610,8 @@ static cnn_status cnn__cuda_workspace_make(const char *where, cnn_workspace **to
     arena.base = own ? (char *)owned : cnn__align_within(memory, bytes, need);
     if (!arena.base)
         return cnn__fail(CNN_ERR_NOMEM,
-                         "%s: the memory handed in has %zu bytes, cnn_workspace_bytes asks for %zu", where, bytes,
-                         need + CNN__ALIGN - 1);
+                         "%s: the memory handed in has %zu bytes, cnn_workspace_bytes asks for %zu", where,
+                         bytes, need + CNN__ALIGN - 1);
     if (!own)
         memset(arena.base, 0, need);
     arena.used = 0;
@@ -9624,7 +9674,8 @@ static cnn_status cnn__cuda_forward(const char *where, const cnn_net *net, cnn_w
     CNN__THEN(c, cnn__gpu_copy(&e, e.g->input, x->data, cnn__size(x) * sizeof(float)));
     CNN__THEN(c, ws->mode == CNN_INFERENCE ? cnn__gpu_infer(&e) : cnn__gpu_forward(&e));
     if (y)
-        CNN__THEN(c, cnn__gpu_copy(&e, y->data, cnn__gpu_outputs(e.g), (size_t)x->n * outputs * sizeof(float)));
+        CNN__THEN(c,
+                  cnn__gpu_copy(&e, y->data, cnn__gpu_outputs(e.g), (size_t)x->n * outputs * sizeof(float)));
     if (classes) {
         const cnn__f_predict f = {cnn__gpu_outputs(e.g), (int)outputs, e.g->right};
         CNN__THEN(c, cnn__launch_map(where, c.stream, f, (size_t)x->n));
@@ -9646,8 +9697,8 @@ static cnn_status cnn__cuda_backward(const char *where, const cnn_net *net, cnn_
     return cnn__call_end(&c);
 }
 
-/* Examples of a data set in the program's memory to the device: rows as they are, bytes or floats, behind them
-   the labels. */
+/* Examples of a data set in the program's memory to the device: rows as they are, bytes or floats, behind
+   them the labels. */
 static cnn_status cnn__gpu_stage(const cnn__gpu_pass *e, const cnn_dataset *data, const int *index,
                                  cnn__resident *resident) {
     cnn__gpu_net *g = e->g;
@@ -9742,7 +9793,8 @@ static cnn_status cnn__gpu_evaluator_create(const char *where, cnn__gpu_evaluato
     v->count = data->count;
     CNN__TRY(cnn__gpu_net_create(where, &v->g, net, 0, 0, cnn__min(CNN__GPU_EVALUATE_BATCH, data->count)));
     if (confusion)
-        CNN__CUDA(where, cudaMalloc((void **)&v->confusion, (size_t)data->classes * (size_t)data->classes * sizeof(int)));
+        CNN__CUDA(where, cudaMalloc((void **)&v->confusion,
+                                    (size_t)data->classes * (size_t)data->classes * sizeof(int)));
     CNN__TRY(cnn__resident_create(where, data, &v->memory, &v->data, v->g->stream));
     CNN__CUDA(where, cudaStreamSynchronize(v->g->stream));
     return CNN_OK;
@@ -9770,8 +9822,8 @@ static cnn_status cnn__gpu_evaluator_run(const char *where, cnn__gpu_evaluator *
     return CNN_OK;
 }
 
-static cnn_status cnn__cuda_evaluate(const char *where, const cnn_net *net, const cnn_dataset *data, int threads,
-                                     cnn_evaluation *result) {
+static cnn_status cnn__cuda_evaluate(const char *where, const cnn_net *net, const cnn_dataset *data,
+                                     int threads, cnn_evaluation *result) {
     cnn__gpu_evaluator v;
     cnn__call c = cnn__call_begin(where, 0);
     (void)threads; /* the CPU's */
@@ -9795,8 +9847,8 @@ typedef struct cnn__gpu_fit {
     void *data_memory, *memory;
     cnn__resident data;
     float *parameters, *gradients, *velocity;
-    double *parts; /* of the parameters' sum, by which a fatal last step is found */
-    double *sum;   /* pinned */
+    double *parts;         /* of the parameters' sum, by which a fatal last step is found */
+    double *sum;           /* pinned */
     int *index, *order[2]; /* on the device; pinned, of this epoch and the next */
     int shuffled;          /* the last epoch whose order is made */
     cudaGraphExec_t many, one;
@@ -9821,14 +9873,15 @@ static cnn_status cnn__gpu_graph(const cnn__fit *f, cnn__gpu_fit *d, int steps, 
     CNN__CUDA(where, cudaStreamBeginCapture(d->g->stream, cudaStreamCaptureModeThreadLocal));
     for (int i = 0; i < steps && status == CNN_OK; i++)
         status = cnn__gpu_step(f, d, f->o->batch);
-    const cnn_status ended = cnn__cuda_check(where, cudaStreamEndCapture(d->g->stream, &graph),
-                                             "cudaStreamEndCapture", __LINE__);
+    const cnn_status ended =
+        cnn__cuda_check(where, cudaStreamEndCapture(d->g->stream, &graph), "cudaStreamEndCapture", __LINE__);
     if (status == CNN_OK)
         status = ended;
     if (status == CNN_OK)
         status = cnn__cuda_check(where, cudaGraphInstantiate(to, graph, 0), "cudaGraphInstantiate", __LINE__);
     if (graph) {
-        const cnn_status freed = cnn__cuda_check(where, cudaGraphDestroy(graph), "cudaGraphDestroy", __LINE__);
+        const cnn_status freed =
+            cnn__cuda_check(where, cudaGraphDestroy(graph), "cudaGraphDestroy", __LINE__);
         status = status == CNN_OK ? freed : status;
     }
     return status;
