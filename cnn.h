@@ -8314,6 +8314,7 @@ typedef struct cnn__tiled {
     int pitch, plane;    /* of the image, in floats */
     int width;           /* outputs of a thread along a row: 4 or 2 */
     int rows, row_pitch; /* output channels of a thread: 4 or 3; floats of a kernel element's weights */
+    cnn__div by_tiles;   /* groups of so many channels */
 } cnn__tiled;
 
 typedef struct cnn__stage {
@@ -8326,6 +8327,7 @@ typedef struct cnn__stage {
     int taps, split;     /* dw: kernel elements of a thread, 5, 3 or 1; slices of the rows */
     int weights, biases; /* offsets in the parameters; biases -1: none */
     int in_at, w_at;     /* forward's shared memory, in floats */
+    cnn__div by_steps, by_kernel, by_pooled, by_pw, by_input, by_w; /* c*kh*kw, kh*kw, ph*pw, pw, h*w, w */
     float *act, *pooled; /* results of all images, in device memory; act within whole windows alone */
 } cnn__stage;
 
@@ -8435,15 +8437,32 @@ static __device__ void cnn__gpu_tiled_conv(const cnn__tiled &v, const float *in,
         cnn__gpu_tiled_columns<3, 2>(v, in, w, put);
 }
 
+/* Channel, row and column of an element; division by a variable would take longer than what is done with it. */
+typedef struct cnn__element {
+    int c, i, j;
+} cnn__element;
+
+static __device__ __forceinline__ cnn__element cnn__gpu_element(int at, const cnn__div &by_plane,
+                                                                const cnn__div &by_row) {
+    const unsigned plane = cnn__quotient((unsigned)at, by_plane), p = (unsigned)at - plane * by_plane.d;
+    const unsigned row = cnn__quotient(p, by_row);
+    const cnn__element e = {(int)plane, (int)row, (int)(p - row * by_row.d)};
+    return e;
+}
+
+/* Where a tile of weights has channel o: 4 floats for each `rows` channels. */
+static __device__ __forceinline__ int cnn__gpu_in_tile(const cnn__tiled &v, int o) {
+    return v.rows == 4 ? o : o / 3 * 4 + o % 3;
+}
+
 /* An example's pixels into the image of the first stage, whose padding is zero already. */
 static __device__ void cnn__gpu_load_image(const cnn__fused &f, const cnn__resident &data, size_t from,
                                            float *image) {
     const cnn__stage &s = f.stage[0];
-    const int plane = f.h * f.w;
-    for (int i = (int)threadIdx.x; i < f.c * plane; i += CNN__BLOCK) {
-        const int c = i / plane, p = i % plane, row = p / f.w, column = p % f.w;
+    for (int i = (int)threadIdx.x; i < f.c * f.h * f.w; i += CNN__BLOCK) {
+        const cnn__element e = cnn__gpu_element(i, s.by_input, s.by_w);
         const size_t at = from * (size_t)data.features + (size_t)i;
-        image[c * s.y.plane + (row + s.pt) * s.y.pitch + column + s.pl] =
+        image[e.c * s.y.plane + (e.i + s.pt) * s.y.pitch + e.j + s.pl] =
             data.bytes ? (float)data.bytes[at] * (1.0f / 255.0f) : data.floats[at];
     }
 }
@@ -8479,8 +8498,8 @@ static __global__ void __launch_bounds__(CNN__BLOCK, 2)
         const cnn__stage &s = f.stage[k];
         const int steps = s.y.c * s.y.kh * s.y.kw;
         for (int i = t; i < s.y.o * steps; i += CNN__BLOCK) {
-            const int o = i / steps, tile = o / s.y.rows;
-            shared[s.w_at + i % steps * s.y.row_pitch + tile * 4 + o - tile * s.y.rows] =
+            const int o = (int)cnn__quotient((unsigned)i, s.by_steps);
+            shared[s.w_at + (i - o * steps) * s.y.row_pitch + cnn__gpu_in_tile(s.y, o)] =
                 parameters[s.weights + i];
         }
     }
@@ -8495,9 +8514,9 @@ static __global__ void __launch_bounds__(CNN__BLOCK, 2)
         cnn__gpu_tiled_conv(s.y, shared + s.in_at, shared + s.w_at, put);
         __syncthreads();
         for (int i = t; i < pooled; i += CNN__BLOCK) {
-            const int o = i / (s.ph * s.pw), row = i / s.pw % s.ph, column = i % s.pw;
-            const int at = (o * s.y.oh + row * s.pool_h) * s.y.ow + column * s.pool_w;
-            const float bias = s.biases < 0 ? 0.0f : parameters[s.biases + o];
+            const cnn__element e = cnn__gpu_element(i, s.by_pooled, s.by_pw);
+            const int at = (e.c * s.y.oh + e.i * s.pool_h) * s.y.ow + e.j * s.pool_w;
+            const float bias = s.biases < 0 ? 0.0f : parameters[s.biases + e.c];
             float value = s.max ? -INFINITY : 0.0f;
             for (int a = 0; a < s.pool_h; a++)
                 for (int b = 0; b < s.pool_w; b++) {
@@ -8510,7 +8529,7 @@ static __global__ void __launch_bounds__(CNN__BLOCK, 2)
                 value /= (float)(s.pool_h * s.pool_w);
             if (!last) {
                 const cnn__stage &next = f.stage[k + 1];
-                shared[next.in_at + o * next.y.plane + (row + next.pt) * next.y.pitch + column + next.pl] =
+                shared[next.in_at + e.c * next.y.plane + (e.i + next.pt) * next.y.pitch + e.j + next.pl] =
                     value;
             }
             if (training || last)
@@ -8713,9 +8732,10 @@ static __global__ void __launch_bounds__(CNN__BLOCK)
    back through the pool and the activation. */
 static __device__ void cnn__gpu_stage_dz(const cnn__stage &s, const float *act, const float *up, float *dz) {
     for (int i = (int)threadIdx.x; i < s.y.o * s.ph * s.pw; i += CNN__BLOCK) {
-        const int o = i / (s.ph * s.pw), row = i / s.pw % s.ph * s.pool_h, column = i % s.pw * s.pool_w;
-        const float *y = act + (o * s.y.oh + row) * s.y.ow + column;
-        float *to = dz + o * s.dz_plane + (row + s.top) * s.dz_pitch + column + s.left;
+        const cnn__element e = cnn__gpu_element(i, s.by_pooled, s.by_pw);
+        const int row = e.i * s.pool_h, column = e.j * s.pool_w;
+        const float *y = act + (e.c * s.y.oh + row) * s.y.ow + column;
+        float *to = dz + e.c * s.dz_plane + (row + s.top) * s.dz_pitch + column + s.left;
         const float g = s.max ? up[i] : up[i] / (float)(s.pool_h * s.pool_w);
         int best_a = 0, best_b = 0;
         float best = y[0];
@@ -8791,12 +8811,13 @@ static __device__ __forceinline__ void cnn__gpu_stage_dw(const cnn__stage &s, co
         }
         __syncthreads();
         for (int i = t; i < count * TO * KW; i += CNN__BLOCK) {
-            const int own = item0 + i / (TO * KW), o = own % tiles * TO + i / KW % TO;
+            const int own = item0 + i / (TO * KW), e = (int)cnn__quotient((unsigned)own, s.y.by_tiles);
+            const int o = (own - e * tiles) * TO + i / KW % TO;
             float sum = 0;
             for (int k = 0; k < s.split; k++)
                 sum += scratch[k * most * (TO * KW) + i];
             if (o < s.y.o)
-                to[s.weights + o * steps + own / tiles * KW + i % KW] = sum;
+                to[s.weights + o * steps + e * KW + i % KW] = sum;
         }
         __syncthreads();
     }
@@ -8847,8 +8868,8 @@ static __device__ void cnn__gpu_stages_back(const cnn__fused &f, const float *pa
         if (k == 0)
             cnn__gpu_load_image(f, data, from, in);
         for (int i = t; k && i < inputs; i += CNN__BLOCK) {
-            const int c = i / (s.h * s.w), row = i / s.w % s.h, column = i % s.w;
-            in[c * s.y.plane + (row + s.pt) * s.y.pitch + column + s.pl] =
+            const cnn__element e = cnn__gpu_element(i, s.by_input, s.by_w);
+            in[e.c * s.y.plane + (e.i + s.pt) * s.y.pitch + e.j + s.pl] =
                 f.stage[k - 1].pooled[(size_t)image * (size_t)inputs + (size_t)i];
         }
         cnn__gpu_stage_dz(s, s.act + (size_t)image * (size_t)outputs, up, dz);
@@ -8863,9 +8884,8 @@ static __device__ void cnn__gpu_stages_back(const cnn__fused &f, const float *pa
             return;
         const int area = s.y.kh * s.y.kw;
         for (int i = t; i < s.y.o * s.y.c * area; i += CNN__BLOCK) { /* the kernel turned: [o][a][b][c] */
-            const int o = i / (s.y.c * area), c = i / area % s.y.c, e = area - 1 - i % area,
-                      tile = c / s.dx.rows;
-            scratch[(o * area + e) * s.dx.row_pitch + tile * 4 + c - tile * s.dx.rows] =
+            const cnn__element e = cnn__gpu_element(i, s.by_steps, s.by_kernel); /* o, c, a*kw + b */
+            scratch[(e.c * area + area - 1 - e.j) * s.dx.row_pitch + cnn__gpu_in_tile(s.dx, e.i)] =
                 parameters[s.weights + i];
         }
         __syncthreads();
@@ -8987,6 +9007,7 @@ static void cnn__tiled_set(cnn__tiled *v, int c, int o, int oh, int ow, int kh, 
     v->plane = plane;
     v->rows = (o + 2) / 3 * 3 < (o + 3) / 4 * 4 ? 3 : 4;
     v->row_pitch = (o + v->rows - 1) / v->rows * 4;
+    v->by_tiles = cnn__div_by((unsigned)v->row_pitch / 4);
     v->width = (o + v->rows - 1) / v->rows * oh * ((ow + 3) / 4) >= CNN__BLOCK ? 4 : 2;
 }
 
@@ -9038,6 +9059,12 @@ static int cnn__fuse_stage(const cnn__gpu_net *g, int *at, cnn__stage *s) {
     s->dz_pitch = (columns > width ? columns : width) | 1;
     s->dz_plane = (v->h + v->kh - 1) * s->dz_pitch;
     cnn__tiled_set(&s->dx, v->o, v->c, v->h, v->w, v->kh, v->kw, s->dz_pitch, s->dz_plane);
+    s->by_steps = cnn__div_by((unsigned)(v->c * v->kh * v->kw));
+    s->by_kernel = cnn__div_by((unsigned)(v->kh * v->kw));
+    s->by_pooled = cnn__div_by((unsigned)(s->ph * s->pw));
+    s->by_pw = cnn__div_by((unsigned)s->pw);
+    s->by_input = cnn__div_by((unsigned)(v->h * v->w));
+    s->by_w = cnn__div_by((unsigned)v->w);
     s->taps = v->kw == 5 || v->kw == 3 ? v->kw : 1;
     const int items = s->y.row_pitch / 4 * v->c * v->kh * (v->kw / s->taps);
     s->split = items >= CNN__BLOCK ? 1 : cnn__min(v->oh, CNN__BLOCK / items);
