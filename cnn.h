@@ -125,7 +125,8 @@ typedef enum cnn_device {
    CNN_CUDA; the choice then stays as it was.
      On the GPU the memory of tensors, of parameters and of gradients is managed memory: a program reads and
    writes it as ever, between calls. A tensor around memory of the caller's own is copied there and back by
-   every call that takes it. Calls return when their work is done. */
+   every call that takes it, and so are parameters and gradients in memory that was handed in: that holds what
+   the program sees, the rest is the library's own. Calls return when their work is done. */
 CNN_API cnn_status cnn_device_use(cnn_device device);
 
 /* CNN_DEVICE_CPU or CNN_DEVICE_CUDA. */
@@ -5765,6 +5766,8 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
     CNN__TRY(cnn__check_dataset(where, "data", net, data));
     CNN__TRY(cnn__check_examples(where, data, NULL, data->count));
     CNN__TRY(cnn__check_pointer(where, "evaluation", evaluation));
+    if (threads < 0)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: threads is %d, it must be at least 0", where, threads);
     return cnn__ops()->evaluate(where, net, data, threads, evaluation);
 }
 
@@ -6233,6 +6236,17 @@ static void *cnn__cuda_allocate(size_t bytes) {
     return p;
 }
 
+static cnn_status cnn__cuda_take(const char *where, void **to, size_t bytes, int line) {
+    const cudaError_t error = cudaMalloc(to, bytes);
+    if (error != cudaErrorMemoryAllocation)
+        return cnn__cuda_check(where, error, "cudaMalloc", line);
+    (void)cudaGetLastError();
+    return cnn__fail(CNN_ERR_NOMEM, "%s: out of device memory (%zu bytes wanted), from cnn.h:%d: cudaMalloc",
+                     where, bytes, line);
+}
+
+#define CNN__CUDA_TAKE(where, to, bytes) CNN__TRY(cnn__cuda_take(where, (void **)(to), bytes, __LINE__))
+
 /* One call of an operator: its arguments where the device can use them. */
 typedef struct cnn__staged {
     void *host, *device;
@@ -6267,7 +6281,7 @@ static cnn_status cnn__call_stage(cnn__call *c, void *host, size_t bytes, int di
             return CNN_OK;
         }
     }
-    CNN__CUDA(c->where, cudaMalloc(device, bytes));
+    CNN__CUDA_TAKE(c->where, device, bytes);
     cnn__staged *s = &c->staged[c->count++];
     s->host = host;
     s->device = *device;
@@ -8154,8 +8168,7 @@ struct cnn__f_gather {
     __device__ void operator()(size_t i) const {
         const size_t f = (size_t)data.features, sample = i / f, feature = i - sample * f;
         const size_t row = (size_t)tally->at + sample, from = index ? (size_t)index[row] : row;
-        x[i] = data.bytes ? (float)data.bytes[from * f + feature] * (1.0f / 255.0f)
-                          : data.floats[from * f + feature];
+        x[i] = data.bytes ? (float)data.bytes[from * f + feature] / 255.0f : data.floats[from * f + feature];
         if (feature == 0)
             labels[sample] = data.labels[from];
     }
@@ -8463,7 +8476,7 @@ static __device__ void cnn__gpu_load_image(const cnn__fused &f, const cnn__resid
         const cnn__element e = cnn__gpu_element(i, s.by_input, s.by_w);
         const size_t at = from * (size_t)data.features + (size_t)i;
         image[e.c * s.y.plane + (e.i + s.pt) * s.y.pitch + e.j + s.pl] =
-            data.bytes ? (float)data.bytes[at] * (1.0f / 255.0f) : data.floats[at];
+            data.bytes ? (float)data.bytes[at] / 255.0f : data.floats[at];
     }
 }
 
@@ -9332,7 +9345,11 @@ static cnn_status cnn__gpu_net_take(const char *where, cnn__gpu_net *g, int whol
     const size_t input = cnn__elements(1, net->c, net->h, net->w);
     const size_t staged = g->training ? cnn__mul((size_t)g->batch, input * sizeof(float) + 1) : 0;
     CNN__CUDA(where, cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking));
-    CNN__CUDA(where, cudaMalloc(&g->memory, arena.used));
+    const cnn_status taken = cnn__cuda_take(where, &g->memory, arena.used, __LINE__);
+    if (taken == CNN_ERR_NOMEM)
+        return cnn__fail(taken, "%s: out of device memory: a batch of %d takes %zu bytes", where, g->batch,
+                         arena.used);
+    CNN__TRY(taken);
     CNN__CUDA(where, cudaMallocHost(&g->pinned, sizeof(cnn__tally) + staged));
     arena.base = (char *)g->memory;
     arena.used = 0;
@@ -9782,7 +9799,7 @@ static cnn_status cnn__resident_create(const char *where, const cnn_dataset *dat
     const size_t f = cnn__elements(1, data->c, data->h, data->w), row = data->bytes ? f : f * sizeof(float);
     const size_t rows = cnn__mul((size_t)data->count, row), head = cnn__round_up(rows, CNN__ALIGN);
     const void *from = data->bytes ? (const void *)data->bytes : (const void *)data->floats;
-    CNN__CUDA(where, cudaMalloc(memory, cnn__add(head, (size_t)data->count)));
+    CNN__CUDA_TAKE(where, memory, cnn__add(head, (size_t)data->count));
     CNN__CUDA(where, cudaMemcpyAsync(*memory, from, rows, cudaMemcpyDefault, stream));
     unsigned char *base = (unsigned char *)*memory;
     CNN__CUDA(where,
@@ -9820,8 +9837,7 @@ static cnn_status cnn__gpu_evaluator_create(const char *where, cnn__gpu_evaluato
     v->count = data->count;
     CNN__TRY(cnn__gpu_net_create(where, &v->g, net, 0, 0, cnn__min(CNN__GPU_EVALUATE_BATCH, data->count)));
     if (confusion)
-        CNN__CUDA(where, cudaMalloc((void **)&v->confusion,
-                                    (size_t)data->classes * (size_t)data->classes * sizeof(int)));
+        CNN__CUDA_TAKE(where, &v->confusion, (size_t)data->classes * (size_t)data->classes * sizeof(int));
     CNN__TRY(cnn__resident_create(where, data, &v->memory, &v->data, v->g->stream));
     CNN__CUDA(where, cudaStreamSynchronize(v->g->stream));
     return CNN_OK;
@@ -9922,7 +9938,7 @@ static cnn_status cnn__gpu_fit_take(cnn__fit *f, cnn__gpu_fit *d) {
     CNN__TRY(cnn__resident_create(where, f->train, &d->data_memory, &d->data, d->g->stream));
     for (int i = 0; i < 2; i++) {
         if (i) {
-            CNN__CUDA(where, cudaMalloc(&d->memory, arena.used));
+            CNN__CUDA_TAKE(where, &d->memory, arena.used);
             arena.base = (char *)d->memory;
             arena.used = 0;
         }
