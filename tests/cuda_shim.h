@@ -50,7 +50,7 @@
 #ifdef SHIM_TSAN
 #include <sanitizer/tsan_interface.h>
 #define SHIM_TSAN_DO(statement) statement
-#define SHIM_INLINE             inline __attribute__((no_sanitize_thread)) /* what runs the threads is no thread */
+#define SHIM_INLINE             inline __attribute__((no_sanitize_thread)) /* of what runs the threads */
 #else
 #define SHIM_TSAN_DO(statement)
 #define SHIM_INLINE inline

@@ -1,9 +1,10 @@
-"""The CUDA back end's tests on a GPU: builds and runs every group in turn; a line for each, then "N passed, N failed".
+"""The CUDA back end's tests on a GPU: builds and runs every group in turn; a line for each, then a summary.
 
     make test-cuda                 or    python3 tests/run_cuda.py [WORD ...]
 
-With words, only the groups whose names contain one. Without nvcc or a GPU it says so and passes: make test runs the
-same kernels on the CPU. NVCC, CUDA_ARCH (native, as for nvcc -arch=), CC, CXX and BUILD come from the environment.
+With words, only the groups whose names contain one. Without nvcc or a GPU it says so and
+passes: make test runs the same kernels on the CPU. NVCC, CUDA_ARCH (native, as for nvcc -arch=), CC, CXX and
+BUILD come from the environment.
 """
 
 import os
@@ -16,7 +17,7 @@ import run
 NVCC = shlex.split(os.environ.get("NVCC", "nvcc"))
 ARCH = os.environ.get("CUDA_ARCH") or "native"
 FOLDER = os.path.join(run.BUILD, "tests", "gpu")
-PROGRAMS = ("operators", "network", "golden", "errors")
+PROGRAMS = ("operators", "network", "golden")
 SANITIZERS = {"memcheck": ["--leak-check", "full"], "racecheck": [], "synccheck": []}
 
 
