@@ -20,9 +20,10 @@
            puts(cnn_last_error());
 
    CONTENTS (search for the tag)
-     public          >>status >>tensor-api >>operator-api >>network-api >>training-api >>data-api
+     public          >>status >>device-api >>tensor-api >>operator-api >>network-api >>training-api >>data-api
      implementation  >>config >>platform >>error >>memory >>random >>kernels >>dispatch >>tensor >>geometry
                      >>conv >>pool >>activation >>linear >>loss >>layers >>workspace >>network >>train >>data
+                     >>cuda >>device
      end of file     licence (MIT)
 
    OPTIONS, defined before the include that has CNN_IMPLEMENTATION (CNN_STATIC: before every include)
@@ -32,6 +33,9 @@
      CNN_NO_STDIO            no stdio.h: no function that takes a file name
      CNN_NO_SIMD             no intrinsics and no vector types: plain C loops
      CNN_NO_OPENMP           one thread, even where the compiler has OpenMP on
+     CNN_CUDA                the CUDA back end too. nvcc compiles the one file with CNN_IMPLEMENTATION, as in
+                             nvcc -x cu -DCNN_CUDA -c FILE.c,  and the C compiler the rest of the program;
+                             cnn_device_use chooses the device when the program runs
 
    PROMISES
      errors        Everything that can fail returns a cnn_status. On an error outputs are untouched and
@@ -39,11 +43,14 @@
                    printed; nothing exits or aborts.
      memory        A network's and a workspace's memory is planned and taken when they are created, or is
                    handed in by the caller; nothing allocates within a step. Operators called on their own
-                   take scratch memory for the call and give it back.
-     threads       No state is shared: calls on different objects may run at the same time, and one const
-                   cnn_net serves any number of threads, each with a workspace of its own.
+                   take scratch memory for the call and give it back. On a GPU the device's share of a
+                   workspace is always the library's own; the caller's memory holds the rest.
+     threads       No state is shared but the choice of the device: calls on different objects may run at the
+                   same time, and one const cnn_net serves any number of threads, each with a workspace of its
+                   own.
      determinism   The same seed gives the same bits on every run and for every number of threads (of one
-                   build on one instruction set).
+                   build on one instruction set). So too on a GPU, whatever its number of processors; CPU and
+                   GPU agree to rounding.
      arithmetic    float32 throughout, sums of losses in double. Subnormals are flushed to zero inside the
                    library; the caller's floating-point mode is restored.
 
@@ -84,13 +91,15 @@ typedef enum cnn_status {
     CNN_ERR_NOMEM,    /* the allocator returned NULL, or the memory handed in is too small */
     CNN_ERR_IO,       /* a file that cannot be opened or read */
     CNN_ERR_FORMAT,   /* a file whose content is not what it should be; a label outside the classes */
-    CNN_ERR_DIVERGED  /* a loss that is infinite or not a number */
+    CNN_ERR_DIVERGED, /* a loss that is infinite or not a number */
+    CNN_ERR_DEVICE    /* no usable GPU, or an error that its driver reports */
 } cnn_status;
 
 /* The sentence of the last error on the calling thread; "" before the first. Valid until the next error. */
 CNN_API const char *cnn_last_error(void);
 
-/* "ok", "argument", "shape", "out of memory", "input/output", "format", "diverged"; "unknown" for others. */
+/* "ok", "argument", "shape", "out of memory", "input/output", "format", "diverged", "device"; "unknown" for
+   others. */
 CNN_API const char *cnn_status_name(cnn_status status);
 
 /* CNN_VERSION of the implementation, to compare with the header's. */
@@ -101,6 +110,36 @@ CNN_API const char *cnn_instruction_set(void);
 
 /* Threads that a call or a workspace uses unless told otherwise: OpenMP's maximum, 1 without OpenMP. */
 CNN_API int cnn_max_threads(void);
+
+/* ---- >>device-api ---------------------------------------------------------------------------------- */
+
+typedef enum cnn_device {
+    CNN_DEVICE_AUTO = 0, /* the GPU if there is a usable one, else the CPU */
+    CNN_DEVICE_CPU,
+    CNN_DEVICE_CUDA
+} cnn_device;
+
+/* Chooses where tensors, networks and workspaces are made and operators run from now on, for the whole
+   process; the CPU until then. Objects keep the device they were made under, and may be freed under any.
+   CNN_ERR_DEVICE, with the driver's reason: CNN_DEVICE_CUDA without a usable GPU, or in a build without
+   CNN_CUDA; the choice then stays as it was.
+     On the GPU the memory of tensors, of parameters and of gradients is managed memory: a program reads and
+   writes it as ever, between calls. A tensor around memory of the caller's own is copied there and back by
+   every call that takes it, and so are parameters and gradients in memory that was handed in: that holds what
+   the program sees, the rest is the library's own. Calls return when their work is done. */
+CNN_API cnn_status cnn_device_use(cnn_device device);
+
+/* CNN_DEVICE_CPU or CNN_DEVICE_CUDA. */
+CNN_API cnn_device cnn_device_active(void);
+
+/* "NVIDIA H100 80GB HBM3", or "CPU (avx512)". */
+CNN_API const char *cnn_device_name(void);
+
+/* On not 0: products of large convolutions and linear layers on the GPU take their factors rounded to TF32
+   (10 bits of fraction) and sum in float32, on tensor cores. Off at first. On the CPU it changes nothing, but
+   is remembered. CNN_ERR_DEVICE: the GPU in use, or the code built for it, is older than compute capability
+   8.0. */
+CNN_API cnn_status cnn_device_tf32(int on);
 
 /* ---- >>tensor-api ---------------------------------------------------------------------------------- */
 
@@ -547,6 +586,9 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #if defined(CNN_MALLOC) != defined(CNN_FREE)
 #error "cnn.h: define both CNN_MALLOC(bytes) and CNN_FREE(pointer), or neither"
 #endif
+#if defined(CNN_CUDA) && !defined(__CUDACC__) && !defined(CNN__CUDA_SHIM)
+#error "CNN_CUDA: compile the file with CNN_IMPLEMENTATION by nvcc: nvcc -x cu -DCNN_CUDA -c FILE.c"
+#endif
 #ifndef CNN_MALLOC
 #include <stdlib.h>
 #define CNN_MALLOC(bytes) malloc(bytes)
@@ -635,6 +677,16 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #include <arm_neon.h>
 #else
 #define CNN__NEON 0
+#endif
+
+/* What kernels of the GPU call too; nvcc does not know the host compiler's pragmas, but hands them on. */
+#ifdef CNN_CUDA
+#define CNN__BOTH __host__ __device__
+#else
+#define CNN__BOTH
+#endif
+#ifdef __NVCC__
+#pragma nv_diag_suppress 1675
 #endif
 
 /* Loops over accumulators must be unrolled wholly, or they live in memory: 3 times slower. */
@@ -841,9 +893,9 @@ CNN_API const char *cnn_last_error(void) {
 }
 
 CNN_API const char *cnn_status_name(cnn_status status) {
-    static const char *const names[] = {"ok",           "argument", "shape",   "out of memory",
-                                        "input/output", "format",   "diverged"};
-    return (int)status >= 0 && (int)status <= (int)CNN_ERR_DIVERGED ? names[(int)status] : "unknown";
+    static const char *const names[] = {"ok",           "argument", "shape",    "out of memory",
+                                        "input/output", "format",   "diverged", "device"};
+    return (int)status >= 0 && (int)status <= (int)CNN_ERR_DEVICE ? names[(int)status] : "unknown";
 }
 
 CNN_API const char *cnn_version(void) {
@@ -865,16 +917,33 @@ static size_t cnn__round_up(size_t a, size_t unit) { /* SIZE_MAX where it overfl
     return a > SIZE_MAX - (unit - 1) ? SIZE_MAX : (a + unit - 1) / unit * unit;
 }
 
-/* Aligned memory; its true start lies just before it. NULL on failure. */
+/* What lies just before each piece of memory: where it truly starts, and how it is given back. */
+typedef struct cnn__origin {
+    void *start;
+    void (*release)(void *start);
+} cnn__origin;
+
+/* The first aligned byte with room for its origin; start has CNN__ALIGN + sizeof(cnn__origin) bytes more than
+   the caller asked for. */
+static void *cnn__place(void *start, void (*release)(void *)) {
+    const cnn__origin origin = {start, release};
+    char *p = (char *)start + sizeof origin;
+    p += (CNN__ALIGN - (uintptr_t)p % CNN__ALIGN) % CNN__ALIGN;
+    memcpy(p - sizeof origin, &origin, sizeof origin);
+    return p;
+}
+
+static void cnn__release(void *start) {
+    CNN_FREE(start);
+}
+
+/* Aligned memory. NULL on failure. */
 static void *cnn__alloc_raw(size_t bytes) {
-    const size_t total = cnn__add(bytes, CNN__ALIGN + sizeof(void *));
-    char *start = total == SIZE_MAX ? NULL : (char *)CNN_MALLOC(total);
+    const size_t total = cnn__add(bytes, CNN__ALIGN + sizeof(cnn__origin));
+    void *start = total == SIZE_MAX ? NULL : CNN_MALLOC(total);
     if (!start)
         return NULL;
-    char *p = start + sizeof(void *);
-    p += (CNN__ALIGN - (uintptr_t)p % CNN__ALIGN) % CNN__ALIGN;
-    memcpy(p - sizeof(void *), &start, sizeof(void *));
-    return p;
+    return cnn__place(start, cnn__release);
 }
 
 static void *cnn__alloc(size_t bytes) { /* zeroed */
@@ -885,11 +954,11 @@ static void *cnn__alloc(size_t bytes) { /* zeroed */
 }
 
 static void cnn__free(void *p) {
+    cnn__origin origin;
     if (!p)
         return;
-    void *start = NULL;
-    memcpy(&start, (char *)p - sizeof(void *), sizeof(void *));
-    CNN_FREE(start);
+    memcpy(&origin, (char *)p - sizeof origin, sizeof origin);
+    origin.release(origin.start);
 }
 
 /* Hands out aligned pieces of one stretch of memory. With base NULL it only counts, so the same code plans
@@ -921,7 +990,7 @@ static char *cnn__align_within(void *memory, size_t bytes, size_t need) {
    Element i of the stream of a seed, reached directly (SplitMix64; Steele, Lea and Flood 2014): the same
    numbers whatever the order in which threads, or a device, ask for them. */
 
-static uint64_t cnn__random(uint64_t seed, uint64_t i) {
+CNN__BOTH static uint64_t cnn__random(uint64_t seed, uint64_t i) {
     uint64_t z = seed + (i + 1) * 0x9e3779b97f4a7c15u;
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
@@ -929,12 +998,12 @@ static uint64_t cnn__random(uint64_t seed, uint64_t i) {
 }
 
 /* Uniform in [0, 1), a multiple of 2^-24. */
-static float cnn__uniform(uint64_t seed, uint64_t i) {
+CNN__BOTH static float cnn__uniform(uint64_t seed, uint64_t i) {
     return (float)(cnn__random(seed, i) >> 40) * (1.0f / 16777216.0f);
 }
 
 /* Standard normal (Box and Muller 1958). */
-static float cnn__normal(uint64_t seed, uint64_t i) {
+CNN__BOTH static float cnn__normal(uint64_t seed, uint64_t i) {
     const uint64_t bits = cnn__random(seed, i);
     const double u = ((double)(bits >> 32) + 1.0) / 4294967296.0; /* (0, 1] */
     const double v = (double)(bits & 0xffffffffu) / 4294967296.0;
@@ -1023,8 +1092,8 @@ typedef struct cnn__window {
     int first, end, counted;
 } cnn__window;
 
-CNN__INLINE cnn__window cnn__window_at(int i, int n, int kernel, int stride, int pad, int dilation,
-                                       int exclude) {
+CNN__BOTH CNN__INLINE cnn__window cnn__window_at(int i, int n, int kernel, int stride, int pad, int dilation,
+                                                 int exclude) {
     cnn__window v;
     const int start = i * stride - pad, stop = start + (kernel - 1) * dilation + 1;
     const int padded_stop = stop < n + pad ? stop : n + pad;
@@ -2307,6 +2376,87 @@ CNN_API const char *cnn_instruction_set(void) {
     return cnn__k()->name;
 }
 
+/* ---- operators of a device ----------------------------------------------------------------------------
+
+   The public functions check their arguments and then call the active device's row of this table; a row is
+   made from this list (see >>device), so a device without one of the operators does not compile. Networks and
+   workspaces keep to the row that they were made under. */
+
+struct cnn__conv;
+struct cnn__fit;
+
+#define CNN__OPERATORS(X)                                                                                    \
+    X(void *, allocate, (size_t bytes)) /* zeroed, readable by the program, for cnn__free; or NULL */        \
+    X(cnn_status, fill, (const char *where, float *to, size_t n, float value))                               \
+    X(cnn_status, copy, (const char *where, float *to, const float *from, size_t n))                         \
+    X(cnn_status, draw, (const char *where, float *to, size_t n, int normal, float scale, uint64_t seed))    \
+    X(cnn_status, conv2d_forward,                                                                            \
+      (const char *where, struct cnn__conv *v, const cnn_tensor *x, const cnn_tensor *weight,                \
+       const cnn_tensor *bias, cnn_tensor *y))                                                               \
+    X(cnn_status, conv2d_backward,                                                                           \
+      (const char *where, struct cnn__conv *v, const cnn_tensor *x, const cnn_tensor *weight,                \
+       const cnn_tensor *dy, cnn_tensor *dx, cnn_tensor *dw, cnn_tensor *db))                                \
+    X(cnn_status, maxpool2d_forward,                                                                         \
+      (const char *where, const cnn__pool *p, const cnn_tensor *x, cnn_tensor *y, int *indices))             \
+    X(cnn_status, maxpool2d_backward,                                                                        \
+      (const char *where, const cnn_tensor *dy, const int *indices, cnn_tensor *dx))                         \
+    X(cnn_status, avgpool2d_forward,                                                                         \
+      (const char *where, const cnn__pool *p, const cnn_tensor *x, cnn_tensor *y))                           \
+    X(cnn_status, avgpool2d_backward,                                                                        \
+      (const char *where, const cnn__pool *p, const cnn_tensor *dy, cnn_tensor *dx))                         \
+    X(cnn_status, linear_forward,                                                                            \
+      (const char *where, int in, const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,     \
+       cnn_tensor *y))                                                                                       \
+    X(cnn_status, linear_backward,                                                                           \
+      (const char *where, int in, const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *dy,       \
+       cnn_tensor *dx, cnn_tensor *dw, cnn_tensor *db))                                                      \
+    X(cnn_status, activation_forward,                                                                        \
+      (const char *where, cnn_layer_kind kind, const cnn_tensor *x, cnn_tensor *y))                          \
+    X(cnn_status, activation_backward,                                                                       \
+      (const char *where, cnn_layer_kind kind, const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx))   \
+    X(cnn_status, softmax_forward, (const char *where, const cnn_tensor *x, cnn_tensor *y))                  \
+    X(cnn_status, softmax_backward,                                                                          \
+      (const char *where, const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx))                        \
+    X(cnn_status, dropout, (const char *where, const cnn_tensor *x, float p, uint64_t seed, cnn_tensor *y))  \
+    X(cnn_status, cross_entropy_forward,                                                                     \
+      (const char *where, const cnn_tensor *logits, const int *labels, double *loss))                        \
+    X(cnn_status, cross_entropy_backward,                                                                    \
+      (const char *where, const cnn_tensor *logits, const int *labels, cnn_tensor *dlogits))                 \
+    X(cnn_status, squared_error_forward,                                                                     \
+      (const char *where, const cnn_tensor *y, const cnn_tensor *target, double *sum))                       \
+    X(cnn_status, squared_error_backward,                                                                    \
+      (const char *where, const cnn_tensor *y, const cnn_tensor *target, float scale, cnn_tensor *dy))       \
+    X(cnn_status, sgd_step,                                                                                  \
+      (const char *where, const cnn_sgd_options *options, float *parameters, const float *gradients,         \
+       float *velocity, size_t count))                                                                       \
+    X(cnn_status, workspace_make,                                                                            \
+      (const char *where, cnn_workspace **to, const cnn_net *net, cnn_mode mode, int batch, int threads,     \
+       void *memory, size_t bytes, int own, size_t *needed))                                                 \
+    X(void, workspace_free, (cnn_workspace * ws))                                                            \
+    X(cnn_status, forward, /* y or classes */                                                                \
+      (const char *where, const cnn_net *net, cnn_workspace *ws, const cnn_tensor *x, cnn_tensor *y,         \
+       int *classes))                                                                                        \
+    X(cnn_status, backward,                                                                                  \
+      (const char *where, const cnn_net *net, cnn_workspace *ws, const cnn_tensor *dy, cnn_tensor *dx))      \
+    X(cnn_status, train_batch,                                                                               \
+      (const char *where, const cnn_net *net, cnn_workspace *ws, const cnn_dataset *data, const int *index,  \
+       int n, double *loss, int *correct))                                                                   \
+    X(cnn_status, evaluate,                                                                                  \
+      (const char *where, const cnn_net *net, const cnn_dataset *data, int threads, cnn_evaluation *result)) \
+    X(cnn_status, fit_begin, (struct cnn__fit * f)) /* fit_end frees what it took, also where it failed */   \
+    X(cnn_status, fit_epoch, (struct cnn__fit * f))                                                          \
+    X(cnn_status, fit_test, (struct cnn__fit * f, cnn_evaluation * result))                                  \
+    X(void, fit_end, (struct cnn__fit * f))
+
+#define CNN__OPERATOR_MEMBER(type, name, arguments) type(*name) arguments;
+
+typedef struct cnn__table {
+    CNN__OPERATORS(CNN__OPERATOR_MEMBER)
+} cnn__table;
+
+static const cnn__table *cnn__ops(void); /* the active row */
+static const cnn__table *cnn__cpu(void); /* the CPU's */
+
 /* ---- >>tensor -------------------------------------------------------------------------------------- */
 
 #define CNN__TRY(expression)                                                                                 \
@@ -2401,7 +2551,7 @@ CNN_API cnn_status cnn_tensor_alloc(cnn_tensor *t, int n, int c, int h, int w) {
     CNN__TRY(cnn__check_pointer("cnn_tensor_alloc", "t", t));
     CNN__TRY(cnn__check_sizes("cnn_tensor_alloc", "t", n, c, h, w));
     const size_t bytes = cnn__elements(n, c, h, w) * sizeof(float);
-    float *data = (float *)cnn__alloc(bytes);
+    float *data = (float *)cnn__ops()->allocate(bytes);
     if (!data)
         return cnn__no_memory("cnn_tensor_alloc", bytes);
     t->n = n;
@@ -2427,21 +2577,30 @@ CNN_API cnn_status cnn_tensor_count(const cnn_tensor *t, size_t *count) {
     return CNN_OK;
 }
 
+static cnn_status cnn__cpu_fill(const char *where, float *to, size_t n, float value) {
+    (void)where;
+    for (size_t i = 0; i < n; i++)
+        to[i] = value;
+    return CNN_OK;
+}
+
+static cnn_status cnn__cpu_copy(const char *where, float *to, const float *from, size_t n) {
+    (void)where;
+    memcpy(to, from, n * sizeof(float));
+    return CNN_OK;
+}
+
 CNN_API cnn_status cnn_tensor_fill(cnn_tensor *t, float value) {
     CNN__TRY(cnn__check("cnn_tensor_fill", "t", t));
-    const size_t n = cnn__size(t);
-    for (size_t i = 0; i < n; i++)
-        t->data[i] = value;
-    return CNN_OK;
+    return cnn__ops()->fill("cnn_tensor_fill", t->data, cnn__size(t), value);
 }
 
 CNN_API cnn_status cnn_tensor_copy(cnn_tensor *dst, const cnn_tensor *src) {
     CNN__TRY(cnn__check("cnn_tensor_copy", "src", src));
     CNN__TRY(cnn__check_shape("cnn_tensor_copy", "dst", dst, src->n, src->c, src->h, src->w));
     CNN__TRY(cnn__check_apart_or_same("cnn_tensor_copy", "dst", dst, "src", src));
-    if (dst->data != src->data)
-        memcpy(dst->data, src->data, cnn__size(src) * sizeof(float));
-    return CNN_OK;
+    return dst->data == src->data ? CNN_OK
+                                  : cnn__ops()->copy("cnn_tensor_copy", dst->data, src->data, cnn__size(src));
 }
 
 CNN_API cnn_status cnn_tensor_reshape(cnn_tensor *t, int n, int c, int h, int w) {
@@ -2489,12 +2648,12 @@ typedef struct cnn__conv {
     int *back;  /* block: [kh*o], plane: [o*kh*kw]; dx */
 } cnn__conv;
 
-static int cnn__or(int value, int otherwise) {
+CNN__BOTH static int cnn__or(int value, int otherwise) {
     return value ? value : otherwise;
 }
 
 /* The element that padded position i stands for, or -1 for a zero. */
-static int cnn__source(int i, int pad, int n, cnn_padding_mode mode) {
+CNN__BOTH static int cnn__source(int i, int pad, int n, cnn_padding_mode mode) {
     i -= pad;
     if (i >= 0 && i < n)
         return i;
@@ -3792,6 +3951,43 @@ static int cnn__conv_winograd(const cnn__conv *v, int backward) {
     return v->pt < 2 && v->pl < 2 && bottom < 2 && right < 2;
 }
 
+static cnn_status cnn__cpu_conv2d_forward(const char *where, cnn__conv *v, const cnn_tensor *x,
+                                          const cnn_tensor *weight, const cnn_tensor *bias, cnn_tensor *y) {
+    cnn__conv_call a;
+    memset(&a, 0, sizeof a);
+    a.x = x->data;
+    a.weight = weight->data;
+    a.bias = bias ? bias->data : NULL;
+    a.y = y->data;
+    a.n = x->n;
+    a.v = v;
+    a.k = cnn__k();
+    return cnn__conv_winograd(v, 0) ? cnn__wino_run(where, &a, 0) : cnn__conv_run_forward(where, &a);
+}
+
+static cnn_status cnn__cpu_conv2d_backward(const char *where, cnn__conv *v, const cnn_tensor *x,
+                                           const cnn_tensor *weight, const cnn_tensor *dy, cnn_tensor *dx,
+                                           cnn_tensor *dw, cnn_tensor *db) {
+    cnn__conv_call a;
+    memset(&a, 0, sizeof a);
+    a.x = x->data;
+    a.weight = weight->data;
+    a.dy = dy->data;
+    a.n = x->n;
+    a.dx = dx ? dx->data : NULL;
+    a.dw = dw ? dw->data : NULL;
+    a.db = db ? db->data : NULL;
+    a.v = v;
+    a.k = cnn__k();
+    if (dx && cnn__conv_winograd(v, 1)) {
+        CNN__TRY(cnn__wino_run(where, &a, 1));
+        a.dx = NULL;
+        if (!dw && !db)
+            return CNN_OK;
+    }
+    return cnn__conv_run_backward(where, &a);
+}
+
 static cnn_status cnn__conv2d_forward(const char *where, const cnn_tensor *x, const cnn_tensor *weight,
                                       const cnn_tensor *bias, const cnn_conv2d_options *options,
                                       cnn_tensor *y) {
@@ -3805,16 +4001,7 @@ static cnn_status cnn__conv2d_forward(const char *where, const cnn_tensor *x, co
     CNN__TRY(cnn__check_apart(where, "y", y, "x", x));
     CNN__TRY(cnn__check_apart(where, "y", y, "weight", weight));
     CNN__TRY(cnn__check_apart(where, "y", y, "bias", bias));
-    cnn__conv_call a;
-    memset(&a, 0, sizeof a);
-    a.x = x->data;
-    a.weight = weight->data;
-    a.bias = bias ? bias->data : NULL;
-    a.y = y->data;
-    a.n = x->n;
-    a.v = &v;
-    a.k = cnn__k();
-    return cnn__conv_winograd(&v, 0) ? cnn__wino_run(where, &a, 0) : cnn__conv_run_forward(where, &a);
+    return cnn__ops()->conv2d_forward(where, &v, x, weight, bias, y);
 }
 
 static cnn_status cnn__conv2d_backward(const char *where, const cnn_tensor *x, const cnn_tensor *weight,
@@ -3832,26 +4019,7 @@ static cnn_status cnn__conv2d_backward(const char *where, const cnn_tensor *x, c
     if (db)
         CNN__TRY(cnn__check_shape(where, "db", db, 1, weight->n, 1, 1));
     CNN__TRY(cnn__check_results_apart(where, x, weight, dy, dx, dw, db));
-    cnn__conv_call a;
-    memset(&a, 0, sizeof a);
-    a.x = x->data;
-    a.weight = weight->data;
-    a.dy = dy->data;
-    a.n = x->n;
-    a.dx = dx ? dx->data : NULL;
-    a.dw = dw ? dw->data : NULL;
-    a.db = db ? db->data : NULL;
-    a.v = &v;
-    a.k = cnn__k();
-    if (dx && cnn__conv_winograd(&v, 1)) {
-        const cnn__conv given = v;
-        CNN__TRY(cnn__wino_run(where, &a, 1));
-        v = given;
-        a.dx = NULL;
-        if (!dw && !db)
-            return CNN_OK;
-    }
-    return cnn__conv_run_backward(where, &a);
+    return cnn__ops()->conv2d_backward(where, &v, x, weight, dy, dx, dw, db);
 }
 
 CNN_API cnn_status cnn_conv2d_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
@@ -4103,6 +4271,36 @@ static cnn_status cnn__pool_run(const char *where, cnn__pool_call *a, cnn__task 
     return CNN_OK;
 }
 
+static cnn_status cnn__cpu_maxpool2d_forward(const char *where, const cnn__pool *p, const cnn_tensor *x,
+                                             cnn_tensor *y, int *indices) {
+    cnn__pool_call a = {p, x->data, y->data, indices, NULL};
+    return cnn__pool_run(where, &a, cnn__maxpool_task, x->n, x->c);
+}
+
+static cnn_status cnn__cpu_maxpool2d_backward(const char *where, const cnn_tensor *dy, const int *indices,
+                                              cnn_tensor *dx) {
+    cnn__pool p;
+    memset(&p, 0, sizeof p);
+    p.h = dx->h;
+    p.w = dx->w;
+    p.oh = dy->h;
+    p.ow = dy->w;
+    cnn__pool_call a = {&p, dy->data, dx->data, NULL, indices};
+    return cnn__pool_run(where, &a, cnn__maxpool_backward_task, dx->n, dx->c);
+}
+
+static cnn_status cnn__cpu_avgpool2d_forward(const char *where, const cnn__pool *p, const cnn_tensor *x,
+                                             cnn_tensor *y) {
+    cnn__pool_call a = {p, x->data, y->data, NULL, NULL};
+    return cnn__pool_run(where, &a, cnn__avgpool_task, x->n, x->c);
+}
+
+static cnn_status cnn__cpu_avgpool2d_backward(const char *where, const cnn__pool *p, const cnn_tensor *dy,
+                                              cnn_tensor *dx) {
+    cnn__pool_call a = {p, dy->data, dx->data, NULL, NULL};
+    return cnn__pool_run(where, &a, cnn__avgpool_backward_task, dx->n, dx->c);
+}
+
 CNN_API cnn_status cnn_maxpool2d_forward(const cnn_tensor *x, const cnn_pool2d_options *options,
                                          cnn_tensor *y, int *indices) {
     static const char *const where = "cnn_maxpool2d_forward";
@@ -4115,13 +4313,11 @@ CNN_API cnn_status cnn_maxpool2d_forward(const cnn_tensor *x, const cnn_pool2d_o
         (cnn__overlap(indices, cnn__size(y) * sizeof(int), x->data, cnn__size(x) * sizeof(float)) ||
          cnn__overlap(indices, cnn__size(y) * sizeof(int), y->data, cnn__size(y) * sizeof(float))))
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: indices overlaps x or y", where);
-    cnn__pool_call a = {&p, x->data, y->data, indices, NULL};
-    return cnn__pool_run(where, &a, cnn__maxpool_task, x->n, x->c);
+    return cnn__ops()->maxpool2d_forward(where, &p, x, y, indices);
 }
 
 CNN_API cnn_status cnn_maxpool2d_backward(const cnn_tensor *dy, const int *indices, cnn_tensor *dx) {
     static const char *const where = "cnn_maxpool2d_backward";
-    cnn__pool p;
     CNN__TRY(cnn__check(where, "dy", dy));
     CNN__TRY(cnn__check_pointer(where, "indices", indices));
     CNN__TRY(cnn__check(where, "dx", dx));
@@ -4136,13 +4332,7 @@ CNN_API cnn_status cnn_maxpool2d_backward(const cnn_tensor *dy, const int *indic
         if (indices[i] < -1 || (indices[i] >= 0 && (size_t)indices[i] >= plane))
             return cnn__fail(CNN_ERR_ARGUMENT, "%s: indices[%zu] is %d, dx has planes of %dx%d", where, i,
                              indices[i], dx->h, dx->w);
-    memset(&p, 0, sizeof p);
-    p.h = dx->h;
-    p.w = dx->w;
-    p.oh = dy->h;
-    p.ow = dy->w;
-    cnn__pool_call a = {&p, dy->data, dx->data, NULL, indices};
-    return cnn__pool_run(where, &a, cnn__maxpool_backward_task, dx->n, dx->c);
+    return cnn__ops()->maxpool2d_backward(where, dy, indices, dx);
 }
 
 static cnn_status cnn__avgpool2d_forward(const char *where, const cnn_tensor *x,
@@ -4151,8 +4341,7 @@ static cnn_status cnn__avgpool2d_forward(const char *where, const cnn_tensor *x,
     CNN__TRY(cnn__pool_setup(where, &p, 0, x->h, x->w, options));
     CNN__TRY(cnn__check_shape(where, "y", y, x->n, x->c, p.oh, p.ow));
     CNN__TRY(cnn__check_apart(where, "y", y, "x", x));
-    cnn__pool_call a = {&p, x->data, y->data, NULL, NULL};
-    return cnn__pool_run(where, &a, cnn__avgpool_task, x->n, x->c);
+    return cnn__ops()->avgpool2d_forward(where, &p, x, y);
 }
 
 static cnn_status cnn__avgpool2d_backward(const char *where, const cnn_tensor *dy,
@@ -4161,8 +4350,7 @@ static cnn_status cnn__avgpool2d_backward(const char *where, const cnn_tensor *d
     CNN__TRY(cnn__pool_setup(where, &p, 0, dx->h, dx->w, options));
     CNN__TRY(cnn__check_shape(where, "dy", dy, dx->n, dx->c, p.oh, p.ow));
     CNN__TRY(cnn__check_apart(where, "dx", dx, "dy", dy));
-    cnn__pool_call a = {&p, dy->data, dx->data, NULL, NULL};
-    return cnn__pool_run(where, &a, cnn__avgpool_backward_task, dx->n, dx->c);
+    return cnn__ops()->avgpool2d_backward(where, &p, dy, dx);
 }
 
 CNN_API cnn_status cnn_avgpool2d_forward(const cnn_tensor *x, const cnn_pool2d_options *options,
@@ -4214,7 +4402,7 @@ typedef struct cnn__map_call {
     uint64_t seed;
 } cnn__map_call;
 
-static float cnn__dropout_scale(float p, uint64_t seed, uint64_t i) {
+CNN__BOTH static float cnn__dropout_scale(float p, uint64_t seed, uint64_t i) {
     return cnn__uniform(seed, i) < p ? 0.0f : 1.0f / (1.0f - p);
 }
 
@@ -4246,13 +4434,6 @@ static cnn_status cnn__map_check(const char *where, const char *in_name, const c
     return cnn__check_apart_or_same(where, out_name, out, in_name, in);
 }
 
-static cnn_status cnn__unary(const char *where, void (*f)(const float *, float *, size_t),
-                             const cnn_tensor *x, cnn_tensor *y) {
-    CNN__TRY(cnn__map_check(where, "x", x, "y", y));
-    cnn__map_call m = {f, NULL, x->data, NULL, y->data, cnn__size(x), 0, 0};
-    return cnn__map_run(where, &m);
-}
-
 static cnn_status cnn__binary_check(const char *where, const cnn_tensor *y, const cnn_tensor *dy,
                                     cnn_tensor *dx) {
     CNN__TRY(cnn__map_check(where, "dy", dy, "dx", dx));
@@ -4260,35 +4441,70 @@ static cnn_status cnn__binary_check(const char *where, const cnn_tensor *y, cons
     return cnn__check_apart_or_same(where, "dx", dx, "y", y);
 }
 
-static cnn_status cnn__binary(const char *where, void (*f)(const float *, const float *, float *, size_t),
-                              const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx) {
-    CNN__TRY(cnn__binary_check(where, y, dy, dx));
-    cnn__map_call m = {NULL, f, y->data, dy->data, dx->data, cnn__size(y), 0, 0};
+typedef void (*cnn__unary_kernel)(const float *x, float *y, size_t n);
+typedef void (*cnn__binary_kernel)(const float *y, const float *dy, float *dx, size_t n);
+
+static cnn__unary_kernel cnn__activation(const cnn__kernels *k, cnn_layer_kind kind) {
+    return kind == CNN_SIGMOID ? k->sigmoid : kind == CNN_TANH ? k->tanh : k->relu;
+}
+
+static cnn__binary_kernel cnn__activation_backward(const cnn__kernels *k, cnn_layer_kind kind) {
+    return kind == CNN_SIGMOID ? k->sigmoid_backward : kind == CNN_TANH ? k->tanh_backward : k->relu_backward;
+}
+
+static cnn_status cnn__cpu_activation_forward(const char *where, cnn_layer_kind kind, const cnn_tensor *x,
+                                              cnn_tensor *y) {
+    cnn__map_call m = {cnn__activation(cnn__k(), kind), NULL, x->data, NULL, y->data, cnn__size(x), 0, 0};
     return cnn__map_run(where, &m);
 }
 
+static cnn_status cnn__cpu_activation_backward(const char *where, cnn_layer_kind kind, const cnn_tensor *y,
+                                               const cnn_tensor *dy, cnn_tensor *dx) {
+    cnn__map_call m = {
+        NULL, cnn__activation_backward(cnn__k(), kind), y->data, dy->data, dx->data, cnn__size(y), 0, 0};
+    return cnn__map_run(where, &m);
+}
+
+static cnn_status cnn__activation_forward(const char *where, cnn_layer_kind kind, const cnn_tensor *x,
+                                          cnn_tensor *y) {
+    CNN__TRY(cnn__map_check(where, "x", x, "y", y));
+    return cnn__ops()->activation_forward(where, kind, x, y);
+}
+
+static cnn_status cnn__activation_gradient(const char *where, cnn_layer_kind kind, const cnn_tensor *y,
+                                           const cnn_tensor *dy, cnn_tensor *dx) {
+    CNN__TRY(cnn__binary_check(where, y, dy, dx));
+    return cnn__ops()->activation_backward(where, kind, y, dy, dx);
+}
+
 CNN_API cnn_status cnn_sigmoid_forward(const cnn_tensor *x, cnn_tensor *y) {
-    return cnn__unary("cnn_sigmoid_forward", cnn__k()->sigmoid, x, y);
+    return cnn__activation_forward("cnn_sigmoid_forward", CNN_SIGMOID, x, y);
 }
 
 CNN_API cnn_status cnn_sigmoid_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx) {
-    return cnn__binary("cnn_sigmoid_backward", cnn__k()->sigmoid_backward, y, dy, dx);
+    return cnn__activation_gradient("cnn_sigmoid_backward", CNN_SIGMOID, y, dy, dx);
 }
 
 CNN_API cnn_status cnn_tanh_forward(const cnn_tensor *x, cnn_tensor *y) {
-    return cnn__unary("cnn_tanh_forward", cnn__k()->tanh, x, y);
+    return cnn__activation_forward("cnn_tanh_forward", CNN_TANH, x, y);
 }
 
 CNN_API cnn_status cnn_tanh_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx) {
-    return cnn__binary("cnn_tanh_backward", cnn__k()->tanh_backward, y, dy, dx);
+    return cnn__activation_gradient("cnn_tanh_backward", CNN_TANH, y, dy, dx);
 }
 
 CNN_API cnn_status cnn_relu_forward(const cnn_tensor *x, cnn_tensor *y) {
-    return cnn__unary("cnn_relu_forward", cnn__k()->relu, x, y);
+    return cnn__activation_forward("cnn_relu_forward", CNN_RELU, x, y);
 }
 
 CNN_API cnn_status cnn_relu_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx) {
-    return cnn__binary("cnn_relu_backward", cnn__k()->relu_backward, y, dy, dx);
+    return cnn__activation_gradient("cnn_relu_backward", CNN_RELU, y, dy, dx);
+}
+
+static cnn_status cnn__cpu_dropout(const char *where, const cnn_tensor *x, float p, uint64_t seed,
+                                   cnn_tensor *y) {
+    cnn__map_call m = {NULL, NULL, x->data, NULL, y->data, cnn__size(x), p, seed};
+    return cnn__map_run(where, &m);
 }
 
 static cnn_status cnn__dropout(const char *where, const char *in, const char *out, const cnn_tensor *x,
@@ -4299,8 +4515,7 @@ static cnn_status cnn__dropout(const char *where, const char *in, const char *ou
                          (double)p);
     if (!training)
         return cnn_tensor_copy(y, x);
-    cnn__map_call m = {NULL, NULL, x->data, NULL, y->data, cnn__size(x), p, seed};
-    return cnn__map_run(where, &m);
+    return cnn__ops()->dropout(where, x, p, seed, y);
 }
 
 CNN_API cnn_status cnn_dropout_forward(const cnn_tensor *x, float p, int training, uint64_t seed,
@@ -4331,18 +4546,29 @@ static void cnn__softmax_task(void *context, int task, int thread) {
         cnn__k()->softmax(a->x + at, a->y + at, NULL, NULL, a->c, a->plane);
 }
 
-CNN_API cnn_status cnn_softmax_forward(const cnn_tensor *x, cnn_tensor *y) {
-    CNN__TRY(cnn__map_check("cnn_softmax_forward", "x", x, "y", y));
+static cnn_status cnn__cpu_softmax_forward(const char *where, const cnn_tensor *x, cnn_tensor *y) {
+    (void)where;
     cnn__softmax_call a = {x->data, NULL, y->data, x->c, (size_t)x->h * (size_t)x->w};
     cnn__parallel(cnn__threads_for(10.0 * (double)cnn__size(x)), x->n, cnn__softmax_task, &a);
     return CNN_OK;
 }
 
-CNN_API cnn_status cnn_softmax_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx) {
-    CNN__TRY(cnn__binary_check("cnn_softmax_backward", y, dy, dx));
+static cnn_status cnn__cpu_softmax_backward(const char *where, const cnn_tensor *y, const cnn_tensor *dy,
+                                            cnn_tensor *dx) {
+    (void)where;
     cnn__softmax_call a = {y->data, dy->data, dx->data, y->c, (size_t)y->h * (size_t)y->w};
     cnn__parallel(cnn__threads_for((double)cnn__size(y)), y->n, cnn__softmax_task, &a);
     return CNN_OK;
+}
+
+CNN_API cnn_status cnn_softmax_forward(const cnn_tensor *x, cnn_tensor *y) {
+    CNN__TRY(cnn__map_check("cnn_softmax_forward", "x", x, "y", y));
+    return cnn__ops()->softmax_forward("cnn_softmax_forward", x, y);
+}
+
+CNN_API cnn_status cnn_softmax_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx) {
+    CNN__TRY(cnn__binary_check("cnn_softmax_backward", y, dy, dx));
+    return cnn__ops()->softmax_backward("cnn_softmax_backward", y, dy, dx);
 }
 
 static cnn_status cnn__flatten(const char *where, const char *flat_name, const cnn_tensor *flat,
@@ -4353,9 +4579,7 @@ static cnn_status cnn__flatten(const char *where, const char *flat_name, const c
         return cnn__fail(CNN_ERR_SHAPE, "%s: %s is %dx%dx%dx%d, %s %dx%dx%dx%d", where, flat_name, flat->n,
                          flat->c, flat->h, flat->w, name, t->n, t->c, t->h, t->w);
     CNN__TRY(cnn__check_apart_or_same(where, flat_name, flat, name, t));
-    if (from != to)
-        memcpy(to, from, cnn__size(t) * sizeof(float));
-    return CNN_OK;
+    return from == to ? CNN_OK : cnn__ops()->copy(where, to, from, cnn__size(t));
 }
 
 CNN_API cnn_status cnn_flatten_forward(const cnn_tensor *x, cnn_tensor *y) {
@@ -4480,17 +4704,9 @@ static int cnn__bands(int count, int band) {
     return (count + band - 1) / band;
 }
 
-CNN_API cnn_status cnn_linear_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
-                                      cnn_tensor *y) {
-    static const char *const where = "cnn_linear_forward";
-    int in = 0;
-    CNN__TRY(cnn__linear_check(where, x, weight, &in));
-    if (bias)
-        CNN__TRY(cnn__check_shape(where, "bias", bias, 1, weight->n, 1, 1));
-    CNN__TRY(cnn__check_shape(where, "y", y, x->n, weight->n, 1, 1));
-    CNN__TRY(cnn__check_apart(where, "y", y, "x", x));
-    CNN__TRY(cnn__check_apart(where, "y", y, "weight", weight));
-    CNN__TRY(cnn__check_apart(where, "y", y, "bias", bias));
+static cnn_status cnn__cpu_linear_forward(const char *where, int in, const cnn_tensor *x,
+                                          const cnn_tensor *weight, const cnn_tensor *bias, cnn_tensor *y) {
+    (void)where;
     int tap[CNN__SAMPLES];
     cnn__linear_taps(tap, in);
     cnn__linear_call l;
@@ -4510,19 +4726,10 @@ CNN_API cnn_status cnn_linear_forward(const cnn_tensor *x, const cnn_tensor *wei
     return CNN_OK;
 }
 
-CNN_API cnn_status cnn_linear_backward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *dy,
-                                       cnn_tensor *dx, cnn_tensor *dw, cnn_tensor *db) {
-    static const char *const where = "cnn_linear_backward";
-    int in = 0;
-    CNN__TRY(cnn__linear_check(where, x, weight, &in));
-    CNN__TRY(cnn__check_shape(where, "dy", dy, x->n, weight->n, 1, 1));
-    if (dx)
-        CNN__TRY(cnn__check_shape(where, "dx", dx, x->n, x->c, x->h, x->w));
-    if (dw)
-        CNN__TRY(cnn__check_shape(where, "dw", dw, weight->n, weight->c, 1, 1));
-    if (db)
-        CNN__TRY(cnn__check_shape(where, "db", db, 1, weight->n, 1, 1));
-    CNN__TRY(cnn__check_results_apart(where, x, weight, dy, dx, dw, db));
+static cnn_status cnn__cpu_linear_backward(const char *where, int in, const cnn_tensor *x,
+                                           const cnn_tensor *weight, const cnn_tensor *dy, cnn_tensor *dx,
+                                           cnn_tensor *dw, cnn_tensor *db) {
+    (void)where;
     int tap[CNN__SAMPLES];
     cnn__linear_call l;
     memset(&l, 0, sizeof l);
@@ -4554,6 +4761,36 @@ CNN_API cnn_status cnn_linear_backward(const cnn_tensor *x, const cnn_tensor *we
         cnn__parallel(threads, cnn__bands(l.out, l.band), cnn__linear_dw_task, &l);
     }
     return CNN_OK;
+}
+
+CNN_API cnn_status cnn_linear_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
+                                      cnn_tensor *y) {
+    static const char *const where = "cnn_linear_forward";
+    int in = 0;
+    CNN__TRY(cnn__linear_check(where, x, weight, &in));
+    if (bias)
+        CNN__TRY(cnn__check_shape(where, "bias", bias, 1, weight->n, 1, 1));
+    CNN__TRY(cnn__check_shape(where, "y", y, x->n, weight->n, 1, 1));
+    CNN__TRY(cnn__check_apart(where, "y", y, "x", x));
+    CNN__TRY(cnn__check_apart(where, "y", y, "weight", weight));
+    CNN__TRY(cnn__check_apart(where, "y", y, "bias", bias));
+    return cnn__ops()->linear_forward(where, in, x, weight, bias, y);
+}
+
+CNN_API cnn_status cnn_linear_backward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *dy,
+                                       cnn_tensor *dx, cnn_tensor *dw, cnn_tensor *db) {
+    static const char *const where = "cnn_linear_backward";
+    int in = 0;
+    CNN__TRY(cnn__linear_check(where, x, weight, &in));
+    CNN__TRY(cnn__check_shape(where, "dy", dy, x->n, weight->n, 1, 1));
+    if (dx)
+        CNN__TRY(cnn__check_shape(where, "dx", dx, x->n, x->c, x->h, x->w));
+    if (dw)
+        CNN__TRY(cnn__check_shape(where, "dw", dw, weight->n, weight->c, 1, 1));
+    if (db)
+        CNN__TRY(cnn__check_shape(where, "db", db, 1, weight->n, 1, 1));
+    CNN__TRY(cnn__check_results_apart(where, x, weight, dy, dx, dw, db));
+    return cnn__ops()->linear_backward(where, in, x, weight, dy, dx, dw, db);
 }
 
 /* ---- >>loss ----------------------------------------------------------------------------------------- */
@@ -4589,10 +4826,10 @@ static double cnn__sum_exp(const float *x, int classes, double max) {
     return sum;
 }
 
-CNN_API cnn_status cnn_cross_entropy_forward(const cnn_tensor *logits, const int *labels, double *loss) {
-    CNN__TRY(cnn__logits_check("cnn_cross_entropy_forward", logits, labels));
-    CNN__TRY(cnn__check_pointer("cnn_cross_entropy_forward", "loss", loss));
+static cnn_status cnn__cpu_cross_entropy_forward(const char *where, const cnn_tensor *logits,
+                                                 const int *labels, double *loss) {
     double total = 0;
+    (void)where;
     for (int i = 0; i < logits->n; i++) {
         const float *x = logits->data + (size_t)i * (size_t)logits->c;
         const double max = cnn__max_logit(x, logits->c);
@@ -4600,6 +4837,27 @@ CNN_API cnn_status cnn_cross_entropy_forward(const cnn_tensor *logits, const int
     }
     *loss = total / logits->n;
     return CNN_OK;
+}
+
+static cnn_status cnn__cpu_cross_entropy_backward(const char *where, const cnn_tensor *logits,
+                                                  const int *labels, cnn_tensor *dlogits) {
+    const int classes = logits->c;
+    (void)where;
+    for (int i = 0; i < logits->n; i++) {
+        const float *x = logits->data + (size_t)i * (size_t)classes;
+        float *d = dlogits->data + (size_t)i * (size_t)classes;
+        const double max = cnn__max_logit(x, classes), sum = cnn__sum_exp(x, classes, max);
+        for (int k = 0; k < classes; k++)
+            d[k] = (float)((exp((double)x[k] - max) / sum - (k == labels[i] ? 1.0 : 0.0)) / logits->n);
+    }
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_cross_entropy_forward(const cnn_tensor *logits, const int *labels, double *loss) {
+    static const char *const where = "cnn_cross_entropy_forward";
+    CNN__TRY(cnn__logits_check(where, logits, labels));
+    CNN__TRY(cnn__check_pointer(where, "loss", loss));
+    return cnn__ops()->cross_entropy_forward(where, logits, labels, loss);
 }
 
 CNN_API cnn_status cnn_cross_entropy_backward(const cnn_tensor *logits, const int *labels,
@@ -4610,15 +4868,7 @@ CNN_API cnn_status cnn_cross_entropy_backward(const cnn_tensor *logits, const in
     if (cnn__overlap(labels, (size_t)logits->n * sizeof(int), dlogits->data,
                      cnn__size(dlogits) * sizeof(float)))
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: dlogits overlaps labels", where);
-    const int classes = logits->c;
-    for (int i = 0; i < logits->n; i++) {
-        const float *x = logits->data + (size_t)i * (size_t)classes;
-        float *d = dlogits->data + (size_t)i * (size_t)classes;
-        const double max = cnn__max_logit(x, classes), sum = cnn__sum_exp(x, classes, max);
-        for (int k = 0; k < classes; k++)
-            d[k] = (float)((exp((double)x[k] - max) / sum - (k == labels[i] ? 1.0 : 0.0)) / logits->n);
-    }
-    return CNN_OK;
+    return cnn__ops()->cross_entropy_backward(where, logits, labels, dlogits);
 }
 
 static cnn_status cnn__squared_error_check(const char *where, const cnn_tensor *y, const cnn_tensor *target,
@@ -4630,17 +4880,35 @@ static cnn_status cnn__squared_error_check(const char *where, const cnn_tensor *
     return CNN_OK;
 }
 
-CNN_API cnn_status cnn_squared_error_forward(const cnn_tensor *y, const cnn_tensor *target,
-                                             cnn_reduction reduction, double *loss) {
-    CNN__TRY(cnn__squared_error_check("cnn_squared_error_forward", y, target, reduction));
-    CNN__TRY(cnn__check_pointer("cnn_squared_error_forward", "loss", loss));
+static cnn_status cnn__cpu_squared_error_forward(const char *where, const cnn_tensor *y,
+                                                 const cnn_tensor *target, double *sum) {
     const size_t n = cnn__size(y);
-    double total = 0;
+    (void)where;
+    *sum = 0;
     for (size_t i = 0; i < n; i++) {
         const double d = (double)y->data[i] - (double)target->data[i];
-        total += d * d;
+        *sum += d * d;
     }
-    *loss = reduction == CNN_MEAN ? total / (double)n : total;
+    return CNN_OK;
+}
+
+static cnn_status cnn__cpu_squared_error_backward(const char *where, const cnn_tensor *y,
+                                                  const cnn_tensor *target, float scale, cnn_tensor *dy) {
+    const size_t n = cnn__size(y);
+    (void)where;
+    for (size_t i = 0; i < n; i++)
+        dy->data[i] = scale * (y->data[i] - target->data[i]);
+    return CNN_OK;
+}
+
+CNN_API cnn_status cnn_squared_error_forward(const cnn_tensor *y, const cnn_tensor *target,
+                                             cnn_reduction reduction, double *loss) {
+    static const char *const where = "cnn_squared_error_forward";
+    double sum = 0;
+    CNN__TRY(cnn__squared_error_check(where, y, target, reduction));
+    CNN__TRY(cnn__check_pointer(where, "loss", loss));
+    CNN__TRY(cnn__ops()->squared_error_forward(where, y, target, &sum));
+    *loss = reduction == CNN_MEAN ? sum / (double)cnn__size(y) : sum;
     return CNN_OK;
 }
 
@@ -4653,9 +4921,7 @@ CNN_API cnn_status cnn_squared_error_backward(const cnn_tensor *y, const cnn_ten
     CNN__TRY(cnn__check_apart_or_same(where, "dy", dy, "target", target));
     const size_t n = cnn__size(y);
     const float scale = reduction == CNN_MEAN ? 2.0f / (float)n : 2.0f;
-    for (size_t i = 0; i < n; i++)
-        dy->data[i] = scale * (y->data[i] - target->data[i]);
-    return CNN_OK;
+    return cnn__ops()->squared_error_backward(where, y, target, scale, dy);
 }
 
 /* ---- >>layers ----------------------------------------------------------------------------------------- */
@@ -4998,16 +5264,16 @@ struct cnn_net {
     size_t *offset; /* of each layer's weight among the parameters; its bias follows */
     float *parameters;
     size_t parameter_count;
-    void *owned; /* NULL: the caller's memory */
+    void *owned, *owned_parameters; /* NULL: the caller's memory */
 };
 
-/* Carves a network out of the arena; with base NULL it only counts. */
-static cnn_net *cnn__net_carve(cnn__arena *arena, int count, size_t parameters) {
+/* Carves a network out of the arena, its parameters too if they go within; with base NULL it only counts. */
+static cnn_net *cnn__net_carve(cnn__arena *arena, int count, size_t parameters, int within) {
     cnn_net *net = (cnn_net *)cnn__take(arena, 1, sizeof(cnn_net));
     void *layers = cnn__take(arena, (size_t)count, sizeof(cnn_layer));
     void *info = cnn__take(arena, (size_t)count, sizeof(cnn_layer_info));
     void *offset = cnn__take(arena, (size_t)count, sizeof(size_t));
-    float *values = cnn__take_floats(arena, parameters ? parameters : 1);
+    float *values = within ? cnn__take_floats(arena, parameters ? parameters : 1) : NULL;
     if (!arena->base)
         return NULL;
     memset(net, 0, sizeof *net);
@@ -5026,21 +5292,27 @@ static cnn_status cnn__net_make(const char *where, cnn_net **net, const cnn_laye
     cnn__arena arena = {NULL, 0};
     CNN__TRY(cnn__check_table(where, layers, count, c, h, w));
     CNN__TRY(cnn__infer(layers, count, c, h, w, NULL, &parameters));
-    cnn__net_carve(&arena, count, parameters);
+    cnn__net_carve(&arena, count, parameters, !own);
     if (needed) {
         *needed = cnn__add(arena.used, CNN__ALIGN - 1);
         return CNN_OK;
     }
     void *owned = own ? cnn__alloc(arena.used) : NULL;
-    if (own && !owned)
-        return cnn__no_memory(where, arena.used);
+    void *values = owned ? cnn__ops()->allocate(cnn__mul(parameters + 1, sizeof(float))) : NULL;
+    if (own && !values) {
+        cnn__free(owned);
+        return cnn__no_memory(where, cnn__add(arena.used, cnn__mul(parameters + 1, sizeof(float))));
+    }
     char *base = own ? (char *)owned : cnn__align_within(memory, bytes, arena.used);
     if (!base)
         return cnn__fail(CNN_ERR_NOMEM, "%s: the memory handed in has %zu bytes, cnn_net_bytes asks for %zu",
                          where, bytes, arena.used + CNN__ALIGN - 1);
     arena.base = base;
     arena.used = 0;
-    cnn_net *made = cnn__net_carve(&arena, count, parameters);
+    cnn_net *made = cnn__net_carve(&arena, count, parameters, !own);
+    if (own)
+        made->parameters = (float *)values;
+    made->owned_parameters = values;
     made->c = c;
     made->h = h;
     made->w = w;
@@ -5077,14 +5349,23 @@ CNN_API cnn_status cnn_net_create_in(cnn_net **net, const cnn_layer *layers, int
 }
 
 CNN_API void cnn_net_free(cnn_net *net) {
-    if (net)
-        cnn__free(net->owned);
+    if (!net)
+        return;
+    cnn__free(net->owned_parameters);
+    cnn__free(net->owned);
 }
 
 /* n values from the distribution of half-width or deviation `scale`. */
-static void cnn__draw(float *to, size_t n, int normal, float scale, uint64_t seed) {
+CNN__BOTH static float cnn__drawn(int normal, float scale, uint64_t seed, uint64_t i) {
+    return scale * (normal ? cnn__normal(seed, i) : 2.0f * cnn__uniform(seed, i) - 1.0f);
+}
+
+static cnn_status cnn__cpu_draw(const char *where, float *to, size_t n, int normal, float scale,
+                                uint64_t seed) {
+    (void)where;
     for (size_t i = 0; i < n; i++)
-        to[i] = scale * (normal ? cnn__normal(seed, i) : 2.0f * cnn__uniform(seed, i) - 1.0f);
+        to[i] = cnn__drawn(normal, scale, seed, i);
+    return CNN_OK;
 }
 
 CNN_API cnn_status cnn_net_init(cnn_net *net, cnn_init init, uint64_t seed) {
@@ -5106,9 +5387,12 @@ CNN_API cnn_status cnn_net_init(cnn_net *net, cnn_init init, uint64_t seed) {
                                  sqrt(2 / fan_in), sqrt(1 / fan_in)};
         const int normal = init == CNN_XAVIER_NORMAL || init == CNN_KAIMING_NORMAL;
         float *weight = net->parameters + net->offset[i];
-        cnn__draw(weight, info->weights, normal, (float)scales[init], cnn__random(seed, 2 * (uint64_t)i));
-        cnn__draw(weight + info->weights, info->biases, 0, (float)scales[CNN_PYTORCH_DEFAULT],
-                  cnn__random(seed, 2 * (uint64_t)i + 1));
+        CNN__TRY(cnn__ops()->draw("cnn_net_init", weight, info->weights, normal, (float)scales[init],
+                                  cnn__random(seed, 2 * (uint64_t)i)));
+        if (info->biases)
+            CNN__TRY(cnn__ops()->draw("cnn_net_init", weight + info->weights, info->biases, 0,
+                                      (float)scales[CNN_PYTORCH_DEFAULT],
+                                      cnn__random(seed, 2 * (uint64_t)i + 1)));
     }
     return CNN_OK;
 }
@@ -5116,9 +5400,13 @@ CNN_API cnn_status cnn_net_init(cnn_net *net, cnn_init init, uint64_t seed) {
 CNN_API cnn_status cnn_net_init_constant(cnn_net *net, float weight, float bias) {
     CNN__TRY(cnn__check_pointer("cnn_net_init_constant", "net", net));
     for (int i = 0; i < net->count; i++) {
+        static const char *const where = "cnn_net_init_constant";
+        const cnn_layer_info *info = &net->info[i];
         float *p = net->parameters + net->offset[i];
-        for (size_t j = 0; j < net->info[i].weights + net->info[i].biases; j++)
-            p[j] = j < net->info[i].weights ? weight : bias;
+        if (info->weights)
+            CNN__TRY(cnn__ops()->fill(where, p, info->weights, weight));
+        if (info->biases)
+            CNN__TRY(cnn__ops()->fill(where, p + info->weights, info->biases, bias));
     }
     return CNN_OK;
 }
@@ -5207,6 +5495,8 @@ typedef struct cnn__piece {
 enum { CNN__PIECE_COLUMNS = 48, CNN__PIECE_SUM = 8192 };
 
 struct cnn_workspace {
+    const cnn__table *ops;
+    void *device; /* what the device keeps of it; NULL on the CPU */
     cnn_mode mode;
     int batch, threads, blocks, units, slots, pieces;
     int layer_count;
@@ -5406,17 +5696,24 @@ CNN__COLD static void cnn__workspace_pieces(cnn_workspace *ws, const cnn_net *ne
     }
 }
 
-CNN__COLD static cnn_status cnn__workspace_make(const char *where, cnn_workspace **to, const cnn_net *net,
-                                                cnn_mode mode, int batch, int threads, void *memory,
-                                                size_t bytes, int own, size_t *needed) {
+CNN__COLD static cnn_status cnn__workspace_check(const char *where, const cnn_net *net, cnn_mode mode,
+                                                 int batch, int threads) {
     CNN__TRY(cnn__check_pointer(where, "net", net));
     if ((int)mode < 0 || (int)mode > (int)CNN_TRAINING_STEP)
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: mode %d is unknown", where, (int)mode);
     if (batch < 1 || threads < 0)
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: batch %d must be at least 1, threads %d at least 0", where,
                          batch, threads);
+    return CNN_OK;
+}
+
+static cnn_status cnn__cpu_workspace_make(const char *where, cnn_workspace **to, const cnn_net *net,
+                                          cnn_mode mode, int batch, int threads, void *memory, size_t bytes,
+                                          int own, size_t *needed) {
+    CNN__TRY(cnn__workspace_check(where, net, mode, batch, threads));
     cnn_workspace plan;
     memset(&plan, 0, sizeof plan);
+    plan.ops = cnn__cpu();
     plan.mode = mode;
     plan.batch = batch;
     plan.blocks = (int)(((int64_t)batch + CNN__LANES - 1) / CNN__LANES);
@@ -5467,13 +5764,15 @@ CNN_API cnn_status cnn_workspace_create(cnn_workspace **ws, const cnn_net *net, 
                                         int threads) {
     CNN__TRY(cnn__check_pointer("cnn_workspace_create", "ws", ws));
     *ws = NULL;
-    return cnn__workspace_make("cnn_workspace_create", ws, net, mode, batch, threads, NULL, 0, 1, NULL);
+    return cnn__ops()->workspace_make("cnn_workspace_create", ws, net, mode, batch, threads, NULL, 0, 1,
+                                      NULL);
 }
 
 CNN_API cnn_status cnn_workspace_bytes(const cnn_net *net, cnn_mode mode, int batch, int threads,
                                        size_t *bytes) {
     CNN__TRY(cnn__check_pointer("cnn_workspace_bytes", "bytes", bytes));
-    return cnn__workspace_make("cnn_workspace_bytes", NULL, net, mode, batch, threads, NULL, 0, 0, bytes);
+    return cnn__ops()->workspace_make("cnn_workspace_bytes", NULL, net, mode, batch, threads, NULL, 0, 0,
+                                      bytes);
 }
 
 CNN_API cnn_status cnn_workspace_create_in(cnn_workspace **ws, const cnn_net *net, cnn_mode mode, int batch,
@@ -5481,13 +5780,17 @@ CNN_API cnn_status cnn_workspace_create_in(cnn_workspace **ws, const cnn_net *ne
     CNN__TRY(cnn__check_pointer("cnn_workspace_create_in", "ws", ws));
     *ws = NULL;
     CNN__TRY(cnn__check_pointer("cnn_workspace_create_in", "memory", memory));
-    return cnn__workspace_make("cnn_workspace_create_in", ws, net, mode, batch, threads, memory, bytes, 0,
-                               NULL);
+    return cnn__ops()->workspace_make("cnn_workspace_create_in", ws, net, mode, batch, threads, memory, bytes,
+                                      0, NULL);
+}
+
+static void cnn__cpu_workspace_free(cnn_workspace *ws) {
+    cnn__free(ws->owned);
 }
 
 CNN_API void cnn_workspace_free(cnn_workspace *ws) {
     if (ws)
-        cnn__free(ws->owned);
+        ws->ops->workspace_free(ws);
 }
 
 CNN_API float *cnn_workspace_gradients(cnn_workspace *ws) {
@@ -5760,17 +6063,6 @@ static float *cnn__layer_act(const cnn__pass *e, int layer, float *acts) {
 
 static float *cnn__layer_input(const cnn__pass *e, int layer, float *acts) {
     return layer ? cnn__layer_act(e, layer - 1, acts) : acts;
-}
-
-typedef void (*cnn__unary_kernel)(const float *x, float *y, size_t n);
-typedef void (*cnn__binary_kernel)(const float *y, const float *dy, float *dx, size_t n);
-
-static cnn__unary_kernel cnn__activation(const cnn__kernels *k, cnn_layer_kind kind) {
-    return kind == CNN_SIGMOID ? k->sigmoid : kind == CNN_TANH ? k->tanh : k->relu;
-}
-
-static cnn__binary_kernel cnn__activation_backward(const cnn__kernels *k, cnn_layer_kind kind) {
-    return kind == CNN_SIGMOID ? k->sigmoid_backward : kind == CNN_TANH ? k->tanh_backward : k->relu_backward;
 }
 
 /* The pool of `rows` rows of its input, which are whole windows. */
@@ -6260,6 +6552,19 @@ CNN__COLD static cnn_status cnn__check_mode_forward(const char *where, const cnn
                : CNN_OK;
 }
 
+static cnn_status cnn__cpu_forward(const char *where, const cnn_net *net, cnn_workspace *ws,
+                                   const cnn_tensor *x, cnn_tensor *y, int *classes) {
+    cnn__pass e;
+    (void)where;
+    cnn__pass_begin(&e, net, ws, x->n);
+    e.x = x;
+    e.y = y;
+    e.classes = classes;
+    cnn__prepare(&e);
+    cnn__parallel(ws->threads, cnn__units(e.n), cnn__forward_task, &e);
+    return CNN_OK;
+}
+
 CNN_API cnn_status cnn_forward(const cnn_net *net, cnn_workspace *ws, const cnn_tensor *x, cnn_tensor *y) {
     static const char *const where = "cnn_forward";
     CNN__TRY(cnn__check_pointer(where, "net", net));
@@ -6268,13 +6573,9 @@ CNN_API cnn_status cnn_forward(const cnn_net *net, cnn_workspace *ws, const cnn_
     CNN__TRY(cnn__check_mode_forward(where, ws));
     CNN__TRY(cnn__check_output(where, "y", net, y, x->n));
     CNN__TRY(cnn__check_apart(where, "y", y, "x", x));
-    cnn__pass e;
     ws->pass += ws->mode == CNN_TRAINING;
-    cnn__pass_begin(&e, net, ws, x->n);
-    e.x = x;
-    e.y = y;
-    cnn__prepare(&e);
-    cnn__parallel(ws->threads, cnn__units(e.n), cnn__forward_task, &e);
+    ws->examples = 0;
+    CNN__TRY(ws->ops->forward(where, net, ws, x, y, NULL));
     ws->examples = x->n;
     return CNN_OK;
 }
@@ -6289,13 +6590,7 @@ CNN_API cnn_status cnn_predict(const cnn_net *net, cnn_workspace *ws, const cnn_
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: the workspace must be for inference (CNN_INFERENCE)", where);
     if (cnn__overlap(classes, (size_t)x->n * sizeof(int), x->data, cnn__size(x) * sizeof(float)))
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: classes overlaps x", where);
-    cnn__pass e;
-    cnn__pass_begin(&e, net, ws, x->n);
-    e.x = x;
-    e.classes = classes;
-    cnn__prepare(&e);
-    cnn__parallel(ws->threads, cnn__units(e.n), cnn__forward_task, &e);
-    return CNN_OK;
+    return ws->ops->forward(where, net, ws, x, NULL, classes);
 }
 
 static void cnn__backward_task(void *context, int s, int thread) {
@@ -6316,6 +6611,21 @@ static void cnn__backward_task(void *context, int s, int thread) {
     cnn__slot_end(e, slot, thread);
 }
 
+static cnn_status cnn__cpu_backward(const char *where, const cnn_net *net, cnn_workspace *ws,
+                                    const cnn_tensor *dy, cnn_tensor *dx) {
+    cnn__pass e;
+    (void)where;
+    cnn__pass_begin(&e, net, ws, dy->n);
+    e.dy = dy;
+    e.dx = dx;
+    e.start = CNN__ACCUMULATE;
+    e.back = 1;
+    cnn__prepare(&e);
+    cnn__parallel(ws->threads, cnn__min(ws->slots, cnn__units(e.n)), cnn__backward_task, &e);
+    cnn__parallel(ws->threads, ws->pieces, cnn__piece_task, &e);
+    return CNN_OK;
+}
+
 CNN_API cnn_status cnn_backward(const cnn_net *net, cnn_workspace *ws, const cnn_tensor *dy, cnn_tensor *dx) {
     static const char *const where = "cnn_backward";
     CNN__TRY(cnn__check_pointer(where, "net", net));
@@ -6333,16 +6643,7 @@ CNN_API cnn_status cnn_backward(const cnn_net *net, cnn_workspace *ws, const cnn
         CNN__TRY(cnn__check_shape(where, "dx", dx, dy->n, net->c, net->h, net->w));
         CNN__TRY(cnn__check_apart(where, "dx", dx, "dy", dy));
     }
-    cnn__pass e;
-    cnn__pass_begin(&e, net, ws, dy->n);
-    e.dy = dy;
-    e.dx = dx;
-    e.start = CNN__ACCUMULATE;
-    e.back = 1;
-    cnn__prepare(&e);
-    cnn__parallel(ws->threads, cnn__min(ws->slots, cnn__units(e.n)), cnn__backward_task, &e);
-    cnn__parallel(ws->threads, ws->pieces, cnn__piece_task, &e);
-    return CNN_OK;
+    return ws->ops->backward(where, net, ws, dy, dx);
 }
 
 /* ---- >>train ------------------------------------------------------------------------------------------ */
@@ -6383,6 +6684,12 @@ static cnn_status cnn__sgd_apply(const char *where, int threads, cnn__sgd_call *
     return CNN_OK;
 }
 
+static cnn_status cnn__cpu_sgd_step(const char *where, const cnn_sgd_options *options, float *parameters,
+                                    const float *gradients, float *velocity, size_t count) {
+    cnn__sgd_call a = {options, parameters, velocity, gradients, count};
+    return cnn__sgd_apply(where, cnn__threads_for((double)count), &a);
+}
+
 CNN_API cnn_status cnn_sgd_step(const cnn_sgd_options *options, float *parameters, const float *gradients,
                                 float *velocity, size_t count) {
     static const char *const where = "cnn_sgd_step";
@@ -6396,8 +6703,7 @@ CNN_API cnn_status cnn_sgd_step(const cnn_sgd_options *options, float *parameter
         (velocity && (cnn__overlap(velocity, bytes, parameters, bytes) ||
                       cnn__overlap(velocity, bytes, gradients, bytes))))
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: parameters, gradients and velocity overlap", where);
-    cnn__sgd_call a = {options, parameters, velocity, gradients, count};
-    return cnn__sgd_apply(where, cnn__threads_for((double)count), &a);
+    return cnn__ops()->sgd_step(where, options, parameters, gradients, velocity, count);
 }
 
 CNN__COLD static cnn_status cnn__check_dataset(const char *where, const char *name, const cnn_net *net,
@@ -6496,13 +6802,12 @@ static int cnn__finite(double value) {
 }
 
 /* Arguments checked. */
-static cnn_status cnn__train_batch(const char *where, const cnn_net *net, cnn_workspace *ws,
-                                   const cnn_dataset *data, const int *index, int n, double *loss,
-                                   int *correct) {
+static cnn_status cnn__cpu_train_batch(const char *where, const cnn_net *net, cnn_workspace *ws,
+                                       const cnn_dataset *data, const int *index, int n, double *loss,
+                                       int *correct) {
     cnn__pass e;
     double sum = 0;
     ws->pass++;
-    ws->examples = 0;
     cnn__pass_begin(&e, net, ws, n);
     e.data = data;
     e.index = index;
@@ -6528,7 +6833,8 @@ CNN_API cnn_status cnn_train_step(const cnn_net *net, cnn_workspace *ws, const c
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: the workspace is for inference", where);
     CNN__TRY(cnn__check_dataset(where, "data", net, data));
     CNN__TRY(cnn__check_examples(where, data, index, n));
-    return cnn__train_batch(where, net, ws, data, index, n, loss, correct);
+    ws->examples = 0;
+    return ws->ops->train_batch(where, net, ws, data, index, n, loss, correct);
 }
 
 /* A workspace of CNN_INFERENCE, and what the loss needs besides. */
@@ -6556,7 +6862,7 @@ CNN__COLD static cnn_status cnn__evaluator_create(const char *where, cnn__evalua
                                                   const cnn_dataset *data, int threads) {
     const int batch = cnn__min(CNN__EVALUATE_BATCH, data->count);
     memset(v, 0, sizeof *v);
-    CNN__TRY(cnn__workspace_make(where, &v->ws, net, CNN_INFERENCE, batch, threads, NULL, 0, 1, NULL));
+    CNN__TRY(cnn__cpu_workspace_make(where, &v->ws, net, CNN_INFERENCE, batch, threads, NULL, 0, 1, NULL));
     const size_t softmax = (size_t)v->ws->threads * (size_t)data->classes * CNN__LANES;
     v->softmax = (float *)cnn__alloc((softmax + (size_t)batch) * sizeof(float));
     if (!v->softmax) {
@@ -6599,20 +6905,27 @@ static void cnn__evaluator_run(cnn__evaluator *v, const cnn_net *net, const cnn_
     result->accuracy = (double)correct / data->count;
 }
 
+static cnn_status cnn__cpu_evaluate(const char *where, const cnn_net *net, const cnn_dataset *data,
+                                    int threads, cnn_evaluation *result) {
+    cnn__evaluator v;
+    CNN__TRY(cnn__evaluator_create(where, &v, net, data, threads));
+    if (result->confusion)
+        memset(result->confusion, 0, (size_t)data->classes * (size_t)data->classes * sizeof(int));
+    cnn__evaluator_run(&v, net, data, result);
+    cnn__evaluator_free(&v);
+    return CNN_OK;
+}
+
 CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int threads,
                                 cnn_evaluation *evaluation) {
     static const char *const where = "cnn_evaluate";
-    cnn__evaluator v;
     CNN__TRY(cnn__check_pointer(where, "net", net));
     CNN__TRY(cnn__check_dataset(where, "data", net, data));
     CNN__TRY(cnn__check_examples(where, data, NULL, data->count));
     CNN__TRY(cnn__check_pointer(where, "evaluation", evaluation));
-    CNN__TRY(cnn__evaluator_create(where, &v, net, data, threads));
-    if (evaluation->confusion)
-        memset(evaluation->confusion, 0, (size_t)data->classes * (size_t)data->classes * sizeof(int));
-    cnn__evaluator_run(&v, net, data, evaluation);
-    cnn__evaluator_free(&v);
-    return CNN_OK;
+    if (threads < 0)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: threads is %d, it must be at least 0", where, threads);
+    return cnn__ops()->evaluate(where, net, data, threads, evaluation);
 }
 
 /* What cnn_fit works with, all taken before the first step. */
@@ -6624,6 +6937,7 @@ typedef struct cnn__fit {
     cnn__evaluator test_run;
     int *index;
     float *velocity;
+    void *device; /* what takes the place of these four on a device */
     cnn_progress progress;
     double loss;
     int correct;
@@ -6664,20 +6978,19 @@ static float cnn__fit_rate(const cnn__fit *f) {
     return end > 0 && steps > 0 ? lr + (end - lr) * (float)(step / steps) : lr;
 }
 
-static cnn_status cnn__fit_epoch(cnn__fit *f) {
+static cnn_status cnn__cpu_fit_epoch(cnn__fit *f) {
     const cnn_fit_options *o = f->o;
     cnn_progress *p = &f->progress;
     cnn_sgd_options rule = o->sgd;
     cnn__sgd_call sgd = {&rule, f->net->parameters, f->velocity, f->ws->gradients, f->net->parameter_count};
     f->loss = 0;
     f->correct = 0;
-    p->test_loss = p->test_accuracy = -1;
     cnn_shuffle(f->index, f->train->count, o->seed, (uint64_t)p->epoch);
     for (p->step = 0; p->step < p->steps && !p->stopped;) {
         const int at = p->step * o->batch, n = cnn__min(o->batch, f->train->count - at);
         const double start = cnn__seconds();
-        if (cnn__train_batch("cnn_fit", f->net, f->ws, f->train, f->index + at, n, &f->loss, &f->correct) !=
-            CNN_OK)
+        if (cnn__cpu_train_batch("cnn_fit", f->net, f->ws, f->train, f->index + at, n, &f->loss,
+                                 &f->correct) != CNN_OK)
             return cnn__fit_diverged(f, "the loss is not finite");
         rule.lr = cnn__fit_rate(f);
         CNN__TRY(cnn__sgd_apply("cnn_fit", f->ws->threads, &sgd));
@@ -6693,15 +7006,21 @@ static cnn_status cnn__fit_epoch(cnn__fit *f) {
     return cnn__fit_sound(f) ? CNN_OK : cnn__fit_diverged(f, "a parameter is not finite");
 }
 
-static cnn_status cnn__fit_run(cnn__fit *f) {
+static cnn_status cnn__cpu_fit_test(cnn__fit *f, cnn_evaluation *result) {
+    cnn__evaluator_run(&f->test_run, f->net, f->test, result);
+    return CNN_OK;
+}
+
+static cnn_status cnn__fit_run(cnn__fit *f, const cnn__table *ops) {
     cnn_progress *p = &f->progress;
     for (p->epoch = 1; p->epoch <= p->epochs; p->epoch++) {
-        CNN__TRY(cnn__fit_epoch(f));
+        p->test_loss = p->test_accuracy = -1;
+        CNN__TRY(ops->fit_epoch(f));
         if (p->stopped)
             return CNN_OK;
         if (f->test) {
             cnn_evaluation e = {0, 0, NULL};
-            cnn__evaluator_run(&f->test_run, f->net, f->test, &e);
+            CNN__TRY(ops->fit_test(f, &e));
             p->test_loss = e.loss;
             p->test_accuracy = e.accuracy;
         }
@@ -6711,17 +7030,24 @@ static cnn_status cnn__fit_run(cnn__fit *f) {
     return CNN_OK;
 }
 
-CNN__COLD static cnn_status cnn__fit_memory(cnn__fit *f) {
+CNN__COLD static cnn_status cnn__cpu_fit_begin(cnn__fit *f) {
     const size_t count = (size_t)f->train->count * sizeof(int),
                  velocity = f->net->parameter_count * sizeof(float);
     f->index = (int *)cnn__alloc(count);
     f->velocity = f->o->sgd.momentum > 0 ? (float *)cnn__alloc(velocity + 1) : NULL;
     if (!f->index || (f->o->sgd.momentum > 0 && !f->velocity))
         return cnn__no_memory("cnn_fit", count + velocity);
-    CNN__TRY(cnn__workspace_make("cnn_fit", &f->ws, f->net, CNN_TRAINING_STEP, f->o->batch, f->o->threads,
-                                 NULL, 0, 1, NULL));
+    CNN__TRY(cnn__cpu_workspace_make("cnn_fit", &f->ws, f->net, CNN_TRAINING_STEP, f->o->batch, f->o->threads,
+                                     NULL, 0, 1, NULL));
     f->ws->seed = f->o->seed;
     return f->test ? cnn__evaluator_create("cnn_fit", &f->test_run, f->net, f->test, f->o->threads) : CNN_OK;
+}
+
+static void cnn__cpu_fit_end(cnn__fit *f) {
+    cnn__free(f->index);
+    cnn__free(f->velocity);
+    cnn_workspace_free(f->ws);
+    cnn__evaluator_free(&f->test_run);
 }
 
 CNN__COLD static cnn_status cnn__fit_check(const char *where, const cnn_net *net, const cnn_dataset *train,
@@ -6760,15 +7086,13 @@ CNN_API cnn_status cnn_fit(cnn_net *net, const cnn_dataset *train, const cnn_dat
     f.o = options;
     f.progress.epochs = options->epochs;
     f.progress.steps = (int)(((int64_t)train->count + options->batch - 1) / options->batch);
-    cnn_status status = cnn__fit_memory(&f);
+    const cnn__table *const ops = cnn__ops();
+    cnn_status status = ops->fit_begin(&f);
     if (status == CNN_OK)
-        status = cnn__fit_run(&f);
+        status = cnn__fit_run(&f, ops);
     if (status == CNN_OK && result)
         *result = f.progress;
-    cnn__free(f.index);
-    cnn__free(f.velocity);
-    cnn_workspace_free(f.ws);
-    cnn__evaluator_free(&f.test_run);
+    ops->fit_end(&f);
     return status;
 }
 
@@ -6968,6 +7292,4032 @@ CNN_API cnn_status cnn_dataset_batch(const cnn_dataset *data, const int *index, 
             to[j] = (float)data->bytes[at * f + j] / 255.0f;
     }
     return CNN_OK;
+}
+
+#ifdef CNN_CUDA
+/* ---- >>cuda -------------------------------------------------------------------------------------------
+
+   Kernels are cnn__gpu_..., what starts them on a stream cnn__launch_..., the rows of the table
+   cnn__cuda_...; only the last copy memory of the caller's to the device and back, and wait. Tensors are
+   planar, NCHW, as the caller sees them.
+     Every sum runs in an order fixed by the shapes alone: no floating-point atomics, and partial sums are
+   split by constants, never by the number of processors. So two runs give the same bits.
+     Shared memory is dynamic and named by CNN__SHARED, launches go through CNN__LAUNCH: a test defines both
+   to run the kernels on a CPU. */
+
+#ifndef CNN__CUDA_SHIM
+#include <cuda_runtime.h>
+#define CNN__SHARED(type, name)                                                                              \
+    extern __shared__ __align__(16) unsigned char cnn__shared_bytes[];                                       \
+    type *const name = reinterpret_cast<type *>(cnn__shared_bytes)
+#define CNN__LAUNCH(kernel, grid, block, shared, stream, ...)                                                \
+    kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
+#define CNN__GPU_UNROLL _Pragma("unroll")
+#define CNN__GPU_CALL   __noinline__ /* for what an unrolled loop would repeat at length */
+
+/* d += a*b for the 16x8 by 8x8 product that a warp shares out (PTX: mma.m16n8k8, tf32). */
+static __device__ __forceinline__ void cnn__mma_tf32(float d[4], const unsigned a[4], const unsigned b[2]) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+                 "{%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    (void)a;
+    (void)b;
+    d[0] = __int_as_float(0x7fc00000); /* cnn_device_tf32 refuses such code */
+#endif
+}
+#else
+#define CNN__GPU_UNROLL
+#define CNN__GPU_CALL
+#endif
+
+static cnn_status cnn__cuda_check(const char *where, cudaError_t error, const char *call, int line) {
+    if (error == cudaSuccess)
+        return CNN_OK;
+    (void)cudaGetLastError(); /* the next call must not report it again */
+    return cnn__fail(error == cudaErrorMemoryAllocation ? CNN_ERR_NOMEM : CNN_ERR_DEVICE,
+                     "%s: %s (%s), from cnn.h:%d: %s", where, cudaGetErrorString(error),
+                     cudaGetErrorName(error), line, call);
+}
+
+#define CNN__CUDA(where, call) CNN__TRY(cnn__cuda_check(where, call, #call, __LINE__))
+#define CNN__RUN(where, kernel, grid, block, shared, stream, ...)                                            \
+    do {                                                                                                     \
+        CNN__LAUNCH(kernel, grid, block, shared, stream, __VA_ARGS__);                                       \
+        CNN__TRY(cnn__cuda_check(where, cudaGetLastError(), #kernel, __LINE__));                             \
+    } while (0)
+
+enum {
+    CNN__BLOCK = 256,      /* threads of most kernels */
+    CNN__SUM_CHUNK = 8192, /* elements that a block sums */
+    CNN__SUM_ROWS = 8      /* rows at a time of a sum down columns */
+};
+
+/* ---- the device ---- */
+
+typedef struct cnn__gpu_state {
+    int ready;
+    int architecture; /* that the code in use was built for: 900 is compute capability 9.0 */
+    int tf32;         /* wished for */
+    char name[256];
+} cnn__gpu_state;
+
+static cnn__gpu_state cnn__gpu;
+static int cnn__cuda_no_fuse; /* tests set it: networks then take no fused kernels */
+
+/* For what frees: its failure is nobody's to report, least of all the next call's. */
+static void cnn__cuda_forget(cudaError_t error) {
+    if (error != cudaSuccess)
+        (void)cudaGetLastError();
+}
+
+static void cnn__cuda_release(void *start) {
+    cnn__cuda_forget(cudaFree(start));
+}
+
+static void *cnn__cuda_allocate(size_t bytes) {
+    static const char *const where = "cnn__cuda_allocate";
+    const size_t total = cnn__add(bytes, CNN__ALIGN + sizeof(cnn__origin));
+    void *start = NULL;
+    if (total == SIZE_MAX ||
+        cnn__cuda_check(where, cudaMallocManaged(&start, total), "cudaMallocManaged", __LINE__) != CNN_OK)
+        return NULL;
+    void *p = cnn__place(start, cnn__cuda_release);
+    if (cnn__cuda_check(where, cudaMemsetAsync(p, 0, bytes, 0), "cudaMemsetAsync", __LINE__) != CNN_OK ||
+        cnn__cuda_check(where, cudaStreamSynchronize(0), "cudaStreamSynchronize", __LINE__) != CNN_OK) {
+        cnn__free(p);
+        return NULL;
+    }
+    return p;
+}
+
+static cnn_status cnn__cuda_take(const char *where, void **to, size_t bytes, int line) {
+    const cudaError_t error = cudaMalloc(to, bytes);
+    if (error != cudaErrorMemoryAllocation)
+        return cnn__cuda_check(where, error, "cudaMalloc", line);
+    (void)cudaGetLastError();
+    return cnn__fail(CNN_ERR_NOMEM, "%s: out of device memory (%zu bytes wanted), from cnn.h:%d: cudaMalloc",
+                     where, bytes, line);
+}
+
+#define CNN__CUDA_TAKE(where, to, bytes) CNN__TRY(cnn__cuda_take(where, (void **)(to), bytes, __LINE__))
+
+/* One call of an operator: its arguments where the device can use them. */
+typedef struct cnn__staged {
+    void *host, *device;
+    size_t bytes;
+    int out;
+} cnn__staged;
+
+typedef struct cnn__call {
+    const char *where;
+    cudaStream_t stream;
+    cnn_status status; /* of the first failure; what follows it does nothing */
+    int count;
+    cnn__staged staged[10];
+} cnn__call;
+
+enum { CNN__IN = 1, CNN__OUT = 2 };
+
+static cnn__call cnn__call_begin(const char *where, cudaStream_t stream) {
+    cnn__call c;
+    memset(&c, 0, sizeof c);
+    c.where = where;
+    c.stream = stream;
+    return c;
+}
+
+static cnn_status cnn__call_stage(cnn__call *c, void *host, size_t bytes, int direction, void **device) {
+    cudaPointerAttributes attributes;
+    if (host) {
+        CNN__CUDA(c->where, cudaPointerGetAttributes(&attributes, host));
+        if (attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged) {
+            *device = host;
+            return CNN_OK;
+        }
+    }
+    CNN__CUDA_TAKE(c->where, device, bytes);
+    cnn__staged *s = &c->staged[c->count++];
+    s->host = host;
+    s->device = *device;
+    s->bytes = bytes;
+    s->out = direction & CNN__OUT;
+    if (direction & CNN__IN)
+        CNN__CUDA(c->where, cudaMemcpyAsync(*device, host, bytes, cudaMemcpyHostToDevice, c->stream));
+    return CNN_OK;
+}
+
+/* The device's view of an argument, NULL of NULL. */
+static void *cnn__call_view(cnn__call *c, const void *host, size_t bytes, int direction) {
+    void *device = NULL;
+    if (host && c->status == CNN_OK)
+        c->status = cnn__call_stage(c, const_cast<void *>(host), bytes, direction, &device);
+    return device;
+}
+
+static float *cnn__call_tensor(cnn__call *c, const cnn_tensor *t, int direction) {
+    return t ? (float *)cnn__call_view(c, t->data, cnn__size(t) * sizeof(float), direction) : NULL;
+}
+
+/* Memory for the call alone; NULL of 0 bytes. */
+static void *cnn__call_scratch(cnn__call *c, size_t bytes) {
+    void *device = NULL;
+    if (bytes && c->status == CNN_OK)
+        c->status = cnn__call_stage(c, NULL, bytes, 0, &device);
+    return device;
+}
+
+/* Waits, copies results to the caller's memory and frees. Of a failed call nothing is copied. */
+static cnn_status cnn__call_end(cnn__call *c) {
+    const cnn_status waited =
+        cnn__cuda_check(c->where, cudaStreamSynchronize(c->stream), "cudaStreamSynchronize", __LINE__);
+    if (c->status == CNN_OK)
+        c->status = waited;
+    for (int i = 0; i < c->count; i++) {
+        const cnn__staged *s = &c->staged[i];
+        if (s->out && c->status == CNN_OK)
+            c->status =
+                cnn__cuda_check(c->where, cudaMemcpy(s->host, s->device, s->bytes, cudaMemcpyDeviceToHost),
+                                "cudaMemcpy", __LINE__);
+    }
+    for (int i = 0; i < c->count; i++) {
+        const cnn_status freed =
+            cnn__cuda_check(c->where, cudaFree(c->staged[i].device), "cudaFree", __LINE__);
+        if (c->status == CNN_OK)
+            c->status = freed;
+    }
+    return c->status;
+}
+
+/* status = expression, unless something failed before. */
+#define CNN__THEN(c, expression)                                                                             \
+    do {                                                                                                     \
+        if ((c).status == CNN_OK)                                                                            \
+            (c).status = (expression);                                                                       \
+    } while (0)
+
+static size_t cnn__pieces(size_t n, size_t piece) {
+    return (n + piece - 1) / piece;
+}
+
+/* The architecture that the code in use was built for; where there is none for this device, it does not run.
+   */
+static __global__ void cnn__gpu_architecture(int *to) {
+#ifdef __CUDA_ARCH__
+    *to = __CUDA_ARCH__;
+#else
+    *to = 900;
+#endif
+}
+
+static cnn_status cnn__launch_architecture(const char *where, cudaStream_t stream, int *to) {
+    CNN__RUN(where, cnn__gpu_architecture, 1, 1, 0, stream, to);
+    return CNN_OK;
+}
+
+static cnn_status cnn__cuda_probe(const char *where) {
+    int architecture = 0;
+    cudaDeviceProp properties;
+    CNN__CUDA(where, cudaSetDevice(0));
+    CNN__CUDA(where, cudaGetDeviceProperties(&properties, 0));
+    cnn__call c = cnn__call_begin(where, 0);
+    int *view = (int *)cnn__call_view(&c, &architecture, sizeof architecture, CNN__OUT);
+    CNN__THEN(c, cnn__launch_architecture(where, c.stream, view));
+    CNN__TRY(cnn__call_end(&c));
+    cnn__writer out = {cnn__gpu.name, 0, sizeof cnn__gpu.name};
+    cnn__put_text(&out, properties.name);
+    cnn__gpu.architecture = architecture;
+    cnn__gpu.ready = 1;
+    return CNN_OK;
+}
+
+/* Finds out, once, whether the first device can be used. */
+static cnn_status cnn__cuda_open(const char *where) {
+    int count = 0;
+    if (cnn__gpu.ready)
+        return CNN_OK;
+    const cudaError_t error = cudaGetDeviceCount(&count);
+    if (error != cudaSuccess || count < 1) {
+        (void)cudaGetLastError();
+        return cnn__fail(CNN_ERR_DEVICE, "%s: CUDA has no usable GPU here: %s", where,
+                         error == cudaSuccess ? "the driver finds none" : cudaGetErrorString(error));
+    }
+    return cnn__cuda_probe(where);
+}
+
+static const char *cnn__cuda_name(void) {
+    return cnn__gpu.name;
+}
+
+static cnn_status cnn__cuda_tf32(const char *where, int on) {
+    if (on && cnn__gpu.ready && cnn__gpu.architecture < 800)
+        return cnn__fail(CNN_ERR_DEVICE,
+                         "%s: TF32 needs compute capability 8.0, the code in use was built for %d.%d", where,
+                         cnn__gpu.architecture / 100, cnn__gpu.architecture / 10 % 10);
+    cnn__gpu.tf32 = on != 0;
+    return CNN_OK;
+}
+
+/* ---- element by element ---- */
+
+/* f(0) to f(n-1), in any order. */
+template <class F> static __global__ void cnn__gpu_map(F f, size_t n) {
+    const size_t step = (size_t)gridDim.x * blockDim.x;
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step)
+        f(i);
+}
+
+template <class F> static cnn_status cnn__launch_map(const char *where, cudaStream_t stream, F f, size_t n) {
+    const size_t blocks = cnn__pieces(n, CNN__BLOCK);
+    CNN__RUN(where, cnn__gpu_map<F>, (unsigned)(blocks < 65536 ? blocks : 65536), CNN__BLOCK, 0, stream, f,
+             n);
+    return CNN_OK;
+}
+
+static __device__ __forceinline__ float cnn__gpu_activation(int kind, float x) {
+    switch (kind) {
+    case CNN_SIGMOID:
+        return 1.0f / (1.0f + expf(-x));
+    case CNN_TANH:
+        return tanhf(x);
+    case CNN_RELU:
+        return x <= 0 ? 0.0f : x; /* of NaN, NaN */
+    default:
+        return x;
+    }
+}
+
+static __device__ CNN__GPU_CALL float cnn__gpu_activation_call(int kind, float x) {
+    return cnn__gpu_activation(kind, x);
+}
+
+/* What the gradient of an activation's result y is multiplied by. */
+static __device__ __forceinline__ float cnn__gpu_slope(int kind, float y) {
+    switch (kind) {
+    case CNN_SIGMOID:
+        return y * (1.0f - y);
+    case CNN_TANH:
+        return 1.0f - y * y;
+    case CNN_RELU:
+        return y <= 0 ? 0.0f : 1.0f;
+    default:
+        return 1.0f;
+    }
+}
+
+struct cnn__f_fill {
+    float *y, value;
+    __device__ void operator()(size_t i) const {
+        y[i] = value;
+    }
+};
+
+struct cnn__f_draw {
+    float *y, scale;
+    int normal;
+    uint64_t seed;
+    __device__ void operator()(size_t i) const {
+        y[i] = cnn__drawn(normal, scale, seed, i);
+    }
+};
+
+struct cnn__f_activation {
+    int kind;
+    const float *x;
+    float *y;
+    __device__ void operator()(size_t i) const {
+        y[i] = cnn__gpu_activation(kind, x[i]);
+    }
+};
+
+struct cnn__f_activation_backward {
+    int kind;
+    const float *y, *dy;
+    float *dx;
+    __device__ void operator()(size_t i) const {
+        const float slope = cnn__gpu_slope(kind, y[i]);
+        dx[i] = kind == CNN_RELU && slope == 0 ? 0.0f : dy[i] * slope;
+    }
+};
+
+/* Where the seed of dropout comes from: given, or counted on by the device from step to step. */
+struct cnn__f_dropout {
+    const float *x;
+    float *y, p;
+    uint64_t seed;
+    __device__ void operator()(size_t i) const {
+        y[i] = x[i] * cnn__dropout_scale(p, seed, i);
+    }
+};
+
+struct cnn__f_difference {
+    const float *y, *target;
+    float *dy, scale;
+    __device__ void operator()(size_t i) const {
+        dy[i] = scale * (y[i] - target[i]);
+    }
+};
+
+/* One parameter's step, as in cnn_sgd_options; returns the new value. */
+static __device__ __forceinline__ float cnn__gpu_sgd(const cnn_sgd_options &o, float lr, float p, float g,
+                                                     float *velocity) {
+    g += o.weight_decay * p;
+    if (o.momentum > 0) {
+        const float v = o.momentum * *velocity + g;
+        *velocity = v;
+        g = o.nesterov ? g + o.momentum * v : v;
+    }
+    return p - lr * g;
+}
+
+struct cnn__f_sgd {
+    cnn_sgd_options options;
+    float *parameters;
+    const float *gradients;
+    float *velocity;
+    __device__ void operator()(size_t i) const {
+        parameters[i] = cnn__gpu_sgd(options, options.lr, parameters[i], gradients[i], velocity + i);
+    }
+};
+
+/* g = or += the sum of `parts` arrays of `count` elements. */
+struct cnn__f_fold {
+    const float *part;
+    size_t count;
+    int parts, accumulate;
+    float *g;
+    __device__ void operator()(size_t i) const {
+        float sum = 0;
+        for (int k = 0; k < parts; k++)
+            sum += part[(size_t)k * count + i];
+        g[i] = accumulate ? g[i] + sum : sum;
+    }
+};
+
+/* Softmax of one sample and position, whose c values lie `plane` apart. */
+struct cnn__f_softmax {
+    const float *x;
+    float *y;
+    int c;
+    size_t plane;
+    __device__ void operator()(size_t i) const {
+        const size_t at = i / plane * (size_t)c * plane + i % plane;
+        float max = x[at], sum = 0;
+        for (int k = 1; k < c; k++) {
+            const float v = x[at + (size_t)k * plane];
+            max = v > max || v != v ? v : max;
+        }
+        for (int k = 0; k < c; k++)
+            sum += expf(x[at + (size_t)k * plane] - max);
+        for (int k = 0; k < c; k++)
+            y[at + (size_t)k * plane] = expf(x[at + (size_t)k * plane] - max) / sum;
+    }
+};
+
+struct cnn__f_softmax_backward {
+    const float *y, *dy;
+    float *dx;
+    int c;
+    size_t plane;
+    __device__ void operator()(size_t i) const {
+        const size_t at = i / plane * (size_t)c * plane + i % plane;
+        float dot = 0;
+        for (int k = 0; k < c; k++)
+            dot += y[at + (size_t)k * plane] * dy[at + (size_t)k * plane];
+        for (int k = 0; k < c; k++) {
+            const size_t j = at + (size_t)k * plane;
+            dx[j] = y[j] * (dy[j] - dot);
+        }
+    }
+};
+
+static cnn_status cnn__cuda_fill(const char *where, float *to, size_t n, float value) {
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_fill f = {(float *)cnn__call_view(&c, to, n * sizeof(float), CNN__OUT), value};
+    CNN__THEN(c, cnn__launch_map(where, c.stream, f, n));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_copy(const char *where, float *to, const float *from, size_t n) {
+    CNN__CUDA(where, cudaMemcpyAsync(to, from, n * sizeof(float), cudaMemcpyDefault, 0));
+    CNN__CUDA(where, cudaStreamSynchronize(0));
+    return CNN_OK;
+}
+
+static cnn_status cnn__cuda_draw(const char *where, float *to, size_t n, int normal, float scale,
+                                 uint64_t seed) {
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_draw f = {(float *)cnn__call_view(&c, to, n * sizeof(float), CNN__OUT), scale, normal, seed};
+    CNN__THEN(c, cnn__launch_map(where, c.stream, f, n));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_activation_forward(const char *where, cnn_layer_kind kind, const cnn_tensor *x,
+                                               cnn_tensor *y) {
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_activation f = {(int)kind, cnn__call_tensor(&c, x, CNN__IN),
+                                 cnn__call_tensor(&c, y, CNN__OUT)};
+    CNN__THEN(c, cnn__launch_map(where, c.stream, f, cnn__size(x)));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_activation_backward(const char *where, cnn_layer_kind kind, const cnn_tensor *y,
+                                                const cnn_tensor *dy, cnn_tensor *dx) {
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_activation_backward f = {(int)kind, cnn__call_tensor(&c, y, CNN__IN),
+                                          cnn__call_tensor(&c, dy, CNN__IN),
+                                          cnn__call_tensor(&c, dx, CNN__OUT)};
+    CNN__THEN(c, cnn__launch_map(where, c.stream, f, cnn__size(y)));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_dropout(const char *where, const cnn_tensor *x, float p, uint64_t seed,
+                                    cnn_tensor *y) {
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_dropout f = {cnn__call_tensor(&c, x, CNN__IN), cnn__call_tensor(&c, y, CNN__OUT), p, seed};
+    CNN__THEN(c, cnn__launch_map(where, c.stream, f, cnn__size(x)));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_softmax_forward(const char *where, const cnn_tensor *x, cnn_tensor *y) {
+    const size_t plane = (size_t)x->h * (size_t)x->w;
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_softmax f = {cnn__call_tensor(&c, x, CNN__IN), cnn__call_tensor(&c, y, CNN__OUT), x->c,
+                              plane};
+    CNN__THEN(c, cnn__launch_map(where, c.stream, f, (size_t)x->n * plane));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_softmax_backward(const char *where, const cnn_tensor *y, const cnn_tensor *dy,
+                                             cnn_tensor *dx) {
+    const size_t plane = (size_t)y->h * (size_t)y->w;
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_softmax_backward f = {cnn__call_tensor(&c, y, CNN__IN), cnn__call_tensor(&c, dy, CNN__IN),
+                                       cnn__call_tensor(&c, dx, CNN__OUT), y->c, plane};
+    CNN__THEN(c, cnn__launch_map(where, c.stream, f, (size_t)y->n * plane));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_squared_error_backward(const char *where, const cnn_tensor *y,
+                                                   const cnn_tensor *target, float scale, cnn_tensor *dy) {
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_difference f = {cnn__call_tensor(&c, y, CNN__IN), cnn__call_tensor(&c, target, CNN__IN),
+                                 cnn__call_tensor(&c, dy, CNN__OUT), scale};
+    CNN__THEN(c, cnn__launch_map(where, c.stream, f, cnn__size(y)));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_sgd_step(const char *where, const cnn_sgd_options *options, float *parameters,
+                                     const float *gradients, float *velocity, size_t count) {
+    const size_t bytes = count * sizeof(float);
+    cnn__call c = cnn__call_begin(where, 0);
+    if (!count)
+        return CNN_OK;
+    const cnn__f_sgd f = {
+        *options, (float *)cnn__call_view(&c, parameters, bytes, CNN__IN | CNN__OUT),
+        (const float *)cnn__call_view(&c, gradients, bytes, CNN__IN),
+        options->momentum > 0 ? (float *)cnn__call_view(&c, velocity, bytes, CNN__IN | CNN__OUT) : NULL};
+    CNN__THEN(c, cnn__launch_map(where, c.stream, f, count));
+    return cnn__call_end(&c);
+}
+
+/* ---- sums ---- */
+
+/* The sum of the block's values, in a fixed order; valid in thread 0. */
+static __device__ double cnn__gpu_block_sum(double value, double *shared) {
+    const int t = (int)threadIdx.x;
+    shared[t] = value;
+    for (int half = CNN__BLOCK / 2; half; half /= 2) {
+        __syncthreads();
+        if (t < half)
+            shared[t] += shared[t + half];
+    }
+    __syncthreads();
+    return shared[0];
+}
+
+/* part[b] = the sum of f(i) over chunk b of 0..n-1. */
+template <class F> static __global__ void cnn__gpu_sum(F f, size_t n, double *part) {
+    CNN__SHARED(double, shared);
+    const size_t first = (size_t)blockIdx.x * CNN__SUM_CHUNK;
+    const size_t end = n - first < CNN__SUM_CHUNK ? n : first + CNN__SUM_CHUNK;
+    double sum = 0;
+    for (size_t i = first + threadIdx.x; i < end; i += CNN__BLOCK)
+        sum += f(i);
+    sum = cnn__gpu_block_sum(sum, shared);
+    if (threadIdx.x == 0)
+        part[blockIdx.x] = sum;
+}
+
+struct cnn__f_double {
+    const double *x;
+    __device__ double operator()(size_t i) const {
+        return x[i];
+    }
+};
+
+struct cnn__f_float {
+    const float *x;
+    __device__ double operator()(size_t i) const {
+        return (double)x[i];
+    }
+};
+
+struct cnn__f_square {
+    const float *y, *target;
+    __device__ double operator()(size_t i) const {
+        const double d = (double)y[i] - (double)target[i];
+        return d * d;
+    }
+};
+
+/* Doubles that a sum of n elements takes; the last holds the result. */
+static size_t cnn__sum_parts(size_t n) {
+    size_t total = 0;
+    do {
+        n = cnn__pieces(n, CNN__SUM_CHUNK);
+        total += n;
+    } while (n > 1);
+    return total;
+}
+
+template <class F>
+static cnn_status cnn__launch_sum(const char *where, cudaStream_t stream, F f, size_t n, double *part) {
+    size_t blocks = cnn__pieces(n, CNN__SUM_CHUNK);
+    CNN__RUN(where, cnn__gpu_sum<F>, (unsigned)blocks, CNN__BLOCK, CNN__BLOCK * sizeof(double), stream, f, n,
+             part);
+    while (blocks > 1) {
+        const cnn__f_double again = {part};
+        part += blocks;
+        n = blocks;
+        blocks = cnn__pieces(n, CNN__SUM_CHUNK);
+        CNN__RUN(where, cnn__gpu_sum<cnn__f_double>, (unsigned)blocks, CNN__BLOCK,
+                 CNN__BLOCK * sizeof(double), stream, again, n, part);
+    }
+    return CNN_OK;
+}
+
+/* The sum of f, in a call; *result is the program's. */
+template <class F> static cnn_status cnn__call_sum(cnn__call *c, F f, size_t n, double *result) {
+    const size_t parts = cnn__sum_parts(n);
+    double *part = (double *)cnn__call_scratch(c, parts * sizeof(double));
+    CNN__THEN(*c, cnn__launch_sum(c->where, c->stream, f, n, part));
+    CNN__THEN(*c, cnn__cuda_check(c->where,
+                                  cudaMemcpyAsync(result, part + parts - 1, sizeof *result,
+                                                  cudaMemcpyDeviceToHost, c->stream),
+                                  "cudaMemcpyAsync", __LINE__));
+    return c->status;
+}
+
+static cnn_status cnn__cuda_squared_error_forward(const char *where, const cnn_tensor *y,
+                                                  const cnn_tensor *target, double *sum) {
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_square f = {cnn__call_tensor(&c, y, CNN__IN), cnn__call_tensor(&c, target, CNN__IN)};
+    cnn__call_sum(&c, f, cnn__size(y), sum);
+    return cnn__call_end(&c);
+}
+
+/* The cross-entropy of one row of logits. */
+static __device__ double cnn__gpu_cross_entropy(const float *x, int classes, int label, double *max,
+                                                double *sum) {
+    *max = (double)x[0];
+    for (int k = 1; k < classes; k++)
+        *max = (double)x[k] > *max || x[k] != x[k] ? (double)x[k] : *max;
+    *sum = 0;
+    for (int k = 0; k < classes; k++)
+        *sum += exp((double)x[k] - *max);
+    return log(*sum) + (*max - (double)x[label]);
+}
+
+struct cnn__f_cross_entropy {
+    const float *logits;
+    const int *labels;
+    int classes;
+    __device__ double operator()(size_t i) const {
+        double max, sum;
+        return cnn__gpu_cross_entropy(logits + i * (size_t)classes, classes, labels[i], &max, &sum);
+    }
+};
+
+struct cnn__f_cross_entropy_backward {
+    const float *logits;
+    const int *labels;
+    int classes, n;
+    float *dlogits;
+    __device__ void operator()(size_t i) const {
+        const float *x = logits + i * (size_t)classes;
+        float *d = dlogits + i * (size_t)classes;
+        double max, sum;
+        cnn__gpu_cross_entropy(x, classes, labels[i], &max, &sum);
+        for (int k = 0; k < classes; k++)
+            d[k] = (float)((exp((double)x[k] - max) / sum - (k == labels[i] ? 1.0 : 0.0)) / n);
+    }
+};
+
+static cnn_status cnn__cuda_cross_entropy_forward(const char *where, const cnn_tensor *logits,
+                                                  const int *labels, double *loss) {
+    const size_t n = (size_t)logits->n;
+    double sum = 0;
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_cross_entropy f = {cnn__call_tensor(&c, logits, CNN__IN),
+                                    (const int *)cnn__call_view(&c, labels, n * sizeof(int), CNN__IN),
+                                    logits->c};
+    cnn__call_sum(&c, f, n, &sum);
+    CNN__TRY(cnn__call_end(&c));
+    *loss = sum / logits->n;
+    return CNN_OK;
+}
+
+static cnn_status cnn__cuda_cross_entropy_backward(const char *where, const cnn_tensor *logits,
+                                                   const int *labels, cnn_tensor *dlogits) {
+    const size_t n = (size_t)logits->n;
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__f_cross_entropy_backward f = {
+        cnn__call_tensor(&c, logits, CNN__IN),
+        (const int *)cnn__call_view(&c, labels, n * sizeof(int), CNN__IN), logits->c, logits->n,
+        cnn__call_tensor(&c, dlogits, CNN__OUT)};
+    CNN__THEN(c, cnn__launch_map(where, c.stream, f, n));
+    return cnn__call_end(&c);
+}
+
+/* y[column] = or += the sum down rows; a block has 32 columns, CNN__SUM_ROWS rows at a time. */
+static __global__ void cnn__gpu_column_sum(const float *x, int rows, int columns, int accumulate, float *y) {
+    CNN__SHARED(float, shared);
+    const int column = (int)blockIdx.x * 32 + (int)threadIdx.x;
+    float sum = 0;
+    for (int r = (int)threadIdx.y; r < rows && column < columns; r += CNN__SUM_ROWS)
+        sum += x[(size_t)r * (size_t)columns + (size_t)column];
+    shared[threadIdx.y * 32 + threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y || column >= columns)
+        return;
+    for (int r = 1; r < CNN__SUM_ROWS; r++)
+        sum += shared[r * 32 + (int)threadIdx.x];
+    y[column] = accumulate ? y[column] + sum : sum;
+}
+
+/* part[slice][channel] = the sum of a channel's planes over the images of a slice, image i being in slice
+   i % slices. */
+static __global__ void cnn__gpu_channel_sum(const float *x, int n, int channels, int plane, float *part) {
+    CNN__SHARED(double, shared);
+    const int channel = (int)blockIdx.x;
+    double sum = 0;
+    for (int i = (int)blockIdx.y; i < n; i += (int)gridDim.y) {
+        const float *at = x + ((size_t)i * (size_t)channels + (size_t)channel) * (size_t)plane;
+        for (int p = (int)threadIdx.x; p < plane; p += CNN__BLOCK)
+            sum += (double)at[p];
+    }
+    sum = cnn__gpu_block_sum(sum, shared);
+    if (threadIdx.x == 0)
+        part[(size_t)blockIdx.y * (size_t)channels + (size_t)channel] = (float)sum;
+}
+
+/* ---- pools ---- */
+
+/* Division by a constant, exact for every 32-bit numerator (Granlund and Montgomery 1994). */
+typedef struct cnn__div {
+    unsigned d, magic;
+    int first, second;
+} cnn__div;
+
+CNN__BOTH static cnn__div cnn__div_by(unsigned d) {
+    cnn__div v = {d, 0, 0, 0};
+    int log = 0;
+    while (log < 32 && (uint64_t)1 << log < d)
+        log++;
+    v.magic = (unsigned)(((((uint64_t)1 << log) - d) << 32) / d + 1);
+    v.first = log < 1 ? log : 1;
+    v.second = log > 1 ? log - 1 : 0;
+    return v;
+}
+
+static __device__ __forceinline__ unsigned cnn__quotient(unsigned n, const cnn__div &v) {
+    const unsigned t = (unsigned)((uint64_t)n * v.magic >> 32);
+    return (t + ((n - t) >> v.first)) >> v.second;
+}
+
+/* Images of a call at a time, so that 32 bits count their elements. */
+static int cnn__images_at_once(int n, size_t elements) {
+    const size_t most = elements > 0x40000000u ? 1 : 0x40000000u / elements;
+    return most < (size_t)n ? (int)most : n;
+}
+
+struct cnn__f_maxpool {
+    cnn__pool p;
+    cnn__div by_out, by_ow;
+    const float *x;
+    float *y;
+    int *indices;
+    __device__ void operator()(size_t at) const {
+        const unsigned plane = cnn__quotient((unsigned)at, by_out), i = (unsigned)at - plane * by_out.d;
+        const int oh = (int)cnn__quotient(i, by_ow), ow = (int)(i - (unsigned)oh * by_ow.d);
+        const cnn__window v = cnn__window_at(oh, p.h, p.kh, p.sh, p.ph, p.dh, 0);
+        const cnn__window u = cnn__window_at(ow, p.w, p.kw, p.sw, p.pw, p.dw, 0);
+        const float *image = x + (size_t)plane * (size_t)p.h * (size_t)p.w;
+        float best = -INFINITY;
+        int index = -1;
+        for (int a = v.first; a < v.end; a += p.dh)
+            for (int b = u.first; b < u.end; b += p.dw) {
+                const float value = image[a * p.w + b];
+                if (value > best || index < 0 || value != value) {
+                    best = value;
+                    index = a * p.w + b;
+                }
+            }
+        y[at] = best;
+        if (indices)
+            indices[at] = index;
+    }
+};
+
+/* The gradient where the windows are known: each element of dx looks for itself in those that hold it. */
+struct cnn__f_maxpool_backward {
+    cnn__pool p;
+    cnn__div by_in, by_w;
+    const float *dy;
+    const int *indices;
+    float *dx;
+    __device__ void operator()(size_t at) const {
+        const unsigned plane = cnn__quotient((unsigned)at, by_in), own = (unsigned)at - plane * by_in.d;
+        const int i = (int)cnn__quotient(own, by_w), j = (int)(own - (unsigned)i * by_w.d);
+        const size_t out = (size_t)plane * (size_t)p.oh * (size_t)p.ow;
+        float sum = 0;
+        for (int a = p.kh - 1; a >= 0; a--) { /* the windows in order */
+            const int top = i + p.ph - a * p.dh, oh = top / p.sh;
+            if (top < 0 || oh * p.sh != top || oh >= p.oh)
+                continue;
+            for (int b = p.kw - 1; b >= 0; b--) {
+                const int left = j + p.pw - b * p.dw, ow = left / p.sw;
+                if (left < 0 || ow * p.sw != left || ow >= p.ow)
+                    continue;
+                const size_t from = out + (size_t)(oh * p.ow + ow);
+                sum += indices[from] == (int)own ? dy[from] : 0.0f;
+            }
+        }
+        dx[at] = sum;
+    }
+};
+
+struct cnn__f_avgpool {
+    cnn__pool p;
+    cnn__div by_out, by_ow;
+    const float *x;
+    float *y;
+    __device__ void operator()(size_t at) const {
+        const unsigned plane = cnn__quotient((unsigned)at, by_out), i = (unsigned)at - plane * by_out.d;
+        const int oh = (int)cnn__quotient(i, by_ow), ow = (int)(i - (unsigned)oh * by_ow.d);
+        const cnn__window v = cnn__window_at(oh, p.h, p.kh, p.sh, p.ph, 1, p.exclude_padding);
+        const cnn__window u = cnn__window_at(ow, p.w, p.kw, p.sw, p.pw, 1, p.exclude_padding);
+        const float *image = x + (size_t)plane * (size_t)p.h * (size_t)p.w;
+        float sum = 0;
+        for (int a = v.first; a < v.end; a++)
+            for (int b = u.first; b < u.end; b++)
+                sum += image[a * p.w + b];
+        y[at] = sum / ((float)v.counted * (float)u.counted);
+    }
+};
+
+struct cnn__f_avgpool_backward {
+    cnn__pool p;
+    cnn__div by_in, by_w;
+    const float *dy;
+    float *dx;
+    __device__ void operator()(size_t at) const {
+        const unsigned plane = cnn__quotient((unsigned)at, by_in), own = (unsigned)at - plane * by_in.d;
+        const int i = (int)cnn__quotient(own, by_w), j = (int)(own - (unsigned)i * by_w.d);
+        const float *from = dy + (size_t)plane * (size_t)p.oh * (size_t)p.ow;
+        const int top = i + p.ph - p.kh + 1, left = j + p.pw - p.kw + 1;
+        const int last_h = (i + p.ph) / p.sh, last_w = (j + p.pw) / p.sw;
+        float sum = 0;
+        for (int oh = top > 0 ? (top + p.sh - 1) / p.sh : 0; oh <= last_h && oh < p.oh; oh++) {
+            const cnn__window v = cnn__window_at(oh, p.h, p.kh, p.sh, p.ph, 1, p.exclude_padding);
+            for (int ow = left > 0 ? (left + p.sw - 1) / p.sw : 0; ow <= last_w && ow < p.ow; ow++) {
+                const cnn__window u = cnn__window_at(ow, p.w, p.kw, p.sw, p.pw, 1, p.exclude_padding);
+                sum += from[oh * p.ow + ow] / ((float)v.counted * (float)u.counted);
+            }
+        }
+        dx[at] = sum;
+    }
+};
+
+/* dx[indices[i]] += dy[i] within each plane, a block each, in the order of i; the windows are not known, so
+   any element may meet any other. Of CNN__BLOCK outputs at a time, the first that goes to an element adds up
+   for all of them. */
+static __global__ void cnn__gpu_maxpool_scatter(const float *dy, const int *indices, unsigned in,
+                                                unsigned out, float *dx) {
+    CNN__SHARED(int, to);
+    float *values = (float *)(to + CNN__BLOCK);
+    const unsigned t = threadIdx.x;
+    const size_t plane = blockIdx.x;
+    dx += plane * in;
+    dy += plane * out;
+    indices += plane * out;
+    for (unsigned i = t; i < in; i += CNN__BLOCK)
+        dx[i] = 0;
+    for (unsigned first = 0; first < out; first += CNN__BLOCK) {
+        const unsigned count = out - first < CNN__BLOCK ? out - first : (unsigned)CNN__BLOCK;
+        __syncthreads();
+        if (t < count) {
+            to[t] = indices[first + t];
+            values[t] = dy[first + t];
+        }
+        __syncthreads();
+        if (t >= count || to[t] < 0)
+            continue;
+        int earlier = 0;
+        for (unsigned k = 0; k < t && !earlier; k++)
+            earlier = to[k] == to[t];
+        if (earlier)
+            continue;
+        float sum = dx[to[t]];
+        for (unsigned k = t; k < count; k++)
+            sum += to[k] == to[t] ? values[k] : 0.0f;
+        dx[to[t]] = sum;
+    }
+}
+
+static cnn_status cnn__launch_maxpool(const char *where, cudaStream_t stream, const cnn__pool *p, int n,
+                                      int c, const float *x, float *y, int *indices) {
+    const size_t in = (size_t)p->h * (size_t)p->w, out = (size_t)p->oh * (size_t)p->ow;
+    const int at_once = cnn__images_at_once(n, (size_t)c * out);
+    for (int i = 0; i < n; i += at_once) {
+        const size_t at = (size_t)i * (size_t)c;
+        const cnn__f_maxpool f = {
+            *p,           cnn__div_by((unsigned)out),         cnn__div_by((unsigned)p->ow), x + at * in,
+            y + at * out, indices ? indices + at * out : NULL};
+        CNN__TRY(cnn__launch_map(where, stream, f, (size_t)cnn__min(at_once, n - i) * (size_t)c * out));
+    }
+    return CNN_OK;
+}
+
+static cnn_status cnn__launch_maxpool_backward(const char *where, cudaStream_t stream, const cnn__pool *p,
+                                               int n, int c, const float *dy, const int *indices, float *dx) {
+    const size_t in = (size_t)p->h * (size_t)p->w, out = (size_t)p->oh * (size_t)p->ow;
+    const int at_once = cnn__images_at_once(n, (size_t)c * in);
+    for (int i = 0; i < n; i += at_once) {
+        const size_t at = (size_t)i * (size_t)c;
+        const cnn__f_maxpool_backward f = {*p,
+                                           cnn__div_by((unsigned)in),
+                                           cnn__div_by((unsigned)p->w),
+                                           dy + at * out,
+                                           indices + at * out,
+                                           dx + at * in};
+        CNN__TRY(cnn__launch_map(where, stream, f, (size_t)cnn__min(at_once, n - i) * (size_t)c * in));
+    }
+    return CNN_OK;
+}
+
+static cnn_status cnn__launch_avgpool(const char *where, cudaStream_t stream, const cnn__pool *p, int n,
+                                      int c, const float *x, float *y) {
+    const size_t in = (size_t)p->h * (size_t)p->w, out = (size_t)p->oh * (size_t)p->ow;
+    const int at_once = cnn__images_at_once(n, (size_t)c * out);
+    for (int i = 0; i < n; i += at_once) {
+        const size_t at = (size_t)i * (size_t)c;
+        const cnn__f_avgpool f = {*p, cnn__div_by((unsigned)out), cnn__div_by((unsigned)p->ow), x + at * in,
+                                  y + at * out};
+        CNN__TRY(cnn__launch_map(where, stream, f, (size_t)cnn__min(at_once, n - i) * (size_t)c * out));
+    }
+    return CNN_OK;
+}
+
+static cnn_status cnn__launch_avgpool_backward(const char *where, cudaStream_t stream, const cnn__pool *p,
+                                               int n, int c, const float *dy, float *dx) {
+    const size_t in = (size_t)p->h * (size_t)p->w, out = (size_t)p->oh * (size_t)p->ow;
+    const int at_once = cnn__images_at_once(n, (size_t)c * in);
+    for (int i = 0; i < n; i += at_once) {
+        const size_t at = (size_t)i * (size_t)c;
+        const cnn__f_avgpool_backward f = {*p, cnn__div_by((unsigned)in), cnn__div_by((unsigned)p->w),
+                                           dy + at * out, dx + at * in};
+        CNN__TRY(cnn__launch_map(where, stream, f, (size_t)cnn__min(at_once, n - i) * (size_t)c * in));
+    }
+    return CNN_OK;
+}
+
+/* A plane, or one image's share of one, must be counted in 31 bits. */
+static cnn_status cnn__check_planes(const char *where, const cnn_tensor *t) {
+    return (size_t)t->h * (size_t)t->w <= 0x40000000u && (size_t)t->n * (size_t)t->c <= INT_MAX
+               ? CNN_OK
+               : cnn__fail(CNN_ERR_SHAPE, "%s: %dx%d planes of %dx%d are too large for one call", where, t->n,
+                           t->c, t->h, t->w);
+}
+
+static cnn_status cnn__cuda_maxpool2d_forward(const char *where, const cnn__pool *p, const cnn_tensor *x,
+                                              cnn_tensor *y, int *indices) {
+    CNN__TRY(cnn__check_planes(where, x));
+    cnn__call c = cnn__call_begin(where, 0);
+    const float *from = cnn__call_tensor(&c, x, CNN__IN);
+    float *to = cnn__call_tensor(&c, y, CNN__OUT);
+    int *index = (int *)cnn__call_view(&c, indices, cnn__size(y) * sizeof(int), CNN__OUT);
+    CNN__THEN(c, cnn__launch_maxpool(where, c.stream, p, x->n, x->c, from, to, index));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__launch_scatter(const char *where, cudaStream_t stream, const cnn_tensor *dy,
+                                      const cnn_tensor *dx, const float *from, const int *index, float *to) {
+    CNN__RUN(where, cnn__gpu_maxpool_scatter, (unsigned)(dx->n * dx->c), CNN__BLOCK, CNN__BLOCK * 8, stream,
+             from, index, (unsigned)(dx->h * dx->w), (unsigned)(dy->h * dy->w), to);
+    return CNN_OK;
+}
+
+static cnn_status cnn__cuda_maxpool2d_backward(const char *where, const cnn_tensor *dy, const int *indices,
+                                               cnn_tensor *dx) {
+    CNN__TRY(cnn__check_planes(where, dx));
+    CNN__TRY(cnn__check_planes(where, dy));
+    cnn__call c = cnn__call_begin(where, 0);
+    const float *from = cnn__call_tensor(&c, dy, CNN__IN);
+    const int *index = (const int *)cnn__call_view(&c, indices, cnn__size(dy) * sizeof(int), CNN__IN);
+    float *to = cnn__call_tensor(&c, dx, CNN__OUT);
+    CNN__THEN(c, cnn__launch_scatter(where, c.stream, dy, dx, from, index, to));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_avgpool2d_forward(const char *where, const cnn__pool *p, const cnn_tensor *x,
+                                              cnn_tensor *y) {
+    CNN__TRY(cnn__check_planes(where, x));
+    cnn__call c = cnn__call_begin(where, 0);
+    const float *from = cnn__call_tensor(&c, x, CNN__IN);
+    float *to = cnn__call_tensor(&c, y, CNN__OUT);
+    CNN__THEN(c, cnn__launch_avgpool(where, c.stream, p, x->n, x->c, from, to));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_avgpool2d_backward(const char *where, const cnn__pool *p, const cnn_tensor *dy,
+                                               cnn_tensor *dx) {
+    CNN__TRY(cnn__check_planes(where, dx));
+    cnn__call c = cnn__call_begin(where, 0);
+    const float *from = cnn__call_tensor(&c, dy, CNN__IN);
+    float *to = cnn__call_tensor(&c, dx, CNN__OUT);
+    CNN__THEN(c, cnn__launch_avgpool_backward(where, c.stream, p, dx->n, dx->c, from, to));
+    return cnn__call_end(&c);
+}
+
+/* ---- products ----
+
+   One kernel multiplies, y[m][n] = sum over k of a(m, k) * b(k, n), in tiles of BM x BN that a block of 256
+   threads keeps in registers, TM x TN a thread; the factors pass through shared memory BK steps at a time,
+   the next ones being fetched meanwhile. Where a and b come from is the problem's to say: a convolution's
+   image is read in place (an implicit matrix, its row k the image shifted by the offset of kernel element
+   k).
+     A problem P has m rows, the methods enter(group, slice), which moves its pointers and sets n and the
+   range of k; row(m) and at_a(k), whatever a() needs of each; at_b(k) and column(n) likewise for b(); out(n)
+   and put(out, m, value). A_BY_K: neighbouring threads fetch neighbouring k of a, not m; B_BY_K likewise.
+   TABLED: at_b is costly; a few threads work it out, one tile ahead, for all. What lies beyond the matrix is
+   0. */
+
+/* To 10 bits of fraction, halves away from zero, as the conversion of the hardware does. */
+static __device__ __forceinline__ unsigned cnn__tf32(float x) {
+    const unsigned u = __float_as_uint(x);
+    return (u & 0x7fffffffu) >= 0x7f800000u ? u : (u + 0x1000u) & 0xffffe000u;
+}
+
+/* A block's tiles on their way from memory to shared memory: a thread's share, in registers. */
+template <class P, int BM, int BN, int BK, int A_PITCH, int B_PITCH, int TO_TF32> struct cnn__fetch {
+    enum { LA = BM * BK / CNN__BLOCK, LB = BN * BK / CNN__BLOCK };
+    typename P::row_t row[P::A_BY_K ? LA : 1];
+    typename P::column_t column[P::B_BY_K ? LB : 1];
+    float a[LA], b[LB];
+
+    static __device__ __forceinline__ int a_m(int i) {
+        const int t = (int)threadIdx.x;
+        return P::A_BY_K ? t / BK + i * (CNN__BLOCK / BK) : t % (int)BM;
+    }
+    static __device__ __forceinline__ int a_k(int i) {
+        const int t = (int)threadIdx.x;
+        return P::A_BY_K ? t % BK : t / BM + i * (CNN__BLOCK / BM);
+    }
+    static __device__ __forceinline__ int b_n(int i) {
+        const int t = (int)threadIdx.x;
+        return P::B_BY_K ? t / BK + i * (CNN__BLOCK / BK) : t % BN;
+    }
+    static __device__ __forceinline__ int b_k(int i) {
+        const int t = (int)threadIdx.x;
+        return P::B_BY_K ? t % BK : t / BN + i * (CNN__BLOCK / BN);
+    }
+
+    __device__ __forceinline__ void begin(const P &p, int m0, unsigned n0) {
+        CNN__GPU_UNROLL
+        for (int i = 0; i < (P::A_BY_K ? LA : 1); i++)
+            row[i] = p.row(m0 + a_m(i));
+        CNN__GPU_UNROLL
+        for (int i = 0; i < (P::B_BY_K ? LB : 1); i++)
+            column[i] = p.column(n0 + (unsigned)b_n(i));
+    }
+
+    static __device__ __forceinline__ void fill(const P &p, unsigned k0, typename P::b_t *table) {
+        if (P::TABLED && threadIdx.x < BK)
+            table[threadIdx.x] = p.at_b(k0 + threadIdx.x);
+    }
+
+    static __device__ __forceinline__ float rounded(float x) {
+        return TO_TF32 ? __uint_as_float(cnn__tf32(x)) : x;
+    }
+
+    __device__ __forceinline__ void load(const P &p, unsigned k0, const typename P::b_t *table) {
+        if (P::A_BY_K) {
+            const typename P::a_t at = p.at_a(k0 + (unsigned)a_k(0));
+            CNN__GPU_UNROLL
+            for (int i = 0; i < LA; i++)
+                a[i] = p.a(row[P::A_BY_K ? i : 0], at);
+        } else {
+            CNN__GPU_UNROLL
+            for (int i = 0; i < LA; i++)
+                a[i] = p.a(row[0], p.at_a(k0 + (unsigned)a_k(i)));
+        }
+        if (P::B_BY_K) {
+            const typename P::b_t at = p.at_b(k0 + (unsigned)b_k(0));
+            CNN__GPU_UNROLL
+            for (int i = 0; i < LB; i++)
+                b[i] = p.b(at, column[P::B_BY_K ? i : 0]);
+        } else {
+            CNN__GPU_UNROLL
+            for (int i = 0; i < LB; i++)
+                b[i] = p.b(P::TABLED ? table[b_k(i)] : p.at_b(k0 + (unsigned)b_k(i)), column[0]);
+        }
+    }
+
+    __device__ __forceinline__ void store(float *as, float *bs) const {
+        CNN__GPU_UNROLL
+        for (int i = 0; i < LA; i++)
+            as[a_k(i) * A_PITCH + a_m(i)] = rounded(a[i]);
+        CNN__GPU_UNROLL
+        for (int i = 0; i < LB; i++)
+            bs[b_k(i) * B_PITCH + b_n(i)] = rounded(b[i]);
+    }
+};
+
+template <class P, int BM, int BN, int BK, int TM, int TN>
+static __global__ void __launch_bounds__(CNN__BLOCK, TM *TN > 32 ? 2 : 1) cnn__gpu_product(P p) {
+    enum { A_PITCH = BM + 4, B_PITCH = BN + 4, A_HALF = 4 * BM / TM, B_HALF = 4 * BN / TN };
+    CNN__SHARED(float, shared);
+    float *as = shared, *bs = shared + 2 * BK * A_PITCH;
+    typename P::b_t *table = (typename P::b_t *)(void *)(bs + 2 * BK * B_PITCH);
+    p.enter((int)blockIdx.y, (int)blockIdx.z);
+    const unsigned tiles = (unsigned)((p.m + BM - 1) / BM);
+    const int m0 = (int)(blockIdx.x % tiles) * BM;
+    const unsigned n0 = blockIdx.x / tiles * BN;
+    if (n0 >= p.n)
+        return;
+    cnn__fetch<P, BM, BN, BK, A_PITCH, B_PITCH, 0> f;
+    f.begin(p, m0, n0);
+    f.fill(p, p.k_first, table);
+    f.fill(p, p.k_first + BK, table + BK);
+    __syncthreads();
+    const int ty = (int)threadIdx.x / (BN / TN), tx = (int)threadIdx.x % (BN / TN);
+    float sum[TM][TN];
+    CNN__GPU_UNROLL
+    for (int i = 0; i < TM; i++) {
+        CNN__GPU_UNROLL
+        for (int j = 0; j < TN; j++)
+            sum[i][j] = 0;
+    }
+    f.load(p, p.k_first, table);
+    f.store(as, bs);
+    __syncthreads();
+    int side = 0;
+    for (unsigned k0 = p.k_first; k0 < p.k_end; k0 += BK) {
+        const bool more = p.k_end - k0 > BK;
+        if (more) { /* this tile's side of the table was last read before the barrier */
+            f.load(p, k0 + BK, table + (side ^ 1) * BK);
+            f.fill(p, k0 + 2 * BK, table + side * BK);
+        }
+        const float *at = as + side * BK * A_PITCH + ty * 4, *bt = bs + side * BK * B_PITCH + tx * 4;
+        CNN__GPU_UNROLL
+        for (int k = 0; k < BK; k++) {
+            float a[TM], b[TN];
+            CNN__GPU_UNROLL
+            for (int i = 0; i < TM; i += 4) {
+                const float4 v = *(const float4 *)(at + k * A_PITCH + i / 4 * A_HALF);
+                a[i] = v.x;
+                a[i + 1] = v.y;
+                a[i + 2] = v.z;
+                a[i + 3] = v.w;
+            }
+            CNN__GPU_UNROLL
+            for (int j = 0; j < TN; j += 4) {
+                const float4 v = *(const float4 *)(bt + k * B_PITCH + j / 4 * B_HALF);
+                b[j] = v.x;
+                b[j + 1] = v.y;
+                b[j + 2] = v.z;
+                b[j + 3] = v.w;
+            }
+            CNN__GPU_UNROLL
+            for (int i = 0; i < TM; i++) {
+                CNN__GPU_UNROLL
+                for (int j = 0; j < TN; j++)
+                    sum[i][j] = fmaf(a[i], b[j], sum[i][j]);
+            }
+        }
+        if (more) { /* the other side was last read before the barrier of the step before */
+            side ^= 1;
+            f.store(as + side * BK * A_PITCH, bs + side * BK * B_PITCH);
+            __syncthreads();
+        }
+    }
+    CNN__GPU_UNROLL
+    for (int j = 0; j < TN; j++) {
+        const unsigned n = n0 + (unsigned)(tx * 4 + j / 4 * B_HALF + j % 4);
+        if (n >= p.n)
+            continue;
+        const typename P::out_t out = p.out(n);
+        CNN__GPU_UNROLL
+        for (int i = 0; i < TM; i++) {
+            const int m = m0 + ty * 4 + i / 4 * A_HALF + i % 4;
+            if (m < p.m)
+                p.put(out, m, sum[i][j]);
+        }
+    }
+}
+
+/* The same product on tensor cores: tiles of 128 x 128, a warp's share being 64 x 32, 4 by 4 products of 16x8
+   by 8. The pitches put the 32 elements that a warp loads at once into different banks. */
+template <class P> static __global__ void __launch_bounds__(CNN__BLOCK) cnn__gpu_product_tf32(P p) {
+    enum { BM = 128, BN = 128, BK = 16, PITCH = 128 + 8 };
+    CNN__SHARED(float, shared);
+    float *as = shared, *bs = shared + 2 * BK * PITCH;
+    typename P::b_t *table = (typename P::b_t *)(void *)(bs + 2 * BK * PITCH);
+    p.enter((int)blockIdx.y, (int)blockIdx.z);
+    const unsigned tiles = (unsigned)((p.m + BM - 1) / BM);
+    const int m0 = (int)(blockIdx.x % tiles) * BM;
+    const unsigned n0 = blockIdx.x / tiles * BN;
+    if (n0 >= p.n)
+        return;
+    cnn__fetch<P, BM, BN, BK, PITCH, PITCH, 1> f;
+    f.begin(p, m0, n0);
+    f.fill(p, p.k_first, table);
+    f.fill(p, p.k_first + BK, table + BK);
+    __syncthreads();
+    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
+    const int wm = warp / 4 * 64 + lane / 4, wn = warp % 4 * 32 + lane / 4, lk = lane % 4;
+    float sum[4][4][4];
+    CNN__GPU_UNROLL
+    for (int i = 0; i < 4; i++) {
+        CNN__GPU_UNROLL
+        for (int j = 0; j < 4; j++)
+            sum[i][j][0] = sum[i][j][1] = sum[i][j][2] = sum[i][j][3] = 0;
+    }
+    f.load(p, p.k_first, table);
+    f.store(as, bs);
+    __syncthreads();
+    int side = 0;
+    for (unsigned k0 = p.k_first; k0 < p.k_end; k0 += BK) {
+        const bool more = p.k_end - k0 > BK;
+        if (more) { /* this tile's side of the table was last read before the barrier */
+            f.load(p, k0 + BK, table + (side ^ 1) * BK);
+            f.fill(p, k0 + 2 * BK, table + side * BK);
+        }
+        CNN__GPU_UNROLL
+        for (int k = 0; k < BK; k += 8) {
+            const float *at = as + (side * BK + k + lk) * PITCH + wm,
+                        *bt = bs + (side * BK + k + lk) * PITCH + wn;
+            unsigned a[4][4], b[4][2];
+            CNN__GPU_UNROLL
+            for (int i = 0; i < 4; i++) {
+                a[i][0] = __float_as_uint(at[i * 16]);
+                a[i][1] = __float_as_uint(at[i * 16 + 8]);
+                a[i][2] = __float_as_uint(at[4 * PITCH + i * 16]);
+                a[i][3] = __float_as_uint(at[4 * PITCH + i * 16 + 8]);
+                b[i][0] = __float_as_uint(bt[i * 8]);
+                b[i][1] = __float_as_uint(bt[4 * PITCH + i * 8]);
+            }
+            CNN__GPU_UNROLL
+            for (int i = 0; i < 4; i++) {
+                CNN__GPU_UNROLL
+                for (int j = 0; j < 4; j++)
+                    cnn__mma_tf32(sum[i][j], a[i], b[j]);
+            }
+        }
+        if (more) {
+            side ^= 1;
+            f.store(as + side * BK * PITCH, bs + side * BK * PITCH);
+            __syncthreads();
+        }
+    }
+    CNN__GPU_UNROLL
+    for (int j = 0; j < 8; j++) {
+        const unsigned n = n0 + (unsigned)(warp % 4 * 32 + j / 2 * 8 + 2 * lk + j % 2);
+        if (n >= p.n)
+            continue;
+        const typename P::out_t out = p.out(n);
+        CNN__GPU_UNROLL
+        for (int i = 0; i < 8; i++) {
+            const int m = m0 + wm + i / 2 * 16 + i % 2 * 8;
+            if (m < p.m)
+                p.put(out, m, sum[i / 2][j / 2][i % 2 * 2 + j % 2]);
+        }
+    }
+}
+
+static unsigned cnn__tiles(int m, unsigned n, int bm, int bn) {
+    return (unsigned)((m + bm - 1) / bm) * ((n + (unsigned)bn - 1) / (unsigned)bn);
+}
+
+template <class P, int BM, int BN, int BK, int TM, int TN>
+static cnn_status cnn__launch_tiles(const char *where, cudaStream_t stream, const P &p, int m, unsigned n,
+                                    int groups, int slices) {
+    const dim3 grid(cnn__tiles(m, n, BM, BN), (unsigned)groups, (unsigned)slices);
+    const size_t shared = 2 * BK * ((BM + BN + 8) * sizeof(float) + sizeof(typename P::b_t));
+    CNN__RUN(where, (cnn__gpu_product<P, BM, BN, BK, TM, TN>), grid, CNN__BLOCK, shared, stream, p);
+    return CNN_OK;
+}
+
+/* n: the most columns that any slice has. Large tiles have the better ratio of arithmetic to memory, small
+   ones keep more processors busy; a sum's order is the same in all of them. */
+template <class P>
+static cnn_status cnn__launch_product(const char *where, cudaStream_t stream, const P &p, int m, unsigned n,
+                                      int groups, int slices) {
+    const unsigned large = cnn__tiles(m, n, 128, 128) * (unsigned)(groups * slices);
+    if (m > 64 && n > 64 && cnn__gpu.tf32 && cnn__gpu.architecture >= 800) {
+        const dim3 grid(cnn__tiles(m, n, 128, 128), (unsigned)groups, (unsigned)slices);
+        CNN__RUN(where, cnn__gpu_product_tf32<P>, grid, CNN__BLOCK,
+                 2 * 16 * (2 * 136 * sizeof(float) + sizeof(typename P::b_t)), stream, p);
+        return CNN_OK;
+    }
+    if (m > 64 && n > 64 && large >= 100)
+        return cnn__launch_tiles<P, 128, 128, 8, 8, 8>(where, stream, p, m, n, groups, slices);
+    if (m <= 16)
+        return cnn__launch_tiles<P, 16, 256, 16, 4, 4>(where, stream, p, m, n, groups, slices);
+    if (cnn__tiles(m, n, 64, 128) * (unsigned)(groups * slices) >= 100)
+        return cnn__launch_tiles<P, 64, 128, 8, 4, 8>(where, stream, p, m, n, groups, slices);
+    return cnn__launch_tiles<P, 64, 64, 16, 4, 4>(where, stream, p, m, n, groups, slices);
+}
+
+/* ---- linear layers ---- */
+
+/* y[m*ym + n] = sum over k of a[m*am + k*ak] * b[k*bk + n*bn]; forward, which alone has k contiguous in
+   both, with bias[n] and the activation; otherwise, if wanted, added to y. */
+template <int A_CONTIGUOUS_K, int B_CONTIGUOUS_K> struct cnn__matrix {
+    enum { A_BY_K = A_CONTIGUOUS_K, B_BY_K = B_CONTIGUOUS_K, TABLED = 0, FORWARD = A_BY_K && B_BY_K };
+    typedef ptrdiff_t row_t, a_t, b_t, column_t, out_t;
+    int m;
+    unsigned n, k_first, k_end;
+    const float *from_a, *from_b;
+    ptrdiff_t am, ak, bk, bn, ym;
+    const float *bias;
+    int activation, accumulate;
+    float *y;
+
+    __device__ void enter(int, int) {
+    }
+    __device__ row_t row(int i) const {
+        return i < m ? i * am : -1;
+    }
+    __device__ a_t at_a(unsigned k) const {
+        return k < k_end ? (ptrdiff_t)k * ak : -1;
+    }
+    __device__ float a(row_t i, a_t k) const {
+        return i >= 0 && k >= 0 ? from_a[i + k] : 0.0f;
+    }
+    __device__ b_t at_b(unsigned k) const {
+        return k < k_end ? (ptrdiff_t)k * bk : -1;
+    }
+    __device__ column_t column(unsigned j) const {
+        return j < n ? (ptrdiff_t)j * bn : -1;
+    }
+    __device__ float b(b_t k, column_t j) const {
+        return k >= 0 && j >= 0 ? from_b[k + j] : 0.0f;
+    }
+    __device__ out_t out(unsigned j) const {
+        return (ptrdiff_t)j;
+    }
+    __device__ void put(out_t j, int i, float value) const {
+        float *to = y + i * ym + j;
+        if (FORWARD) {
+            value = bias ? value + bias[j] : value;
+            *to = activation ? cnn__gpu_activation_call(activation, value) : value;
+        } else {
+            *to = accumulate ? *to + value : value;
+        }
+    }
+};
+
+static cnn_status cnn__launch_linear(const char *where, cudaStream_t stream, int n, int in, int out,
+                                     const float *x, const float *w, const float *bias, int activation,
+                                     float *y) {
+    const cnn__matrix<1, 1> p = {n,  (unsigned)out, 0,    (unsigned)in, x, w, in, 1, 1,
+                                 in, out,           bias, activation,   0, y};
+    return cnn__launch_product(where, stream, p, n, (unsigned)out, 1, 1);
+}
+
+static cnn_status cnn__launch_linear_dx(const char *where, cudaStream_t stream, int n, int in, int out,
+                                        const float *dy, const float *w, float *dx) {
+    const cnn__matrix<1, 0> p = {n, (unsigned)in, 0, (unsigned)out, dy, w, out, 1, in, 1, in, NULL, 0, 0, dx};
+    return cnn__launch_product(where, stream, p, n, (unsigned)in, 1, 1);
+}
+
+/* dw and db, each unless NULL. */
+static cnn_status cnn__launch_linear_dw(const char *where, cudaStream_t stream, int n, int in, int out,
+                                        const float *x, const float *dy, int accumulate, float *dw,
+                                        float *db) {
+    if (db) {
+        const dim3 block(32, CNN__SUM_ROWS);
+        CNN__RUN(where, cnn__gpu_column_sum, (unsigned)cnn__pieces((size_t)out, 32), block,
+                 32 * CNN__SUM_ROWS * sizeof(float), stream, dy, n, out, accumulate, db);
+    }
+    const cnn__matrix<0, 0> p = {out, (unsigned)in, 0,    (unsigned)n, dy,         x, 1, out, in,
+                                 1,   in,           NULL, 0,           accumulate, dw};
+    return dw ? cnn__launch_product(where, stream, p, out, (unsigned)in, 1, 1) : CNN_OK;
+}
+
+static cnn_status cnn__cuda_linear_forward(const char *where, int in, const cnn_tensor *x,
+                                           const cnn_tensor *weight, const cnn_tensor *bias, cnn_tensor *y) {
+    cnn__call c = cnn__call_begin(where, 0);
+    const float *from = cnn__call_tensor(&c, x, CNN__IN), *w = cnn__call_tensor(&c, weight, CNN__IN);
+    const float *b = cnn__call_tensor(&c, bias, CNN__IN);
+    float *to = cnn__call_tensor(&c, y, CNN__OUT);
+    CNN__THEN(c, cnn__launch_linear(where, c.stream, x->n, in, weight->n, from, w, b, 0, to));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_linear_backward(const char *where, int in, const cnn_tensor *x,
+                                            const cnn_tensor *weight, const cnn_tensor *dy, cnn_tensor *dx,
+                                            cnn_tensor *dw, cnn_tensor *db) {
+    cnn__call c = cnn__call_begin(where, 0);
+    const float *from = cnn__call_tensor(&c, x, CNN__IN), *w = cnn__call_tensor(&c, weight, CNN__IN);
+    const float *d = cnn__call_tensor(&c, dy, CNN__IN);
+    float *to_x = cnn__call_tensor(&c, dx, CNN__OUT), *to_w = cnn__call_tensor(&c, dw, CNN__IN | CNN__OUT);
+    float *to_b = cnn__call_tensor(&c, db, CNN__IN | CNN__OUT);
+    if (dx)
+        CNN__THEN(c, cnn__launch_linear_dx(where, c.stream, x->n, in, weight->n, d, w, to_x));
+    CNN__THEN(c, cnn__launch_linear_dw(where, c.stream, x->n, in, weight->n, from, d, 1, to_w, to_b));
+    return cnn__call_end(&c);
+}
+
+/* ---- convolutions ---- */
+
+/* A convolution as kernels see it: c and o are channels of one group, n images. */
+typedef struct cnn__shape {
+    int n, groups, c, o, h, w, oh, ow, kh, kw, sh, sw, dh, dw, pt, pl;
+    int steps;                              /* c*kh*kw */
+    int x_plane, y_plane;                   /* elements of a channel */
+    cnn__div by_y, by_ow, by_kernel, by_kw; /* y_plane, ow, kh*kw, kw */
+} cnn__shape;
+
+/* What lies far outside every image, and stays there when another such is added. */
+#define CNN__OUTSIDE (-0x40000000)
+
+/* Of a pixel: where its window begins, and the row and column of that. */
+typedef struct cnn__pixel {
+    ptrdiff_t at;
+    int i, j;
+} cnn__pixel;
+
+/* Of a kernel element: how far it looks from there. */
+typedef struct __align__(16) cnn__offset {
+    int at, i, j;
+}
+cnn__offset;
+
+static __device__ __forceinline__ cnn__pixel cnn__gpu_pixel(const cnn__shape &s, unsigned n, unsigned end) {
+    cnn__pixel v = {0, CNN__OUTSIDE, 0};
+    if (n < end) {
+        const unsigned image = cnn__quotient(n, s.by_y), p = n - image * s.by_y.d,
+                       row = cnn__quotient(p, s.by_ow);
+        v.i = (int)row * s.sh - s.pt;
+        v.j = (int)(p - row * s.by_ow.d) * s.sw - s.pl;
+        v.at = (ptrdiff_t)image * s.groups * s.c * s.x_plane + (ptrdiff_t)v.i * s.w + v.j;
+    }
+    return v;
+}
+
+static __device__ __forceinline__ cnn__offset cnn__gpu_offset(const cnn__shape &s, unsigned k, unsigned end) {
+    cnn__offset v = {0, CNN__OUTSIDE, 0};
+    if (k < end) {
+        const unsigned c = cnn__quotient(k, s.by_kernel), e = k - c * s.by_kernel.d,
+                       a = cnn__quotient(e, s.by_kw);
+        v.i = (int)a * s.dh;
+        v.j = (int)(e - a * s.by_kw.d) * s.dw;
+        v.at = (int)c * s.x_plane + v.i * s.w + v.j;
+    }
+    return v;
+}
+
+static __device__ __forceinline__ float cnn__gpu_look(const cnn__shape &s, const float *x,
+                                                      const cnn__pixel &p, const cnn__offset &o) {
+    return (unsigned)(p.i + o.i) < (unsigned)s.h && (unsigned)(p.j + o.j) < (unsigned)s.w ? x[p.at + o.at]
+                                                                                          : 0.0f;
+}
+
+/* Where pixel n of y lies in channel 0 of the group. */
+static __device__ __forceinline__ ptrdiff_t cnn__gpu_at_y(const cnn__shape &s, unsigned n) {
+    const unsigned image = cnn__quotient(n, s.by_y);
+    return (ptrdiff_t)image * s.groups * s.o * s.y_plane + (ptrdiff_t)(n - image * s.by_y.d);
+}
+
+/* y: rows are output channels, columns the pixels of all images, k the kernel elements (c, a, b). */
+struct cnn__conv_y {
+    enum { A_BY_K = 1, B_BY_K = 0, TABLED = 1 };
+    typedef int row_t;
+    typedef int a_t;
+    typedef cnn__offset b_t;
+    typedef cnn__pixel column_t;
+    typedef ptrdiff_t out_t;
+    cnn__shape s;
+    int m;
+    unsigned n, k_first, k_end;
+    const float *x, *w, *bias;
+    int activation;
+    float *y;
+
+    __device__ void enter(int group, int) {
+        x += (ptrdiff_t)group * s.c * s.x_plane;
+        w += (ptrdiff_t)group * s.o * s.steps;
+        bias = bias ? bias + group * s.o : bias;
+        y += (ptrdiff_t)group * s.o * s.y_plane;
+    }
+    __device__ row_t row(int i) const {
+        return i < m ? i * s.steps : -1;
+    }
+    __device__ a_t at_a(unsigned k) const {
+        return k < k_end ? (int)k : -1;
+    }
+    __device__ float a(row_t i, a_t k) const {
+        return i >= 0 && k >= 0 ? w[i + k] : 0.0f;
+    }
+    __device__ b_t at_b(unsigned k) const {
+        return cnn__gpu_offset(s, k, k_end);
+    }
+    __device__ column_t column(unsigned j) const {
+        return cnn__gpu_pixel(s, j, n);
+    }
+    __device__ float b(const b_t &k, const column_t &j) const {
+        return cnn__gpu_look(s, x, j, k);
+    }
+    __device__ out_t out(unsigned j) const {
+        return cnn__gpu_at_y(s, j);
+    }
+    __device__ void put(out_t at, int i, float value) const {
+        value = bias ? value + bias[i] : value;
+        y[at + (ptrdiff_t)i * s.y_plane] = activation ? cnn__gpu_activation_call(activation, value) : value;
+    }
+};
+
+/* dx: rows are input channels, columns pixels of x, k the kernel elements (o, a, b) whose stride meets them.
+   So pixels go by phases, a slice each: rows i with (i + pt) % sh equal to r meet kernel rows a with a*dh %
+   sh equal to r, which are a0, a0 + step, ...; columns alike. */
+struct cnn__conv_dx {
+    enum { A_BY_K = 1, B_BY_K = 0, TABLED = 1 };
+    typedef int row_t;
+    typedef int a_t;
+    typedef cnn__offset b_t;
+    typedef cnn__pixel column_t;
+    typedef ptrdiff_t out_t;
+    cnn__shape s;
+    int m;
+    unsigned n, k_first, k_end;
+    const float *w, *dy;
+    float *dx;
+    int a0, a_step, b0, b_step, i0, j0; /* of the phase */
+    int back_h, back_w;                 /* rows and columns of dy from one of its elements to the next */
+    cnn__div by_pixels, by_width, by_elements, by_bs;
+
+    /* Along one axis: the first pixel and kernel element of phase r, the elements' step, and how many. */
+    static __device__ void phase(int r, int stride, int pad, int size, int dilation, int kernel, int *pixel0,
+                                 int *pixels, int *element0, int *step, int *elements) {
+        int common = stride, rest = dilation % stride;
+        while (rest) {
+            const int t = common % rest;
+            common = rest;
+            rest = t;
+        }
+        *pixel0 = ((r - pad) % stride + stride) % stride;
+        *pixels = *pixel0 < size ? (size - *pixel0 + stride - 1) / stride : 0;
+        *step = stride / common;
+        *element0 = 0;
+        while (*element0 < *step && (int)((long long)*element0 * dilation % stride) != r)
+            ++*element0;
+        *elements = *element0 < *step && *element0 < kernel ? (kernel - *element0 + *step - 1) / *step : 0;
+    }
+
+    __device__ void enter(int group, int slice) {
+        int rows, columns, as, bs;
+        phase(slice / s.sw, s.sh, s.pt, s.h, s.dh, s.kh, &i0, &rows, &a0, &a_step, &as);
+        phase(slice % s.sw, s.sw, s.pl, s.w, s.dw, s.kw, &j0, &columns, &b0, &b_step, &bs);
+        back_h = a_step * s.dh / s.sh;
+        back_w = b_step * s.dw / s.sw;
+        n = (unsigned)s.n * (unsigned)rows * (unsigned)columns;
+        k_first = 0;
+        k_end = (unsigned)s.o * (unsigned)(as * bs);
+        by_pixels = cnn__div_by((unsigned)(n ? rows * columns : 1));
+        by_width = cnn__div_by((unsigned)(columns ? columns : 1));
+        by_elements = cnn__div_by((unsigned)(k_end ? as * bs : 1));
+        by_bs = cnn__div_by((unsigned)(bs ? bs : 1));
+        w += (ptrdiff_t)group * s.o * s.steps;
+        dy += (ptrdiff_t)group * s.o * s.y_plane;
+        dx += (ptrdiff_t)group * s.c * s.x_plane;
+    }
+    __device__ row_t row(int i) const {
+        return i < m ? i * s.kh * s.kw : -1;
+    }
+    __device__ a_t at_a(unsigned k) const {
+        if (k >= k_end)
+            return -1;
+        const unsigned o = cnn__quotient(k, by_elements), e = k - o * by_elements.d,
+                       a = cnn__quotient(e, by_bs);
+        return (int)o * s.steps + (a0 + (int)a * a_step) * s.kw + b0 + (int)(e - a * by_bs.d) * b_step;
+    }
+    __device__ float a(row_t i, a_t k) const {
+        return i >= 0 && k >= 0 ? w[i + k] : 0.0f;
+    }
+    __device__ b_t at_b(unsigned k) const {
+        cnn__offset v = {0, CNN__OUTSIDE, 0};
+        if (k < k_end) {
+            const unsigned o = cnn__quotient(k, by_elements), e = k - o * by_elements.d,
+                           a = cnn__quotient(e, by_bs);
+            v.i = -((int)a * back_h);
+            v.j = -((int)(e - a * by_bs.d) * back_w);
+            v.at = (int)o * s.y_plane + v.i * s.ow + v.j;
+        }
+        return v;
+    }
+    __device__ void place(unsigned j, unsigned *image, int *row, int *col) const {
+        *image = cnn__quotient(j, by_pixels);
+        const unsigned p = j - *image * by_pixels.d, r = cnn__quotient(p, by_width);
+        *row = i0 + (int)r * s.sh;
+        *col = j0 + (int)(p - r * by_width.d) * s.sw;
+    }
+    __device__ column_t column(unsigned j) const {
+        cnn__pixel v = {0, CNN__OUTSIDE, 0};
+        if (j < n) {
+            unsigned image;
+            int r, q;
+            place(j, &image, &r, &q);
+            v.i = (r + s.pt - a0 * s.dh) / s.sh;
+            v.j = (q + s.pl - b0 * s.dw) / s.sw;
+            v.at = (ptrdiff_t)image * s.groups * s.o * s.y_plane + (ptrdiff_t)v.i * s.ow + v.j;
+        }
+        return v;
+    }
+    __device__ float b(const b_t &k, const column_t &j) const {
+        return (unsigned)(j.i + k.i) < (unsigned)s.oh && (unsigned)(j.j + k.j) < (unsigned)s.ow
+                   ? dy[j.at + k.at]
+                   : 0.0f;
+    }
+    __device__ out_t out(unsigned j) const {
+        unsigned image;
+        int r, q;
+        place(j, &image, &r, &q);
+        return (ptrdiff_t)image * s.groups * s.c * s.x_plane + (ptrdiff_t)r * s.w + q;
+    }
+    __device__ void put(out_t at, int i, float value) const {
+        dx[at + (ptrdiff_t)i * s.x_plane] = value;
+    }
+};
+
+/* dw: rows are output channels, columns kernel elements (c, a, b), k the pixels of all images, in slices
+   whose sums are added up afterwards. */
+struct cnn__conv_dw {
+    enum { A_BY_K = 1, B_BY_K = 1, TABLED = 0 };
+    typedef int row_t;
+    typedef ptrdiff_t a_t;
+    typedef cnn__pixel b_t;
+    typedef cnn__offset column_t;
+    typedef unsigned out_t;
+    cnn__shape s;
+    int m;
+    unsigned n, k_first, k_end, pixels, slice_pixels;
+    const float *x, *dy;
+    size_t slice_floats;
+    int accumulate;
+    float *dw;
+
+    __device__ void enter(int group, int slice) {
+        x += (ptrdiff_t)group * s.c * s.x_plane;
+        dy += (ptrdiff_t)group * s.o * s.y_plane;
+        dw += (size_t)slice * slice_floats + (size_t)group * (size_t)s.o * (size_t)s.steps;
+        k_first = (unsigned)slice * slice_pixels;
+        k_end = pixels - k_first < slice_pixels ? pixels : k_first + slice_pixels;
+    }
+    __device__ row_t row(int i) const {
+        return i < m ? i * s.y_plane : -1;
+    }
+    __device__ a_t at_a(unsigned k) const {
+        return k < k_end ? cnn__gpu_at_y(s, k) : -1;
+    }
+    __device__ float a(row_t i, a_t k) const {
+        return i >= 0 && k >= 0 ? dy[i + k] : 0.0f;
+    }
+    __device__ b_t at_b(unsigned k) const {
+        return cnn__gpu_pixel(s, k, k_end);
+    }
+    __device__ column_t column(unsigned j) const {
+        return cnn__gpu_offset(s, j, n);
+    }
+    __device__ float b(const b_t &k, const column_t &j) const {
+        return cnn__gpu_look(s, x, k, j);
+    }
+    __device__ out_t out(unsigned j) const {
+        return j;
+    }
+    __device__ void put(out_t j, int i, float value) const {
+        float *to = dw + (size_t)i * (size_t)s.steps + j;
+        *to = accumulate ? *to + value : value;
+    }
+};
+
+/* Fewer output or input channels in a group than these, and a tile would be mostly empty: a thread an
+   element. */
+enum { CNN__FEW_CHANNELS = 4 };
+
+struct cnn__f_conv_y {
+    cnn__shape s;
+    const float *x, *w, *bias;
+    int activation;
+    float *y;
+    __device__ void operator()(size_t at) const {
+        const unsigned plane = cnn__quotient((unsigned)at, s.by_y), p = (unsigned)at - plane * s.by_y.d;
+        const unsigned channels = (unsigned)(s.groups * s.o), image = plane / channels, o = plane % channels;
+        const cnn__pixel v = cnn__gpu_pixel(s, image * s.by_y.d + p, 0xffffffffu);
+        const float *from = x + (ptrdiff_t)(o / (unsigned)s.o) * s.c * s.x_plane;
+        float sum = bias ? bias[o] : 0.0f;
+        for (int k = 0; k < s.steps; k++)
+            sum = fmaf(w[(size_t)o * (size_t)s.steps + (size_t)k],
+                       cnn__gpu_look(s, from, v, cnn__gpu_offset(s, (unsigned)k, (unsigned)s.steps)), sum);
+        y[at] = cnn__gpu_activation(activation, sum);
+    }
+};
+
+struct cnn__f_conv_dx {
+    cnn__shape s;
+    cnn__div by_x, by_w;
+    const float *w, *dy;
+    float *dx;
+    __device__ void operator()(size_t at) const {
+        const unsigned plane = cnn__quotient((unsigned)at, by_x), p = (unsigned)at - plane * by_x.d;
+        const int i = (int)cnn__quotient(p, by_w), j = (int)(p - (unsigned)i * by_w.d);
+        const unsigned channels = (unsigned)(s.groups * s.c), image = plane / channels, c = plane % channels;
+        const unsigned group = c / (unsigned)s.c;
+        const float *from = dy + ((size_t)image * (size_t)s.groups + group) * (size_t)s.o * (size_t)s.y_plane;
+        const float *weight = w + (size_t)group * (size_t)s.o * (size_t)s.steps +
+                              (size_t)(c % (unsigned)s.c) * (size_t)(s.kh * s.kw);
+        float sum = 0;
+        for (int a = 0; a < s.kh; a++) {
+            const int top = i + s.pt - a * s.dh, oh = top / s.sh;
+            if (top < 0 || oh * s.sh != top || oh >= s.oh)
+                continue;
+            for (int b = 0; b < s.kw; b++) {
+                const int left = j + s.pl - b * s.dw, ow = left / s.sw;
+                if (left < 0 || ow * s.sw != left || ow >= s.ow)
+                    continue;
+                for (int o = 0; o < s.o; o++)
+                    sum = fmaf(weight[(size_t)o * (size_t)s.steps + (size_t)(a * s.kw + b)],
+                               from[(size_t)o * (size_t)s.y_plane + (size_t)(oh * s.ow + ow)], sum);
+            }
+        }
+        dx[at] = sum;
+    }
+};
+
+/* A block a weight: the sum over all images and pixels. */
+static __global__ void cnn__gpu_conv_dw(cnn__shape s, const float *x, const float *dy, int accumulate,
+                                        float *dw) {
+    CNN__SHARED(double, shared);
+    const unsigned o = blockIdx.x / (unsigned)s.steps, group = o / (unsigned)s.o;
+    const cnn__offset k = cnn__gpu_offset(s, blockIdx.x % (unsigned)s.steps, (unsigned)s.steps);
+    const unsigned pixels = (unsigned)s.n * (unsigned)s.y_plane;
+    x += (ptrdiff_t)group * s.c * s.x_plane;
+    dy += (ptrdiff_t)o * s.y_plane;
+    float sum = 0;
+    for (unsigned p = threadIdx.x; p < pixels; p += CNN__BLOCK)
+        sum = fmaf(dy[cnn__gpu_at_y(s, p)], cnn__gpu_look(s, x, cnn__gpu_pixel(s, p, pixels), k), sum);
+    const double total = cnn__gpu_block_sum((double)sum, shared);
+    if (threadIdx.x == 0)
+        dw[blockIdx.x] = (accumulate ? dw[blockIdx.x] : 0.0f) + (float)total;
+}
+
+/* Padding other than zeros: the padded image, in full, and its adjoint. */
+typedef struct cnn__padding {
+    cnn_padding_mode mode;
+    int h, w, hp, wp, pt, pl;
+    cnn__div by_plane, by_row; /* of the padded image in cnn__f_pad, of the image in cnn__f_unpad */
+} cnn__padding;
+
+struct cnn__f_pad {
+    cnn__padding v;
+    const float *x;
+    float *y;
+    __device__ void operator()(size_t at) const {
+        const unsigned plane = cnn__quotient((unsigned)at, v.by_plane),
+                       p = (unsigned)at - plane * v.by_plane.d;
+        const unsigned i = cnn__quotient(p, v.by_row), j = p - i * v.by_row.d;
+        const int from_i = cnn__source((int)i, v.pt, v.h, v.mode),
+                  from_j = cnn__source((int)j, v.pl, v.w, v.mode);
+        y[at] = x[(size_t)plane * (size_t)v.h * (size_t)v.w + (size_t)(from_i * v.w + from_j)];
+    }
+};
+
+/* An element gathers what all its images in the padding got: the candidates along an axis are the padding
+   before, its own place, and the padding behind. */
+struct cnn__f_unpad {
+    cnn__padding v;
+    const float *dy;
+    float *dx;
+    __device__ static int next(int at, int own, int pad, int n) {
+        return at < pad - 1 ? at + 1 : at < own ? own : at < pad + n ? pad + n : at + 1;
+    }
+    __device__ void operator()(size_t at) const {
+        const unsigned plane = cnn__quotient((unsigned)at, v.by_plane),
+                       p = (unsigned)at - plane * v.by_plane.d;
+        const int i = (int)cnn__quotient(p, v.by_row), j = (int)(p - (unsigned)i * v.by_row.d);
+        const float *from = dy + (size_t)plane * (size_t)v.hp * (size_t)v.wp;
+        float sum = 0;
+        for (int a = next(-1, v.pt + i, v.pt, v.h); a < v.hp; a = next(a, v.pt + i, v.pt, v.h)) {
+            if (cnn__source(a, v.pt, v.h, v.mode) != i)
+                continue;
+            for (int b = next(-1, v.pl + j, v.pl, v.w); b < v.wp; b = next(b, v.pl + j, v.pl, v.w))
+                sum += cnn__source(b, v.pl, v.w, v.mode) == j ? from[(size_t)a * (size_t)v.wp + (size_t)b]
+                                                              : 0.0f;
+        }
+        dx[at] = sum;
+    }
+};
+
+/* What a convolution needs besides its tensors, in floats, and how the work is cut: at_once images at a
+   time, so that 32 bits count pixels; the pixels of dw in slices, their number fixed by the shapes; those of
+   db too. */
+typedef struct cnn__conv_plan {
+    cnn__shape s; /* padded in full where the padding is not zeros */
+    cnn__padding padding;
+    int padded, at_once, slices, db_slices;
+    size_t pad_floats, part_floats;
+} cnn__conv_plan;
+
+static cnn_status cnn__conv_plan_make(const char *where, const cnn__conv *v, int n, cnn__conv_plan *plan) {
+    cnn__shape *s = &plan->s;
+    memset(plan, 0, sizeof *plan);
+    const int channels = v->groups * (v->c > v->o ? v->c : v->o);
+    plan->padded = v->mode != CNN_PAD_ZEROS && (v->hp != v->h || v->wp != v->w);
+    s->n = n;
+    s->groups = v->groups;
+    s->c = v->c;
+    s->o = v->o;
+    s->h = plan->padded ? v->hp : v->h;
+    s->w = plan->padded ? v->wp : v->w;
+    s->oh = v->oh;
+    s->ow = v->ow;
+    s->kh = v->kh;
+    s->kw = v->kw;
+    s->sh = v->sh;
+    s->sw = v->sw;
+    s->dh = v->dh;
+    s->dw = v->dw;
+    s->pt = plan->padded ? 0 : v->pt;
+    s->pl = plan->padded ? 0 : v->pl;
+    s->steps = v->c * v->kh * v->kw;
+    if ((double)channels * ((double)s->h * s->w + (double)s->oh * s->ow) > 0x40000000 ||
+        (double)s->o * s->groups * s->steps > INT_MAX)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: images of %d channels of %dx%d are too large for the device",
+                         where, channels, s->h, s->w);
+    s->x_plane = s->h * s->w;
+    s->y_plane = s->oh * s->ow;
+    s->by_y = cnn__div_by((unsigned)s->y_plane);
+    s->by_ow = cnn__div_by((unsigned)s->ow);
+    s->by_kernel = cnn__div_by((unsigned)(s->kh * s->kw));
+    s->by_kw = cnn__div_by((unsigned)s->kw);
+    plan->padding.mode = v->mode;
+    plan->padding.h = v->h;
+    plan->padding.w = v->w;
+    plan->padding.hp = v->hp;
+    plan->padding.wp = v->wp;
+    plan->padding.pt = v->pt;
+    plan->padding.pl = v->pl;
+    plan->at_once = cnn__images_at_once(n, (size_t)channels * (size_t)(s->x_plane + s->y_plane));
+    plan->pad_floats =
+        plan->padded ? (size_t)plan->at_once * (size_t)(s->groups * s->c) * (size_t)s->x_plane : 0;
+    const size_t weights = (size_t)s->groups * (size_t)s->o * (size_t)s->steps;
+    const double tiles = (double)s->groups * (double)cnn__pieces((size_t)s->o, 128) *
+                         (double)cnn__pieces((size_t)s->steps, 128);
+    const double most = (double)plan->at_once * s->y_plane / 512;
+    plan->slices = (int)(512 / tiles < most ? 512 / tiles : most);
+    plan->slices = plan->slices < 1 ? 1 : plan->slices;
+    plan->db_slices = cnn__min(plan->at_once, 16);
+    plan->part_floats = (plan->slices > 1 ? (size_t)plan->slices * weights : 0) +
+                        (size_t)plan->db_slices * (size_t)(s->groups * s->o);
+    return CNN_OK;
+}
+
+/* The part of a plan's images from i on. */
+static cnn__shape cnn__plan_part(const cnn__conv_plan *plan, int i) {
+    cnn__shape s = plan->s;
+    s.n = cnn__min(plan->at_once, s.n - i);
+    return s;
+}
+
+static size_t cnn__image_x(const cnn__conv_plan *plan) { /* elements of an image before padding */
+    return (size_t)(plan->s.groups * plan->s.c) * (size_t)plan->padding.h * (size_t)plan->padding.w;
+}
+
+static size_t cnn__image_y(const cnn__conv_plan *plan) {
+    return (size_t)(plan->s.groups * plan->s.o) * (size_t)plan->s.y_plane;
+}
+
+static cnn_status cnn__launch_pad(const char *where, cudaStream_t stream, const cnn__conv_plan *plan, int n,
+                                  const float *x, float *padded) {
+    cnn__f_pad f = {plan->padding, x, padded};
+    f.v.by_plane = cnn__div_by((unsigned)plan->s.x_plane);
+    f.v.by_row = cnn__div_by((unsigned)plan->s.w);
+    return cnn__launch_map(where, stream, f,
+                           (size_t)n * (size_t)(plan->s.groups * plan->s.c) * (size_t)plan->s.x_plane);
+}
+
+static cnn_status cnn__launch_unpad(const char *where, cudaStream_t stream, const cnn__conv_plan *plan, int n,
+                                    const float *padded, float *dx) {
+    cnn__f_unpad f = {plan->padding, padded, dx};
+    f.v.by_plane = cnn__div_by((unsigned)(plan->padding.h * plan->padding.w));
+    f.v.by_row = cnn__div_by((unsigned)plan->padding.w);
+    return cnn__launch_map(where, stream, f, (size_t)n * cnn__image_x(plan));
+}
+
+/* pad: plan->pad_floats of scratch. */
+static cnn_status cnn__launch_conv(const char *where, cudaStream_t stream, const cnn__conv_plan *plan,
+                                   const float *x, const float *w, const float *bias, int activation,
+                                   float *pad, float *y) {
+    for (int i = 0; i < plan->s.n; i += plan->at_once) {
+        const cnn__shape s = cnn__plan_part(plan, i);
+        const float *from = x + (size_t)i * cnn__image_x(plan);
+        float *to = y + (size_t)i * cnn__image_y(plan);
+        const unsigned pixels = (unsigned)(s.n * s.y_plane);
+        if (plan->padded) {
+            CNN__TRY(cnn__launch_pad(where, stream, plan, s.n, from, pad));
+            from = pad;
+        }
+        if (s.o < CNN__FEW_CHANNELS || s.groups > 65535) {
+            const cnn__f_conv_y f = {s, from, w, bias, activation, to};
+            CNN__TRY(cnn__launch_map(where, stream, f, (size_t)s.n * cnn__image_y(plan)));
+        } else {
+            const cnn__conv_y p = {s, s.o, pixels, 0, (unsigned)s.steps, from, w, bias, activation, to};
+            CNN__TRY(cnn__launch_product(where, stream, p, s.o, pixels, s.groups, 1));
+        }
+    }
+    return CNN_OK;
+}
+
+static cnn_status cnn__launch_conv_dx(const char *where, cudaStream_t stream, const cnn__conv_plan *plan,
+                                      const float *w, const float *dy, float *pad, float *dx) {
+    for (int i = 0; i < plan->s.n; i += plan->at_once) {
+        const cnn__shape s = cnn__plan_part(plan, i);
+        const float *from = dy + (size_t)i * cnn__image_y(plan);
+        float *own = dx + (size_t)i * cnn__image_x(plan), *to = plan->padded ? pad : own;
+        const unsigned phase_pixels = (unsigned)(s.n * ((s.h + s.sh - 1) / s.sh) * ((s.w + s.sw - 1) / s.sw));
+        if (s.c < CNN__FEW_CHANNELS || s.groups > 65535 || (double)s.sh * s.sw > 65535) {
+            const cnn__f_conv_dx f = {
+                s, cnn__div_by((unsigned)s.x_plane), cnn__div_by((unsigned)s.w), w, from, to};
+            CNN__TRY(cnn__launch_map(where, stream, f,
+                                     (size_t)s.n * (size_t)(s.groups * s.c) * (size_t)s.x_plane));
+        } else {
+            cnn__conv_dx p;
+            memset(&p, 0, sizeof p);
+            p.s = s;
+            p.m = s.c;
+            p.w = w;
+            p.dy = from;
+            p.dx = to;
+            CNN__TRY(cnn__launch_product(where, stream, p, s.c, phase_pixels, s.groups, s.sh * s.sw));
+        }
+        if (plan->padded)
+            CNN__TRY(cnn__launch_unpad(where, stream, plan, s.n, to, own));
+    }
+    return CNN_OK;
+}
+
+/* dw and db, each unless NULL. pad: as above; part: plan->part_floats. */
+static cnn_status cnn__launch_conv_dw(const char *where, cudaStream_t stream, const cnn__conv_plan *plan,
+                                      const float *x, const float *dy, float *pad, float *part,
+                                      int accumulate, float *dw, float *db) {
+    for (int i = 0; i < plan->s.n; i += plan->at_once) {
+        const cnn__shape s = cnn__plan_part(plan, i);
+        const float *from = x + (size_t)i * cnn__image_x(plan), *d = dy + (size_t)i * cnn__image_y(plan);
+        const size_t weights = (size_t)(s.groups * s.o) * (size_t)s.steps;
+        const int add = accumulate || i, slices = plan->slices;
+        if (db) {
+            float *db_part = part + (slices > 1 ? (size_t)slices * weights : 0);
+            const int channels = s.groups * s.o, db_slices = cnn__min(plan->db_slices, s.n);
+            const cnn__f_fold fold = {db_part, (size_t)channels, db_slices, add, db};
+            const dim3 grid((unsigned)channels, (unsigned)db_slices);
+            CNN__RUN(where, cnn__gpu_channel_sum, grid, CNN__BLOCK, CNN__BLOCK * sizeof(double), stream, d,
+                     s.n, channels, s.y_plane, db_part);
+            CNN__TRY(cnn__launch_map(where, stream, fold, (size_t)channels));
+        }
+        if (!dw)
+            continue;
+        if (plan->padded) {
+            CNN__TRY(cnn__launch_pad(where, stream, plan, s.n, from, pad));
+            from = pad;
+        }
+        if (s.o < CNN__FEW_CHANNELS || s.groups > 65535) {
+            CNN__RUN(where, cnn__gpu_conv_dw, (unsigned)weights, CNN__BLOCK, CNN__BLOCK * sizeof(double),
+                     stream, s, from, d, add, dw);
+            continue;
+        }
+        const unsigned pixels = (unsigned)(s.n * s.y_plane);
+        const unsigned slice_pixels = (unsigned)cnn__round_up(cnn__pieces(pixels, (size_t)slices), 16);
+        const int used = (int)cnn__pieces(pixels, slice_pixels);
+        const cnn__conv_dw p = {s, s.o,     (unsigned)s.steps,  0,
+                                0, pixels,  slice_pixels,       from,
+                                d, weights, slices == 1 && add, slices == 1 ? dw : part};
+        CNN__TRY(cnn__launch_product(where, stream, p, s.o, (unsigned)s.steps, s.groups, used));
+        if (slices > 1) {
+            const cnn__f_fold fold = {part, weights, used, add, dw};
+            CNN__TRY(cnn__launch_map(where, stream, fold, weights));
+        }
+    }
+    return CNN_OK;
+}
+
+static cnn_status cnn__cuda_conv2d_forward(const char *where, cnn__conv *v, const cnn_tensor *x,
+                                           const cnn_tensor *weight, const cnn_tensor *bias, cnn_tensor *y) {
+    cnn__conv_plan plan;
+    CNN__TRY(cnn__conv_plan_make(where, v, x->n, &plan));
+    cnn__call c = cnn__call_begin(where, 0);
+    const float *from = cnn__call_tensor(&c, x, CNN__IN), *w = cnn__call_tensor(&c, weight, CNN__IN);
+    const float *b = cnn__call_tensor(&c, bias, CNN__IN);
+    float *to = cnn__call_tensor(&c, y, CNN__OUT);
+    float *pad = (float *)cnn__call_scratch(&c, plan.pad_floats * sizeof(float));
+    CNN__THEN(c, cnn__launch_conv(where, c.stream, &plan, from, w, b, 0, pad, to));
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_conv2d_backward(const char *where, cnn__conv *v, const cnn_tensor *x,
+                                            const cnn_tensor *weight, const cnn_tensor *dy, cnn_tensor *dx,
+                                            cnn_tensor *dw, cnn_tensor *db) {
+    cnn__conv_plan plan;
+    CNN__TRY(cnn__conv_plan_make(where, v, x->n, &plan));
+    cnn__call c = cnn__call_begin(where, 0);
+    const float *from = cnn__call_tensor(&c, x, CNN__IN), *w = cnn__call_tensor(&c, weight, CNN__IN);
+    const float *d = cnn__call_tensor(&c, dy, CNN__IN);
+    float *to_x = cnn__call_tensor(&c, dx, CNN__OUT), *to_w = cnn__call_tensor(&c, dw, CNN__IN | CNN__OUT);
+    float *to_b = cnn__call_tensor(&c, db, CNN__IN | CNN__OUT);
+    float *pad = (float *)cnn__call_scratch(&c, plan.pad_floats * sizeof(float));
+    float *part = (float *)cnn__call_scratch(&c, dw || db ? plan.part_floats * sizeof(float) : 0);
+    if (dx)
+        CNN__THEN(c, cnn__launch_conv_dx(where, c.stream, &plan, w, d, pad, to_x));
+    if (dw || db)
+        CNN__THEN(c, cnn__launch_conv_dw(where, c.stream, &plan, from, d, pad, part, 1, to_w, to_b));
+    return cnn__call_end(&c);
+}
+
+/* ---- networks ---- */
+
+/* What a training or an evaluation adds up on the device; the first three start anew each epoch. */
+typedef struct cnn__tally {
+    double loss;
+    long long correct, at; /* at: examples done */
+    long long step, bad;   /* steps done since the start; the first whose loss was not finite, from 1, or 0 */
+    long long now;         /* the step under way, for kernels that run while `step` is counted on */
+} cnn__tally;
+
+/* A data set on the device, or a batch of one. */
+typedef struct cnn__resident {
+    const unsigned char *bytes; /* either these */
+    const float *floats;        /* or these */
+    const unsigned char *labels;
+    int features, classes;
+} cnn__resident;
+
+/* x and labels of a batch: examples index[at], index[at + 1], ..., at being the tally's. */
+struct cnn__f_gather {
+    cnn__resident data;
+    const int *index;
+    const cnn__tally *tally;
+    float *x;
+    int *labels;
+    __device__ void operator()(size_t i) const {
+        const size_t f = (size_t)data.features, sample = i / f, feature = i - sample * f;
+        const size_t row = (size_t)tally->at + sample, from = index ? (size_t)index[row] : row;
+        x[i] = data.bytes ? (float)data.bytes[from * f + feature] / 255.0f : data.floats[from * f + feature];
+        if (feature == 0)
+            labels[sample] = data.labels[from];
+    }
+};
+
+/* Loss, prediction and, unless NULL, gradient of the mean loss of n samples. */
+static __device__ double cnn__gpu_sample_loss(const float *x, int classes, int label, float scale, float *d,
+                                              int *best) {
+    float max = x[0], sum = 0;
+    *best = 0;
+    for (int k = 1; k < classes; k++) {
+        *best = x[k] > x[*best] ? k : *best;
+        max = x[k] > max || x[k] != x[k] ? x[k] : max;
+    }
+    for (int k = 0; k < classes; k++)
+        sum += expf(x[k] - max);
+    const double loss = log((double)sum) + ((double)max - (double)x[label]);
+    for (int k = 0; d && k < classes; k++)
+        d[k] = (expf(x[k] - max) / sum - (k == label ? 1.0f : 0.0f)) * scale;
+    return loss;
+}
+
+struct cnn__f_loss {
+    const float *logits;
+    const int *labels;
+    int classes;
+    float scale;
+    float *d;
+    double *loss;
+    int *right, *confusion;
+    __device__ void operator()(size_t i) const {
+        int best = 0;
+        const size_t at = i * (size_t)classes;
+        loss[i] = cnn__gpu_sample_loss(logits + at, classes, labels[i], scale, d ? d + at : NULL, &best);
+        right[i] = best == labels[i];
+        if (confusion)
+            atomicAdd(&confusion[labels[i] * classes + best], 1);
+    }
+};
+
+struct cnn__f_predict {
+    const float *y;
+    int classes, *best;
+    __device__ void operator()(size_t i) const {
+        const float *row = y + i * (size_t)classes;
+        int k = 0;
+        for (int j = 1; j < classes; j++)
+            k = row[j] > row[k] ? j : k;
+        best[i] = k;
+    }
+};
+
+/* Adds a batch to the tally and ends a step; by one block. shared: 2*CNN__BLOCK doubles. */
+static __device__ void cnn__gpu_add_batch(const double *loss, const int *right, int n, cnn__tally *tally,
+                                          double *shared) {
+    double sum = 0, correct = 0;
+    for (int i = (int)threadIdx.x; i < n; i += CNN__BLOCK) {
+        sum += loss[i];
+        correct += right[i];
+    }
+    sum = cnn__gpu_block_sum(sum, shared);
+    correct = cnn__gpu_block_sum(correct, shared + CNN__BLOCK);
+    if (threadIdx.x)
+        return;
+    tally->loss += sum;
+    tally->correct += (long long)correct;
+    tally->at += n;
+    tally->step++;
+    if (!tally->bad && !(sum >= -DBL_MAX && sum <= DBL_MAX))
+        tally->bad = tally->step;
+}
+
+static __global__ void cnn__gpu_tally(const double *loss, const int *right, int n, cnn__tally *tally) {
+    CNN__SHARED(double, shared);
+    cnn__gpu_add_batch(loss, right, n, tally, shared);
+}
+
+/* The learning rate of a step; last: the number of the last step of all, lr_end 0: constant. */
+typedef struct cnn__rule {
+    cnn_sgd_options sgd;
+    float lr_end;
+    double last;
+} cnn__rule;
+
+static __device__ __forceinline__ float cnn__gpu_rate(const cnn__rule &r, long long step) {
+    return r.lr_end > 0 && r.last > 0 ? r.sgd.lr + (r.lr_end - r.sgd.lr) * (float)((double)step / r.last)
+                                      : r.sgd.lr;
+}
+
+struct cnn__f_fit_sgd {
+    cnn__rule rule;
+    const cnn__tally *tally;
+    float *parameters;
+    const float *gradients;
+    float *velocity;
+    __device__ void operator()(size_t i) const {
+        parameters[i] = cnn__gpu_sgd(rule.sgd, cnn__gpu_rate(rule, tally->step), parameters[i], gradients[i],
+                                     velocity + i);
+    }
+};
+
+static int cnn__is_activation(cnn_layer_kind kind) {
+    return kind == CNN_SIGMOID || kind == CNN_TANH || kind == CNN_RELU;
+}
+
+typedef struct cnn__gpu_layer {
+    size_t in, out; /* elements of one example */
+    int alias;      /* works in place */
+    float *x, *y;
+    int *indices; /* of max pooling */
+    cnn__conv conv;
+    cnn__pool pool;
+} cnn__gpu_layer;
+
+struct cnn__fused;
+
+/* Activations, gradients of them and scratch of a network for up to `batch` examples: one piece of device
+   memory, planned here once. */
+typedef struct cnn__gpu_net {
+    const cnn_net *net; /* its shape; the parameters may be another's */
+    cudaStream_t stream;
+    int training, batch;
+    struct cnn__fused *fused; /* NULL: layer by layer */
+    void *memory, *pinned;
+    cnn__gpu_layer *layer;
+    float *input, *gradient[2], *pad, *part;
+    int *labels, *right;
+    double *losses;
+    cnn__tally *tally, *report;        /* on the device; pinned */
+    unsigned char *staged, *staged_on; /* a batch of a data set on its way; pinned, and on the device */
+} cnn__gpu_net;
+
+/* ---- small networks ----
+
+   Networks of the LeNet kind - convolutions with their activation and pool, then linear layers - train in
+   four kernels a step: the convolutional stages forward, a block an image, from bytes to features in shared
+   memory; the linear layers forward and backward with the loss, a block CNN__HEAD_ROWS images; the stages
+   backward, a block an image, and beside them the linear layers' weight gradients, each with the SGD step as
+   its epilogue; and the sum of the images' gradients of the convolutions, with their step. Threads keep
+   tiles in registers, so that a value loaded from shared memory feeds at least four multiply-adds. */
+
+enum {
+    CNN__MOST_STAGES = 4,
+    CNN__MOST_LINEAR = 6,
+    CNN__HEAD_ROWS = 4,
+    CNN__FUSED_BYTES = 65536, /* shared memory that every device since compute capability 7.5 has */
+    CNN__TILE = 32,           /* a block's tile of a linear layer's gradient */
+    CNN__TILE_GROUPS = 4,     /* of threads, each with a share of the batch */
+    CNN__TILE_SAMPLES = 8     /* a group's samples at a time */
+};
+
+/* A convolution of stride 1 on a padded image in shared memory, as its threads share it out. Rows have an odd
+   pitch, so that the lanes of a warp, on different rows, meet different banks. */
+typedef struct cnn__tiled {
+    int c, o, oh, ow, kh, kw;
+    int pitch, plane;    /* of the image, in floats */
+    int width;           /* outputs of a thread along a row: 4 or 2 */
+    int rows, row_pitch; /* output channels of a thread: 4 or 3; floats of a kernel element's weights */
+    cnn__div by_tiles;   /* groups of so many channels */
+} cnn__tiled;
+
+typedef struct cnn__stage {
+    cnn__tiled y, dx;           /* forward; and dx, a convolution of the padded dy with the kernel turned */
+    int h, w, pt, pl;           /* of the input */
+    int activation, max;        /* max: the pool is of that kind, else it averages */
+    int pool_h, pool_w, ph, pw; /* window, 1x1 without a pool, and result */
+    int top, left;              /* of the image of dy: zeros before it */
+    int dz_pitch, dz_plane;
+    int taps, split;     /* dw: kernel elements of a thread, 5, 3 or 1; slices of the rows */
+    int weights, biases; /* offsets in the parameters; biases -1: none */
+    int in_at, w_at;     /* forward's shared memory, in floats */
+    cnn__div by_steps, by_kernel, by_pooled, by_pw, by_input, by_w; /* c*kh*kw, kh*kw, ph*pw, pw, h*w, w */
+    float *act, *pooled; /* results of all images, in device memory; act within whole windows alone */
+} cnn__stage;
+
+typedef struct cnn__head_layer {
+    int in, out, activation, weights, biases;
+    float *x, *dy; /* rows of all images */
+    int tiles_in, first_tile;
+} cnn__head_layer;
+
+typedef struct cnn__fused {
+    int stages, layers, features, classes, conv_parameters, tiles;
+    int c, h, w;
+    int y_at, in_end;                                     /* forward's shared memory, in floats */
+    int dz_at, image_at, scratch_at;                      /* backward's */
+    int x_at[CNN__MOST_LINEAR + 1], d_at, e_at, group_at; /* the head's, in float4 */
+    int forward_bytes, head_bytes, backward_bytes;
+    cnn__stage stage[CNN__MOST_STAGES];
+    cnn__head_layer layer[CNN__MOST_LINEAR];
+    float *d_features, *logits, *part;
+} cnn__fused;
+
+/* What a step updates: parameters, by the rule, or the gradients alone where `step` is 0. */
+typedef struct cnn__update {
+    cnn__rule rule;
+    int step;
+    const cnn__tally *tally;
+    float *parameters, *gradients, *velocity;
+} cnn__update;
+
+static __device__ __forceinline__ void cnn__gpu_apply(const cnn__update &u, int i, float g) {
+    if (u.step)
+        u.parameters[i] =
+            cnn__gpu_sgd(u.rule.sgd, cnn__gpu_rate(u.rule, u.tally->now), u.parameters[i], g, u.velocity + i);
+    else
+        u.gradients[i] = g;
+}
+
+/* put(o, i, j, value) for all outputs: TO channels by TX outputs of a row in a thread's registers. KW: the
+   kernel's columns, or 1 to take any number one by one. Neighbouring lanes have the same outputs of different
+   channels: they read the same inputs. w: [c][a][b][tile of TO channels], 4 floats a tile. */
+template <int TO, int TX, int KW, class F>
+static __device__ __forceinline__ void cnn__gpu_tiled(const cnn__tiled &v, const float *in, const float *w,
+                                                      const F &put) {
+    const int tiles_o = (v.o + TO - 1) / TO, tiles_x = (v.ow + TX - 1) / TX, steps = KW == 1 ? v.kw : 1;
+    for (int item = (int)threadIdx.x; item < tiles_o * tiles_x * v.oh; item += CNN__BLOCK) {
+        const int tile = item % tiles_o, x0 = item / tiles_o % tiles_x * TX, y = item / (tiles_o * tiles_x);
+        const float *wk = w + tile * 4;
+        float sum[TO][TX];
+        CNN__GPU_UNROLL
+        for (int i = 0; i < TO; i++) {
+            CNN__GPU_UNROLL
+            for (int j = 0; j < TX; j++)
+                sum[i][j] = 0;
+        }
+        for (int c = 0; c < v.c; c++)
+            for (int a = 0; a < v.kh; a++) {
+                const float *row = in + c * v.plane + (y + a) * v.pitch + x0;
+                for (int step = 0; step < steps; step++, wk += KW * v.row_pitch) {
+                    float x[TX + KW - 1];
+                    CNN__GPU_UNROLL
+                    for (int j = 0; j < TX + KW - 1; j++)
+                        x[j] = row[step + j];
+                    CNN__GPU_UNROLL
+                    for (int b = 0; b < KW; b++) {
+                        const float4 q = *(const float4 *)(wk + b * v.row_pitch);
+                        const float k[4] = {q.x, q.y, q.z, q.w};
+                        CNN__GPU_UNROLL
+                        for (int i = 0; i < TO; i++) {
+                            CNN__GPU_UNROLL
+                            for (int j = 0; j < TX; j++)
+                                sum[i][j] = fmaf(k[i], x[b + j], sum[i][j]);
+                        }
+                    }
+                }
+            }
+        CNN__GPU_UNROLL
+        for (int i = 0; i < TO; i++) {
+            CNN__GPU_UNROLL
+            for (int j = 0; j < TX; j++)
+                if (tile * TO + i < v.o && x0 + j < v.ow)
+                    put(tile * TO + i, y, x0 + j, sum[i][j]);
+        }
+    }
+}
+
+template <int TO, int TX, class F>
+static __device__ __forceinline__ void cnn__gpu_tiled_columns(const cnn__tiled &v, const float *in,
+                                                              const float *w, const F &put) {
+    if (v.kw == 5)
+        cnn__gpu_tiled<TO, TX, 5>(v, in, w, put);
+    else if (v.kw == 3)
+        cnn__gpu_tiled<TO, TX, 3>(v, in, w, put);
+    else
+        cnn__gpu_tiled<TO, TX, 1>(v, in, w, put);
+}
+
+template <class F>
+static __device__ void cnn__gpu_tiled_conv(const cnn__tiled &v, const float *in, const float *w,
+                                           const F &put) {
+    if (v.rows == 4 && v.width == 4)
+        cnn__gpu_tiled_columns<4, 4>(v, in, w, put);
+    else if (v.rows == 4)
+        cnn__gpu_tiled_columns<4, 2>(v, in, w, put);
+    else if (v.width == 4)
+        cnn__gpu_tiled_columns<3, 4>(v, in, w, put);
+    else
+        cnn__gpu_tiled_columns<3, 2>(v, in, w, put);
+}
+
+/* Channel, row and column of an element; division by a variable would take longer than what is done with it. */
+typedef struct cnn__element {
+    int c, i, j;
+} cnn__element;
+
+static __device__ __forceinline__ cnn__element cnn__gpu_element(int at, const cnn__div &by_plane,
+                                                                const cnn__div &by_row) {
+    const unsigned plane = cnn__quotient((unsigned)at, by_plane), p = (unsigned)at - plane * by_plane.d;
+    const unsigned row = cnn__quotient(p, by_row);
+    const cnn__element e = {(int)plane, (int)row, (int)(p - row * by_row.d)};
+    return e;
+}
+
+/* Where a tile of weights has channel o: 4 floats for each `rows` channels. */
+static __device__ __forceinline__ int cnn__gpu_in_tile(const cnn__tiled &v, int o) {
+    return v.rows == 4 ? o : o / 3 * 4 + o % 3;
+}
+
+/* An example's pixels into the image of the first stage, whose padding is zero already. */
+static __device__ void cnn__gpu_load_image(const cnn__fused &f, const cnn__resident &data, size_t from,
+                                           float *image) {
+    const cnn__stage &s = f.stage[0];
+    for (int i = (int)threadIdx.x; i < f.c * f.h * f.w; i += CNN__BLOCK) {
+        const cnn__element e = cnn__gpu_element(i, s.by_input, s.by_w);
+        const size_t at = from * (size_t)data.features + (size_t)i;
+        image[e.c * s.y.plane + (e.i + s.pt) * s.y.pitch + e.j + s.pl] =
+            data.bytes ? (float)data.bytes[at] / 255.0f : data.floats[at];
+    }
+}
+
+/* Which example is the batch's i-th. */
+static __device__ __forceinline__ size_t cnn__gpu_example(const cnn__tally *tally, const int *index, int i) {
+    const size_t row = (size_t)(tally ? tally->at : 0) + (size_t)i;
+    return index ? (size_t)index[row] : row;
+}
+
+struct cnn__put_plane {
+    int oh, ow;
+    float *to;
+    __device__ __forceinline__ void operator()(int o, int i, int j, float value) const {
+        to[(o * oh + i) * ow + j] = value;
+    }
+};
+
+/* The stages of one image. training: keeps what the backward pass reads. labels and tally may be NULL. */
+static __global__ void __launch_bounds__(CNN__BLOCK, 2)
+    cnn__gpu_stages(cnn__fused f, const float *parameters, cnn__resident data, const int *index,
+                    cnn__tally *tally, int *labels, int training) {
+    CNN__SHARED(float, shared);
+    const int t = (int)threadIdx.x, image = (int)blockIdx.x;
+    const size_t from = cnn__gpu_example(tally, index, image);
+    if (t == 0 && labels)
+        labels[image] = data.labels[from];
+    if (t == 0 && image == 0 && tally)
+        tally->now = tally->step;
+    for (int i = t; i < f.in_end; i += CNN__BLOCK)
+        shared[i] = 0;
+    for (int k = 0; k < f.stages; k++) {
+        const cnn__stage &s = f.stage[k];
+        const int steps = s.y.c * s.y.kh * s.y.kw;
+        for (int i = t; i < s.y.o * steps; i += CNN__BLOCK) {
+            const int o = (int)cnn__quotient((unsigned)i, s.by_steps);
+            shared[s.w_at + (i - o * steps) * s.y.row_pitch + cnn__gpu_in_tile(s.y, o)] =
+                parameters[s.weights + i];
+        }
+    }
+    __syncthreads();
+    cnn__gpu_load_image(f, data, from, shared + f.stage[0].in_at);
+    __syncthreads();
+    float *y = shared + f.y_at;
+    for (int k = 0; k < f.stages; k++) {
+        const cnn__stage &s = f.stage[k];
+        const int outputs = s.y.o * s.y.oh * s.y.ow, pooled = s.y.o * s.ph * s.pw, last = k == f.stages - 1;
+        const cnn__put_plane put = {s.y.oh, s.y.ow, y};
+        cnn__gpu_tiled_conv(s.y, shared + s.in_at, shared + s.w_at, put);
+        __syncthreads();
+        for (int i = t; i < pooled; i += CNN__BLOCK) {
+            const cnn__element e = cnn__gpu_element(i, s.by_pooled, s.by_pw);
+            const int at = (e.c * s.y.oh + e.i * s.pool_h) * s.y.ow + e.j * s.pool_w;
+            const float bias = s.biases < 0 ? 0.0f : parameters[s.biases + e.c];
+            float value = s.max ? -INFINITY : 0.0f;
+            for (int a = 0; a < s.pool_h; a++)
+                for (int b = 0; b < s.pool_w; b++) {
+                    const float v = cnn__gpu_activation(s.activation, y[at + a * s.y.ow + b] + bias);
+                    value = !s.max ? value + v : v > value || v != v ? v : value;
+                    if (training)
+                        s.act[(size_t)image * (size_t)outputs + (size_t)(at + a * s.y.ow + b)] = v;
+                }
+            if (!s.max)
+                value /= (float)(s.pool_h * s.pool_w);
+            if (!last) {
+                const cnn__stage &next = f.stage[k + 1];
+                shared[next.in_at + e.c * next.y.plane + (e.i + next.pt) * next.y.pitch + e.j + next.pl] =
+                    value;
+            }
+            if (training || last)
+                s.pooled[(size_t)image * (size_t)pooled + (size_t)i] = value;
+        }
+        __syncthreads();
+    }
+}
+
+static __device__ __forceinline__ float cnn__gpu_part(const float4 &v, int i) {
+    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
+static __device__ __forceinline__ float4 cnn__gpu_fma4(float w, const float4 &x, float4 sum) {
+    sum.x = fmaf(w, x.x, sum.x);
+    sum.y = fmaf(w, x.y, sum.y);
+    sum.z = fmaf(w, x.z, sum.z);
+    sum.w = fmaf(w, x.w, sum.w);
+    return sum;
+}
+
+/* The sum of the warp's values, in every lane. */
+static __device__ __forceinline__ float cnn__gpu_warp_sum(float v) {
+    CNN__GPU_UNROLL
+    for (int lane = 16; lane; lane /= 2)
+        v += __shfl_xor_sync(0xffffffffu, v, lane);
+    return v;
+}
+
+static __device__ __forceinline__ float cnn__gpu_warp_max(float v) { /* NaN where any is */
+    CNN__GPU_UNROLL
+    for (int lane = 16; lane; lane /= 2) {
+        const float other = __shfl_xor_sync(0xffffffffu, v, lane);
+        v = other > v || other != other ? other : v;
+    }
+    return v;
+}
+
+/* y = activation(w*x + bias) for four samples, [in] and [out] float4: a warp takes four outputs at a time,
+   its lanes the inputs. */
+static __device__ void cnn__gpu_head_forward(const cnn__head_layer &l, const float *parameters,
+                                             const float4 *x, float4 *y) {
+    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
+    for (int o = warp * 4; o < l.out; o += CNN__BLOCK / 32 * 4) {
+        const float *w = parameters + l.weights + (size_t)o * (size_t)l.in;
+        const int count = l.out - o < 4 ? l.out - o : 4;
+        float4 sum[4];
+        CNN__GPU_UNROLL
+        for (int j = 0; j < 4; j++)
+            sum[j] = make_float4(0, 0, 0, 0);
+        for (int i = lane; i < l.in; i += 32) {
+            const float4 v = x[i];
+            CNN__GPU_UNROLL
+            for (int j = 0; j < 4; j++)
+                sum[j] = cnn__gpu_fma4(j < count ? w[j * l.in + i] : 0.0f, v, sum[j]);
+        }
+        CNN__GPU_UNROLL
+        for (int j = 0; j < 4; j++) {
+            float4 s = sum[j];
+            s.x = cnn__gpu_warp_sum(s.x);
+            s.y = cnn__gpu_warp_sum(s.y);
+            s.z = cnn__gpu_warp_sum(s.z);
+            s.w = cnn__gpu_warp_sum(s.w);
+            if (lane != j || j >= count)
+                continue;
+            const float b = l.biases < 0 ? 0.0f : parameters[l.biases + o + j];
+            y[o + j] = make_float4(
+                cnn__gpu_activation(l.activation, s.x + b), cnn__gpu_activation(l.activation, s.y + b),
+                cnn__gpu_activation(l.activation, s.z + b), cnn__gpu_activation(l.activation, s.w + b));
+        }
+    }
+}
+
+/* dx = dy*w, a lane an input; where there are more threads than inputs, groups of them share the outputs. */
+static __device__ void cnn__gpu_head_backward(const cnn__head_layer &l, const float *parameters,
+                                              const float4 *dy, float4 *group_sums, float4 *dx) {
+    const int t = (int)threadIdx.x, lanes = (l.in + 31) / 32 * 32;
+    const int groups = lanes < CNN__BLOCK ? CNN__BLOCK / lanes : 1, group = groups > 1 ? t / lanes : 0;
+    const int first = l.out * group / groups, end = l.out * (group + 1) / groups;
+    for (int i = groups > 1 ? t % lanes : t; i < l.in && group<groups; i += groups> 1 ? lanes : CNN__BLOCK) {
+        const float *w = parameters + l.weights + i;
+        float4 sum = make_float4(0, 0, 0, 0);
+        for (int o = first; o < end; o++)
+            sum = cnn__gpu_fma4(w[(size_t)o * (size_t)l.in], dy[o], sum);
+        (groups > 1 ? group_sums : dx)[group * lanes + i] = sum;
+    }
+    __syncthreads();
+    for (int i = t; groups > 1 && i < l.in; i += CNN__BLOCK) {
+        float4 sum = group_sums[i];
+        for (int k = 1; k < groups; k++)
+            sum = cnn__gpu_fma4(1.0f, group_sums[k * lanes + i], sum);
+        dx[i] = sum;
+    }
+    __syncthreads();
+}
+
+/* From and to rows of the batch, four samples at a time; those beyond n are 0. */
+static __device__ void cnn__gpu_rows_in(const float *rows, int width, int first, int n, float4 *to) {
+    for (int i = (int)threadIdx.x; i < width; i += CNN__BLOCK) {
+        float v[4];
+        CNN__GPU_UNROLL
+        for (int r = 0; r < 4; r++)
+            v[r] = first + r < n ? rows[(size_t)(first + r) * (size_t)width + (size_t)i] : 0.0f;
+        to[i] = make_float4(v[0], v[1], v[2], v[3]);
+    }
+}
+
+static __device__ void cnn__gpu_rows_out(const float4 *from, int width, int first, int n, float *rows) {
+    for (int i = (int)threadIdx.x; i < width; i += CNN__BLOCK) {
+        const float4 v = from[i];
+        CNN__GPU_UNROLL
+        for (int r = 0; r < 4; r++)
+            if (first + r < n)
+                rows[(size_t)(first + r) * (size_t)width + (size_t)i] = cnn__gpu_part(v, r);
+    }
+}
+
+/* Loss, prediction and the logits' gradient of a sample, by a warp. */
+static __device__ void cnn__gpu_head_loss(const float4 *logits, int classes, int row, int label, float scale,
+                                          float4 *d, double *loss, int *best) {
+    const float *x = (const float *)logits + row;
+    const int lane = (int)threadIdx.x % 32;
+    float max = x[0], sum = 0;
+    for (int k = lane; k < classes; k += 32)
+        max = x[4 * k] > max || x[4 * k] != x[4 * k] ? x[4 * k] : max;
+    max = cnn__gpu_warp_max(max);
+    int first =
+        classes; /* the first with the greatest value; as on the CPU, the first class where a NaN is */
+    for (int k = lane; k < classes; k += 32) {
+        sum += expf(x[4 * k] - max);
+        first = x[4 * k] == max && k < first ? k : first;
+    }
+    sum = cnn__gpu_warp_sum(sum);
+    CNN__GPU_UNROLL
+    for (int other = 16; other; other /= 2) {
+        const int theirs = __shfl_xor_sync(0xffffffffu, first, other);
+        first = theirs < first ? theirs : first;
+    }
+    for (int k = lane; d && k < classes; k += 32)
+        ((float *)d)[4 * k + row] = (expf(x[4 * k] - max) / sum - (k == label ? 1.0f : 0.0f)) * scale;
+    *loss = log((double)sum) + ((double)max - (double)x[4 * label]);
+    *best = first < classes ? first : 0;
+}
+
+/* The linear layers of four images. labels NULL: the outputs are all that is wanted; gradient 0: no backward
+   pass. */
+static __global__ void __launch_bounds__(CNN__BLOCK)
+    cnn__gpu_head(cnn__fused f, const float *parameters, int n, const int *labels, int gradient, double *loss,
+                  int *right, int *confusion) {
+    CNN__SHARED(float4, shared);
+    const int first = (int)blockIdx.x * CNN__HEAD_ROWS, row = (int)threadIdx.x / 32, image = first + row;
+    float4 *logits = shared + f.x_at[f.layers], *d = shared + f.d_at;
+    cnn__gpu_rows_in(f.layer[0].x, f.features, first, n, shared + f.x_at[0]);
+    __syncthreads();
+    for (int l = 0; l < f.layers; l++) {
+        float4 *y = shared + f.x_at[l + 1];
+        cnn__gpu_head_forward(f.layer[l], parameters, shared + f.x_at[l], y);
+        __syncthreads();
+        if (gradient && l + 1 < f.layers)
+            cnn__gpu_rows_out(y, f.layer[l].out, first, n, f.layer[l + 1].x);
+    }
+    if (!labels) {
+        cnn__gpu_rows_out(logits, f.classes, first, n, f.logits);
+        return;
+    }
+    if (row < CNN__HEAD_ROWS && image < n) {
+        int best = 0;
+        double value = 0;
+        cnn__gpu_head_loss(logits, f.classes, row, labels[image], 1.0f / (float)n, gradient ? d : NULL,
+                           &value, &best);
+        if (threadIdx.x % 32 == 0) {
+            loss[image] = value;
+            right[image] = best == labels[image];
+            if (confusion)
+                atomicAdd(&confusion[labels[image] * f.classes + best], 1);
+        }
+    } else if (row < CNN__HEAD_ROWS && gradient) {
+        for (int k = (int)threadIdx.x % 32; k < f.classes; k += 32)
+            ((float *)d)[4 * k + row] = 0;
+    }
+    __syncthreads();
+    for (int l = f.layers - 1; gradient && l >= 0; l--) {
+        const cnn__head_layer &layer = f.layer[l];
+        const float4 *x = shared + f.x_at[l], *dx = shared + f.e_at;
+        cnn__gpu_rows_out(d, layer.out, first, n, layer.dy);
+        cnn__gpu_head_backward(layer, parameters, d, shared + f.group_at, shared + f.e_at);
+        for (int i = (int)threadIdx.x; i < layer.in; i += CNN__BLOCK) {
+            const float4 y = x[i], g = dx[i];
+            const int kind = l ? f.layer[l - 1].activation : 0;
+            d[i] = make_float4(g.x * cnn__gpu_slope(kind, y.x), g.y * cnn__gpu_slope(kind, y.y),
+                               g.z * cnn__gpu_slope(kind, y.z), g.w * cnn__gpu_slope(kind, y.w));
+        }
+        __syncthreads();
+    }
+    if (gradient)
+        cnn__gpu_rows_out(d, f.features, first, n, f.d_features);
+}
+
+/* The gradient of a convolution's result, before its activation, into the image of dy, whose padding is zero:
+   back through the pool and the activation. */
+static __device__ void cnn__gpu_stage_dz(const cnn__stage &s, const float *act, const float *up, float *dz) {
+    for (int i = (int)threadIdx.x; i < s.y.o * s.ph * s.pw; i += CNN__BLOCK) {
+        const cnn__element e = cnn__gpu_element(i, s.by_pooled, s.by_pw);
+        const int row = e.i * s.pool_h, column = e.j * s.pool_w;
+        const float *y = act + (e.c * s.y.oh + row) * s.y.ow + column;
+        float *to = dz + e.c * s.dz_plane + (row + s.top) * s.dz_pitch + column + s.left;
+        const float g = s.max ? up[i] : up[i] / (float)(s.pool_h * s.pool_w);
+        int best_a = 0, best_b = 0;
+        float best = y[0];
+        for (int a = 0; a < s.pool_h; a++)
+            for (int b = 0; b < s.pool_w; b++) {
+                const float v = y[a * s.y.ow + b];
+                if (s.max && (v > best || v != v)) {
+                    best = v;
+                    best_a = a;
+                    best_b = b;
+                }
+                if (!s.max)
+                    to[a * s.dz_pitch + b] = g * cnn__gpu_slope(s.activation, v);
+            }
+        if (s.max)
+            to[best_a * s.dz_pitch + best_b] = g * cnn__gpu_slope(s.activation, best);
+    }
+}
+
+/* dw of one image into `to`: a thread takes `rows` output channels, the KW kernel elements of a kernel's row
+   and a slice of the image's rows; four pixels at a time go through registers. */
+template <int TO, int KW>
+static __device__ __forceinline__ void cnn__gpu_stage_dw(const cnn__stage &s, const float *in,
+                                                         const float *dz, float *scratch, float *to) {
+    const int t = (int)threadIdx.x, tiles = (s.y.o + TO - 1) / TO, columns = s.y.kw / KW;
+    const int items = tiles * s.y.c * s.y.kh * columns, most = CNN__BLOCK / s.split,
+              steps = s.y.c * s.y.kh * s.y.kw;
+    const int slice = t / most;
+    for (int item0 = 0; item0 < items; item0 += most) {
+        const int count = items - item0 < most ? items - item0 : most, item = item0 + t % most;
+        if (slice < s.split && t % most < count) {
+            const int tile = item % tiles, e = item / tiles, b = e % columns, a = e / columns % s.y.kh;
+            const int c = e / columns / s.y.kh;
+            float sum[TO][KW];
+            CNN__GPU_UNROLL
+            for (int i = 0; i < TO; i++) {
+                CNN__GPU_UNROLL
+                for (int j = 0; j < KW; j++)
+                    sum[i][j] = 0;
+            }
+            for (int row = slice; row < s.y.oh; row += s.split) {
+                const float *x = in + c * s.y.plane + (row + a) * s.y.pitch + b;
+                const float *g = dz + tile * TO * s.dz_plane + (row + s.top) * s.dz_pitch + s.left;
+                float v[4 + KW - 1];
+                CNN__GPU_UNROLL
+                for (int j = 0; j < KW - 1; j++)
+                    v[j] = x[j];
+                for (int p = 0; p < s.y.ow; p += 4) {
+                    CNN__GPU_UNROLL
+                    for (int j = 0; j < 4; j++)
+                        v[KW - 1 + j] = x[p + KW - 1 + j];
+                    CNN__GPU_UNROLL
+                    for (int i = 0; i < TO; i++) {
+                        CNN__GPU_UNROLL
+                        for (int j = 0; j < 4; j++) {
+                            const float d = g[i * s.dz_plane + p + j];
+                            CNN__GPU_UNROLL
+                            for (int k = 0; k < KW; k++)
+                                sum[i][k] = fmaf(d, v[j + k], sum[i][k]);
+                        }
+                    }
+                    CNN__GPU_UNROLL
+                    for (int j = 0; j < KW - 1; j++)
+                        v[j] = v[j + 4];
+                }
+            }
+            CNN__GPU_UNROLL
+            for (int i = 0; i < TO; i++) {
+                CNN__GPU_UNROLL
+                for (int k = 0; k < KW; k++)
+                    scratch[(slice * most + t % most) * (TO * KW) + i * KW + k] = sum[i][k];
+            }
+        }
+        __syncthreads();
+        for (int i = t; i < count * TO * KW; i += CNN__BLOCK) {
+            const int own = item0 + i / (TO * KW), e = (int)cnn__quotient((unsigned)own, s.y.by_tiles);
+            const int o = (own - e * tiles) * TO + i / KW % TO;
+            float sum = 0;
+            for (int k = 0; k < s.split; k++)
+                sum += scratch[k * most * (TO * KW) + i];
+            if (o < s.y.o)
+                to[s.weights + o * steps + e * KW + i % KW] = sum;
+        }
+        __syncthreads();
+    }
+}
+
+template <int TO>
+static __device__ __forceinline__ void cnn__gpu_stage_dw_columns(const cnn__stage &s, const float *in,
+                                                                 const float *dz, float *scratch, float *to) {
+    if (s.taps == 5)
+        cnn__gpu_stage_dw<TO, 5>(s, in, dz, scratch, to);
+    else if (s.taps == 3)
+        cnn__gpu_stage_dw<TO, 3>(s, in, dz, scratch, to);
+    else
+        cnn__gpu_stage_dw<TO, 1>(s, in, dz, scratch, to);
+}
+
+/* db of one image: 16 lanes a channel. The padding of dy is zero and does not count. */
+static __device__ void cnn__gpu_stage_db(const cnn__stage &s, const float *dz, float *to) {
+    const int lane = (int)threadIdx.x % 16;
+    for (int first = 0; first < s.y.o; first += CNN__BLOCK / 16) {
+        const int o = first + (int)threadIdx.x / 16;
+        float sum = 0;
+        for (int i = lane; o < s.y.o && i < s.dz_plane; i += 16)
+            sum += dz[o * s.dz_plane + i];
+        CNN__GPU_UNROLL
+        for (int k = 8; k; k /= 2)
+            sum += __shfl_xor_sync(0xffffffffu, sum, k);
+        if (o < s.y.o && lane == 0)
+            to[s.biases + o] = sum;
+    }
+}
+
+/* The stages of one image backward: its parameter gradients into f.part. */
+static __device__ void cnn__gpu_stages_back(const cnn__fused &f, const float *parameters,
+                                            const cnn__resident &data, size_t from, int image,
+                                            float *shared) {
+    const int t = (int)threadIdx.x;
+    float *up = shared, *dz = shared + f.dz_at, *in = shared + f.image_at, *scratch = shared + f.scratch_at;
+    float *to = f.part + (size_t)image * (size_t)f.conv_parameters;
+    for (int i = t; i < f.features; i += CNN__BLOCK)
+        up[i] = f.d_features[(size_t)image * (size_t)f.features + (size_t)i];
+    for (int k = f.stages - 1; k >= 0; k--) {
+        const cnn__stage &s = f.stage[k];
+        const int outputs = s.y.o * s.y.oh * s.y.ow, inputs = s.y.c * s.h * s.w;
+        for (int i = t; i < f.scratch_at - f.dz_at; i += CNN__BLOCK)
+            dz[i] = 0;
+        __syncthreads();
+        if (k == 0)
+            cnn__gpu_load_image(f, data, from, in);
+        for (int i = t; k && i < inputs; i += CNN__BLOCK) {
+            const cnn__element e = cnn__gpu_element(i, s.by_input, s.by_w);
+            in[e.c * s.y.plane + (e.i + s.pt) * s.y.pitch + e.j + s.pl] =
+                f.stage[k - 1].pooled[(size_t)image * (size_t)inputs + (size_t)i];
+        }
+        cnn__gpu_stage_dz(s, s.act + (size_t)image * (size_t)outputs, up, dz);
+        __syncthreads();
+        if (s.biases >= 0)
+            cnn__gpu_stage_db(s, dz, to);
+        if (s.y.rows == 4)
+            cnn__gpu_stage_dw_columns<4>(s, in, dz, scratch, to);
+        else
+            cnn__gpu_stage_dw_columns<3>(s, in, dz, scratch, to);
+        if (!k)
+            return;
+        const int area = s.y.kh * s.y.kw;
+        for (int i = t; i < s.y.o * s.y.c * area; i += CNN__BLOCK) { /* the kernel turned: [o][a][b][c] */
+            const cnn__element e = cnn__gpu_element(i, s.by_steps, s.by_kernel); /* o, c, a*kw + b */
+            scratch[(e.c * area + area - 1 - e.j) * s.dx.row_pitch + cnn__gpu_in_tile(s.dx, e.i)] =
+                parameters[s.weights + i];
+        }
+        __syncthreads();
+        const cnn__put_plane put = {s.h, s.w, up};
+        cnn__gpu_tiled_conv(s.dx, dz, scratch, put);
+        __syncthreads();
+    }
+}
+
+/* A tile of a linear layer's weight gradient, the product over the batch, and the biases' in the first tile
+   of a row of tiles; with its step. Each group of 64 threads has a quarter of the batch, a thread 4 x 4
+   sums. */
+static __device__ void cnn__gpu_linear_tile(const cnn__head_layer &l, int tile, int n, const cnn__update &u,
+                                            float *shared) {
+    const int t = (int)threadIdx.x, group = t / 64, own = t % 64, ty = own / 8 * 4, tx = own % 8 * 4;
+    const int o0 = tile / l.tiles_in * CNN__TILE, i0 = tile % l.tiles_in * CNN__TILE;
+    float *d = shared + group * 2 * CNN__TILE_SAMPLES * CNN__TILE, *x = d + CNN__TILE_SAMPLES * CNN__TILE;
+    float sum[4][4], bias[4] = {0, 0, 0, 0};
+    CNN__GPU_UNROLL
+    for (int i = 0; i < 4; i++)
+        sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = 0;
+    const int share = (n + CNN__TILE_GROUPS - 1) / CNN__TILE_GROUPS, first = group * share;
+    const int end = first + share < n ? first + share : n;
+    for (int k0 = 0; k0 < share; k0 += CNN__TILE_SAMPLES) {
+        CNN__GPU_UNROLL
+        for (int i = 0; i < CNN__TILE_SAMPLES * CNN__TILE / 64; i++) {
+            const int e = own + i * 64, sample = first + k0 + e / CNN__TILE, column = e % CNN__TILE;
+            const bool there = sample < end;
+            d[e] = there && o0 + column < l.out ? l.dy[(size_t)sample * (size_t)l.out + (size_t)(o0 + column)]
+                                                : 0.0f;
+            x[e] = there && i0 + column < l.in ? l.x[(size_t)sample * (size_t)l.in + (size_t)(i0 + column)]
+                                               : 0.0f;
+        }
+        __syncthreads();
+        CNN__GPU_UNROLL
+        for (int k = 0; k < CNN__TILE_SAMPLES; k++) {
+            const float4 a = *(const float4 *)(d + k * CNN__TILE + ty),
+                         b = *(const float4 *)(x + k * CNN__TILE + tx);
+            const float av[4] = {a.x, a.y, a.z, a.w}, bv[4] = {b.x, b.y, b.z, b.w};
+            CNN__GPU_UNROLL
+            for (int i = 0; i < 4; i++) {
+                bias[i] += av[i];
+                CNN__GPU_UNROLL
+                for (int j = 0; j < 4; j++)
+                    sum[i][j] = fmaf(av[i], bv[j], sum[i][j]);
+            }
+        }
+        __syncthreads();
+    }
+    float *sums = shared + group * (CNN__TILE * CNN__TILE + CNN__TILE);
+    CNN__GPU_UNROLL
+    for (int i = 0; i < 4; i++) {
+        CNN__GPU_UNROLL
+        for (int j = 0; j < 4; j++)
+            sums[(ty + i) * CNN__TILE + tx + j] = sum[i][j];
+        if (tx == 0)
+            sums[CNN__TILE * CNN__TILE + ty + i] = bias[i];
+    }
+    __syncthreads();
+    for (int e = t; e < CNN__TILE * CNN__TILE + CNN__TILE; e += CNN__BLOCK) {
+        const int biases = e >= CNN__TILE * CNN__TILE, o = o0 + (biases ? e % CNN__TILE : e / CNN__TILE);
+        const int i = i0 + e % CNN__TILE;
+        float g = 0;
+        for (int k = 0; k < CNN__TILE_GROUPS; k++)
+            g += shared[k * (CNN__TILE * CNN__TILE + CNN__TILE) + e];
+        if (o >= l.out || (biases ? i0 > 0 || l.biases < 0 : i >= l.in))
+            continue;
+        cnn__gpu_apply(u, biases ? l.biases + o : l.weights + o * l.in + i, g);
+    }
+}
+
+/* Blocks 0 to n-1: an image's stages backward; then a tile of a linear layer's gradient each. */
+static __global__ void __launch_bounds__(CNN__BLOCK, 2)
+    cnn__gpu_stages_backward(cnn__fused f, int n, cnn__resident data, const int *index, cnn__update u) {
+    CNN__SHARED(float, shared);
+    const int block = (int)blockIdx.x, tile = block - n;
+    if (block < n) {
+        cnn__gpu_stages_back(f, u.parameters, data, cnn__gpu_example(u.tally, index, block), block, shared);
+        return;
+    }
+    int l = f.layers - 1;
+    while (tile < f.layer[l].first_tile)
+        l--;
+    cnn__gpu_linear_tile(f.layer[l], tile - f.layer[l].first_tile, n, u, shared);
+}
+
+/* The sum of the images' gradients of the convolutions, in the order of the images within CNN__SUM_ROWS
+   shares, with their step; the last block ends the step. */
+static __global__ void cnn__gpu_stages_fold(cnn__fused f, int n, const double *loss, const int *right,
+                                            cnn__tally *tally, cnn__update u) {
+    CNN__SHARED(double, shared);
+    float *sums = (float *)shared;
+    const int t = (int)threadIdx.x, i = (int)blockIdx.x * 32 + t % 32;
+    if (blockIdx.x == gridDim.x - 1) {
+        cnn__gpu_add_batch(loss, right, n, tally, shared);
+        return;
+    }
+    float sum = 0;
+    for (int k = t / 32; k < n && i < f.conv_parameters; k += CNN__SUM_ROWS)
+        sum += f.part[(size_t)k * (size_t)f.conv_parameters + (size_t)i];
+    sums[t] = sum;
+    __syncthreads();
+    if (t >= 32 || i >= f.conv_parameters)
+        return;
+    for (int k = 1; k < CNN__SUM_ROWS; k++)
+        sum += sums[k * 32 + t];
+    cnn__gpu_apply(u, i, sum);
+}
+
+static void cnn__tiled_set(cnn__tiled *v, int c, int o, int oh, int ow, int kh, int kw, int pitch,
+                           int plane) {
+    v->c = c;
+    v->o = o;
+    v->oh = oh;
+    v->ow = ow;
+    v->kh = kh;
+    v->kw = kw;
+    v->pitch = pitch;
+    v->plane = plane;
+    v->rows = (o + 2) / 3 * 3 < (o + 3) / 4 * 4 ? 3 : 4;
+    v->row_pitch = (o + v->rows - 1) / v->rows * 4;
+    v->by_tiles = cnn__div_by((unsigned)v->row_pitch / 4);
+    v->width = (o + v->rows - 1) / v->rows * oh * ((ow + 3) / 4) >= CNN__BLOCK ? 4 : 2;
+}
+
+enum { CNN__SLACK = 16 }; /* floats that tiles may read beyond an image */
+
+static int cnn__round4(int n) {
+    return (n + 3) / 4 * 4;
+}
+
+/* A convolution, its activation and its pool from layer *at on, if they make a stage. */
+static int cnn__fuse_stage(const cnn__gpu_net *g, int *at, cnn__stage *s) {
+    const cnn_net *net = g->net;
+    const cnn__conv *v = &g->layer[*at].conv;
+    int i = *at + 1;
+    const int padded = v->hp != v->h || v->wp != v->w;
+    if (v->groups != 1 || v->sh != 1 || v->sw != 1 || v->dh != 1 || v->dw != 1 ||
+        (padded && v->mode != CNN_PAD_ZEROS) || v->pt >= v->kh || v->pl >= v->kw ||
+        v->hp - v->h - v->pt >= v->kh || v->wp - v->w - v->pl >= v->kw || (double)v->hp * v->wp > 8192 ||
+        v->c > 512 || v->o > 512)
+        return 0;
+    memset(s, 0, sizeof *s);
+    s->h = v->h;
+    s->w = v->w;
+    s->pt = v->pt;
+    s->pl = v->pl;
+    s->weights = (int)net->offset[*at];
+    s->biases = net->info[*at].biases ? s->weights + (int)net->info[*at].weights : -1;
+    cnn__tiled_set(&s->y, v->c, v->o, v->oh, v->ow, v->kh, v->kw, v->wp | 1, v->hp * (v->wp | 1));
+    if (i < net->count && cnn__is_activation(net->layers[i].kind))
+        s->activation = (int)net->layers[i++].kind;
+    s->pool_h = s->pool_w = 1;
+    s->ph = v->oh;
+    s->pw = v->ow;
+    if (i < net->count && (net->layers[i].kind == CNN_MAXPOOL2D || net->layers[i].kind == CNN_AVGPOOL2D ||
+                           net->layers[i].kind == CNN_GLOBALAVGPOOL2D)) {
+        const cnn__pool *p = &g->layer[i].pool;
+        if (!p->tiled)
+            return 0;
+        s->max = p->max;
+        s->pool_h = p->kh;
+        s->pool_w = p->kw;
+        s->ph = p->oh;
+        s->pw = p->ow;
+        i++;
+    }
+    s->top = v->kh - 1 - v->pt;
+    s->left = v->kw - 1 - v->pl;
+    const int columns = s->left + cnn__round4(v->ow), width = v->w + v->kw - 1;
+    s->dz_pitch = (columns > width ? columns : width) | 1;
+    s->dz_plane = (v->h + v->kh - 1) * s->dz_pitch;
+    cnn__tiled_set(&s->dx, v->o, v->c, v->h, v->w, v->kh, v->kw, s->dz_pitch, s->dz_plane);
+    s->by_steps = cnn__div_by((unsigned)(v->c * v->kh * v->kw));
+    s->by_kernel = cnn__div_by((unsigned)(v->kh * v->kw));
+    s->by_pooled = cnn__div_by((unsigned)(s->ph * s->pw));
+    s->by_pw = cnn__div_by((unsigned)s->pw);
+    s->by_input = cnn__div_by((unsigned)(v->h * v->w));
+    s->by_w = cnn__div_by((unsigned)v->w);
+    s->taps = v->kw == 5 || v->kw == 3 ? v->kw : 1;
+    const int items = s->y.row_pitch / 4 * v->c * v->kh * (v->kw / s->taps);
+    s->split = items >= CNN__BLOCK ? 1 : cnn__min(v->oh, CNN__BLOCK / items);
+    *at = i;
+    return 1;
+}
+
+/* Shared memory of the stages, in floats; 0 where it is too much. */
+static int cnn__fuse_plan(cnn__fused *f) {
+    double at = 0, y = 1, up = f->features, dz = 0, image = 0, scratch = 0;
+    for (int k = 0; k < f->stages; k++) {
+        cnn__stage *s = &f->stage[k];
+        const double weights = (double)s->y.c * s->y.kh * s->y.kw * s->y.row_pitch;
+        const double turned = k ? (double)s->dx.c * s->dx.kh * s->dx.kw * s->dx.row_pitch : 0;
+        const double in = (double)s->y.c * s->y.plane + CNN__SLACK;
+        const double d = (double)s->y.row_pitch / 4 * s->y.rows * s->dz_plane + CNN__SLACK;
+        const double sums = (double)CNN__BLOCK * s->y.rows * s->taps;
+        if (at + in + weights > CNN__FUSED_BYTES)
+            return 0;
+        s->in_at = (int)at;
+        at += in;
+        y = fmax(y, (double)s->y.o * s->y.oh * s->y.ow);
+        up = fmax(up, k ? (double)s->y.c * s->h * s->w : 0);
+        dz = fmax(dz, d);
+        image = fmax(image, in);
+        scratch = fmax(scratch, fmax(sums, turned));
+    }
+    f->in_end = (int)at;
+    at = cnn__round4(f->in_end);
+    for (int k = 0; k < f->stages; k++) {
+        const cnn__tiled *v = &f->stage[k].y;
+        f->stage[k].w_at = (int)at;
+        at += (double)v->c * v->kh * v->kw * v->row_pitch;
+        if (at > CNN__FUSED_BYTES)
+            return 0;
+    }
+    const double back = up + dz + image + scratch + 12;
+    const double tiles = CNN__TILE_GROUPS * (CNN__TILE * CNN__TILE + CNN__TILE);
+    if ((at + y) * 4 > CNN__FUSED_BYTES || back * 4 > CNN__FUSED_BYTES)
+        return 0;
+    f->y_at = (int)at;
+    f->forward_bytes = (int)(at + y) * 4;
+    f->dz_at = cnn__round4((int)up);
+    f->image_at = f->dz_at + cnn__round4((int)dz);
+    f->scratch_at = f->image_at + cnn__round4((int)image);
+    f->backward_bytes = (int)fmax(f->scratch_at + scratch, tiles) * 4;
+    return 1;
+}
+
+/* The linear layers' shared memory, and the tiles of their gradients. */
+static int cnn__fuse_head(cnn__fused *f) {
+    double at = 0, widest = 0;
+    for (int l = 0; l <= f->layers; l++) {
+        const int width = l < f->layers ? f->layer[l].in : f->classes;
+        f->x_at[l] = (int)fmin(at, CNN__FUSED_BYTES);
+        at += width;
+        widest = fmax(widest, width);
+    }
+    if ((at + 2 * widest + CNN__BLOCK) * 16 > CNN__FUSED_BYTES)
+        return 0;
+    f->d_at = (int)at;
+    f->e_at = (int)(at + widest);
+    f->group_at = (int)(at + 2 * widest);
+    f->head_bytes = (f->group_at + CNN__BLOCK) * 16;
+    f->tiles = 0;
+    for (int l = 0; l < f->layers; l++) {
+        cnn__head_layer *h = &f->layer[l];
+        h->tiles_in = (h->in + CNN__TILE - 1) / CNN__TILE;
+        h->first_tile = f->tiles;
+        f->tiles += h->tiles_in * ((h->out + CNN__TILE - 1) / CNN__TILE);
+    }
+    return 1;
+}
+
+/* Whether the network is one of these; its shapes alone decide. */
+static int cnn__fuse(const cnn__gpu_net *g, cnn__fused *f) {
+    const cnn_net *net = g->net;
+    int i = 0;
+    memset(f, 0, sizeof *f);
+    f->c = net->c;
+    f->h = net->h;
+    f->w = net->w;
+    while (i < net->count && net->layers[i].kind == CNN_CONV2D)
+        if (f->stages == CNN__MOST_STAGES || !cnn__fuse_stage(g, &i, &f->stage[f->stages++]))
+            return 0;
+    if (!f->stages || i == net->count)
+        return 0;
+    f->features = (int)g->layer[i - 1].out;
+    f->conv_parameters = (int)(net->offset[i - 1] + net->info[i - 1].weights + net->info[i - 1].biases);
+    while (i < net->count && net->layers[i].kind == CNN_FLATTEN)
+        i++;
+    while (i < net->count) {
+        if (net->layers[i].kind != CNN_LINEAR || f->layers == CNN__MOST_LINEAR)
+            return 0;
+        cnn__head_layer *h = &f->layer[f->layers++];
+        h->in = (int)g->layer[i].in;
+        h->out = (int)g->layer[i].out;
+        h->weights = (int)net->offset[i];
+        h->biases = net->info[i].biases ? h->weights + (int)net->info[i].weights : -1;
+        f->classes = h->out;
+        i++;
+        if (i < net->count && cnn__is_activation(net->layers[i].kind))
+            h->activation = (int)net->layers[i++].kind;
+    }
+    return f->layers && !f->layer[f->layers - 1].activation && cnn__fuse_plan(f) && cnn__fuse_head(f);
+}
+
+static void cnn__fused_carve(cnn__fused *f, int batch, int training, cnn__arena *arena) {
+    const size_t n = (size_t)batch;
+    for (int k = 0; k < f->stages; k++) {
+        cnn__stage *s = &f->stage[k];
+        if (training)
+            s->act = cnn__take_floats(arena, n * (size_t)(s->y.o * s->y.oh * s->y.ow));
+        if (training || k == f->stages - 1)
+            s->pooled = cnn__take_floats(arena, n * (size_t)(s->y.o * s->ph * s->pw));
+    }
+    for (int l = 0; l < f->layers; l++) {
+        cnn__head_layer *h = &f->layer[l];
+        h->x = l == 0     ? f->stage[f->stages - 1].pooled
+               : training ? cnn__take_floats(arena, n * (size_t)h->in)
+                          : NULL;
+        h->dy = training ? cnn__take_floats(arena, n * (size_t)h->out) : NULL;
+    }
+    f->logits = cnn__take_floats(arena, n * (size_t)f->classes);
+    if (training) {
+        f->d_features = cnn__take_floats(arena, n * (size_t)f->features);
+        f->part = cnn__take_floats(arena, n * (size_t)f->conv_parameters);
+    }
+}
+
+static cnn_status cnn__fused_allow(const char *where, const cnn__fused *f) {
+    if (f->forward_bytes > 48 * 1024)
+        CNN__CUDA(where, cudaFuncSetAttribute((const void *)cnn__gpu_stages,
+                                              cudaFuncAttributeMaxDynamicSharedMemorySize, CNN__FUSED_BYTES));
+    if (f->head_bytes > 48 * 1024)
+        CNN__CUDA(where, cudaFuncSetAttribute((const void *)cnn__gpu_head,
+                                              cudaFuncAttributeMaxDynamicSharedMemorySize, CNN__FUSED_BYTES));
+    if (f->backward_bytes > 48 * 1024)
+        CNN__CUDA(where, cudaFuncSetAttribute((const void *)cnn__gpu_stages_backward,
+                                              cudaFuncAttributeMaxDynamicSharedMemorySize, CNN__FUSED_BYTES));
+    return CNN_OK;
+}
+
+/* Examples as far as the logits, and, with labels, the loss; the tally says where they begin, NULL: at 0. */
+static cnn_status cnn__launch_fused(const char *where, cudaStream_t stream, const cnn__fused *f, int n,
+                                    const float *parameters, const cnn__resident *data, const int *index,
+                                    cnn__tally *tally, int *labels, int training, double *loss, int *right,
+                                    int *confusion) {
+    CNN__RUN(where, cnn__gpu_stages, (unsigned)n, CNN__BLOCK, (size_t)f->forward_bytes, stream, *f,
+             parameters, *data, index, tally, labels, training);
+    CNN__RUN(where, cnn__gpu_head, (unsigned)cnn__pieces((size_t)n, CNN__HEAD_ROWS), CNN__BLOCK,
+             (size_t)f->head_bytes, stream, *f, parameters, n, (const int *)labels, training, loss, right,
+             confusion);
+    return CNN_OK;
+}
+
+/* What follows it in a training step. */
+static cnn_status cnn__launch_fused_backward(const char *where, cudaStream_t stream, const cnn__fused *f,
+                                             int n, const cnn__resident *data, const int *index,
+                                             cnn__tally *tally, const double *loss, const int *right,
+                                             const cnn__update *u) {
+    const size_t folds = cnn__pieces((size_t)f->conv_parameters, 32) + 1;
+    CNN__RUN(where, cnn__gpu_stages_backward, (unsigned)(n + f->tiles), CNN__BLOCK, (size_t)f->backward_bytes,
+             stream, *f, n, *data, index, *u);
+    CNN__RUN(where, cnn__gpu_stages_fold, (unsigned)folds, CNN__BLOCK, 2 * CNN__BLOCK * sizeof(double),
+             stream, *f, n, loss, right, tally, *u);
+    return CNN_OK;
+}
+
+/* ---- a network on the device ---- */
+
+/* Places the layers' outputs. An element-wise layer works in place unless the backward pass still reads what
+   it would overwrite. Without a backward pass two places in turn do. */
+static void cnn__gpu_net_carve(cnn__gpu_net *g, cnn__arena *arena) {
+    const cnn_net *net = g->net;
+    const size_t batch = (size_t)g->batch, input = cnn__elements(1, net->c, net->h, net->w);
+    size_t largest = input, pad = 1, part = 1;
+    g->labels = (int *)cnn__take(arena, batch, sizeof(int));
+    g->right = (int *)cnn__take(arena, batch, sizeof(int));
+    g->losses = (double *)cnn__take(arena, batch, sizeof(double));
+    g->tally = (cnn__tally *)cnn__take(arena, 1, sizeof(cnn__tally));
+    g->staged_on =
+        g->training ? (unsigned char *)cnn__take(arena, cnn__mul(batch, input * sizeof(float) + 1), 1) : NULL;
+    if (g->fused) {
+        g->input = g->training ? NULL : cnn__take_floats(arena, cnn__mul(batch, input));
+        cnn__fused_carve(g->fused, g->batch, g->training, arena);
+        return;
+    }
+    for (int i = 0; i < net->count; i++) {
+        const size_t out = cnn__elements(1, net->info[i].c, net->info[i].h, net->info[i].w);
+        largest = out > largest ? out : largest;
+    }
+    float *sides[2] = {NULL, NULL};
+    for (int i = 0; i < 2 && !g->training; i++)
+        sides[i] = cnn__take_floats(arena, cnn__mul(batch, largest));
+    g->input = g->training ? cnn__take_floats(arena, cnn__mul(batch, input)) : sides[0];
+    float *x = g->input;
+    int locked = 0, side = 0;
+    for (int i = 0; i < net->count; i++) {
+        const cnn__kind *kind = &cnn__kinds[net->layers[i].kind];
+        cnn__gpu_layer *l = &g->layer[i];
+        const int flatten = net->layers[i].kind == CNN_FLATTEN;
+        l->alias = kind->in_place && (flatten || !locked || !g->training);
+        locked = kind->reads_y || (l->alias && locked);
+        l->x = x;
+        if (!l->alias) {
+            side = !side;
+            x = g->training ? cnn__take_floats(arena, cnn__mul(batch, l->out)) : sides[side];
+        }
+        l->y = x;
+        if (net->layers[i].kind == CNN_MAXPOOL2D && g->training)
+            l->indices = (int *)cnn__take(arena, cnn__mul(batch, l->out), sizeof(int));
+        if (net->layers[i].kind == CNN_CONV2D) {
+            cnn__conv_plan plan;
+            if (cnn__conv_plan_make("", &l->conv, g->batch, &plan) != CNN_OK)
+                continue; /* reported before */
+            pad = plan.pad_floats > pad ? plan.pad_floats : pad;
+            part = plan.part_floats > part ? plan.part_floats : part;
+        }
+    }
+    for (int i = 0; i < 2; i++)
+        g->gradient[i] = g->training ? cnn__take_floats(arena, cnn__mul(batch, largest)) : NULL;
+    g->pad = cnn__take_floats(arena, pad);
+    g->part = cnn__take_floats(arena, g->training ? part : 1);
+}
+
+static void cnn__gpu_net_free(cnn__gpu_net *g) {
+    if (!g)
+        return;
+    if (g->stream) {
+        cnn__cuda_forget(cudaStreamSynchronize(g->stream));
+        cnn__cuda_forget(cudaStreamDestroy(g->stream));
+    }
+    if (g->memory)
+        cnn__cuda_forget(cudaFree(g->memory));
+    if (g->pinned)
+        cnn__cuda_forget(cudaFreeHost(g->pinned));
+    cnn__free(g);
+}
+
+static cnn_status cnn__gpu_net_take(const char *where, cnn__gpu_net *g, int whole) {
+    const cnn_net *net = g->net;
+    cnn__arena arena = {NULL, 0};
+    for (int i = 0; i < net->count; i++) {
+        const cnn_layer *l = &net->layers[i];
+        const cnn_layer_info *info = &net->info[i];
+        cnn__conv_plan plan;
+        if (l->kind == CNN_CONV2D) {
+            CNN__TRY(
+                cnn__layer_conv_setup(where, l, info->in_c, info->in_h, info->in_w, 1, &g->layer[i].conv));
+            CNN__TRY(cnn__conv_plan_make(where, &g->layer[i].conv, g->batch, &plan));
+        } else if (l->kind == CNN_MAXPOOL2D || l->kind == CNN_AVGPOOL2D || l->kind == CNN_GLOBALAVGPOOL2D) {
+            CNN__TRY(cnn__layer_pool_setup(where, l, info->in_h, info->in_w, &g->layer[i].pool));
+        }
+    }
+    for (int i = 0; i < net->count; i++) {
+        g->layer[i].in = cnn__elements(1, net->info[i].in_c, net->info[i].in_h, net->info[i].in_w);
+        g->layer[i].out = cnn__elements(1, net->info[i].c, net->info[i].h, net->info[i].w);
+    }
+    if (whole || cnn__cuda_no_fuse || !cnn__fuse(g, g->fused))
+        g->fused = NULL;
+    cnn__gpu_net_carve(g, &arena);
+    if (arena.used == SIZE_MAX)
+        return cnn__fail(CNN_ERR_SHAPE, "%s: a batch of %d overflows the address space", where, g->batch);
+    const size_t input = cnn__elements(1, net->c, net->h, net->w);
+    const size_t staged = g->training ? cnn__mul((size_t)g->batch, input * sizeof(float) + 1) : 0;
+    CNN__CUDA(where, cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking));
+    const cnn_status taken = cnn__cuda_take(where, &g->memory, arena.used, __LINE__);
+    if (taken == CNN_ERR_NOMEM)
+        return cnn__fail(taken, "%s: out of device memory: a batch of %d takes %zu bytes", where, g->batch,
+                         arena.used);
+    CNN__TRY(taken);
+    CNN__CUDA(where, cudaMallocHost(&g->pinned, sizeof(cnn__tally) + staged));
+    arena.base = (char *)g->memory;
+    arena.used = 0;
+    cnn__gpu_net_carve(g, &arena);
+    g->report = (cnn__tally *)g->pinned;
+    g->staged = (unsigned char *)(g->report + 1);
+    CNN__CUDA(where, cudaMemsetAsync(g->tally, 0, sizeof(cnn__tally), g->stream));
+    return g->fused ? cnn__fused_allow(where, g->fused) : CNN_OK;
+}
+
+/* whole: for cnn_forward and cnn_backward in turn, so layer by layer. */
+static cnn_status cnn__gpu_net_create(const char *where, cnn__gpu_net **to, const cnn_net *net, int training,
+                                      int whole, int batch) {
+    const size_t fused = cnn__round_up(sizeof(cnn__gpu_net), CNN__ALIGN);
+    const size_t head = fused + cnn__round_up(sizeof(cnn__fused), CNN__ALIGN);
+    const size_t bytes = head + (size_t)net->count * sizeof(cnn__gpu_layer);
+    cnn__gpu_net *g = (cnn__gpu_net *)cnn__alloc(bytes);
+    if (!g)
+        return cnn__no_memory(where, bytes);
+    g->net = net;
+    g->training = training;
+    g->batch = batch;
+    g->fused = (cnn__fused *)(void *)((char *)g + fused);
+    g->layer = (cnn__gpu_layer *)(void *)((char *)g + head);
+    const cnn_status status = cnn__gpu_net_take(where, g, whole);
+    if (status == CNN_OK)
+        *to = g;
+    else
+        cnn__gpu_net_free(g);
+    return status;
+}
+
+/* A pass over n examples: whose parameters, where their gradients go, and the seed of dropout: that of pass
+   tally->step + 1 if counted, else `seed` itself. */
+typedef struct cnn__gpu_pass {
+    const char *where;
+    cnn__gpu_net *g;
+    int n;
+    const float *parameters;
+    float *gradients;
+    int accumulate, counted;
+    uint64_t seed;
+} cnn__gpu_pass;
+
+/* Dropout within a network: the seed is the layer's, drawn from the pass's. */
+struct cnn__f_net_dropout {
+    const float *x;
+    float *y, p;
+    uint64_t seed;
+    int layer, counted;
+    const cnn__tally *tally;
+    __device__ void operator()(size_t i) const {
+        const uint64_t pass = counted ? cnn__random(seed, (uint64_t)tally->step + 1) : seed;
+        y[i] = x[i] * cnn__dropout_scale(p, cnn__random(pass, (uint64_t)layer), i);
+    }
+};
+
+static cnn_status cnn__gpu_dropout(const cnn__gpu_pass *e, int layer, const float *x, float *y) {
+    const float set = e->g->net->layers[layer].p;
+    const cnn__f_net_dropout f = {x, y, set > 0 ? set : 0.5f, e->seed, layer, e->counted, e->g->tally};
+    return cnn__launch_map(e->where, e->g->stream, f, (size_t)e->n * e->g->layer[layer].out);
+}
+
+/* A layer, and the activation behind it where that works in place; *next is the layer to go on with. */
+static cnn_status cnn__gpu_layer_forward(const cnn__gpu_pass *e, int layer, int *next) {
+    cnn__gpu_net *g = e->g;
+    const cnn_net *net = g->net;
+    const cnn_layer *l = &net->layers[layer];
+    const cnn_layer_info *info = &net->info[layer];
+    const cnn__gpu_layer *p = &g->layer[layer];
+    const float *w = e->parameters + net->offset[layer], *bias = info->biases ? w + info->weights : NULL;
+    const size_t count = (size_t)e->n * p->out;
+    int activation = 0;
+    *next = layer + 1;
+    if ((l->kind == CNN_CONV2D || l->kind == CNN_LINEAR) && layer + 1 < net->count &&
+        cnn__is_activation(net->layers[layer + 1].kind) && g->layer[layer + 1].alias) {
+        activation = (int)net->layers[layer + 1].kind;
+        *next = layer + 2;
+    }
+    switch (l->kind) {
+    case CNN_CONV2D: {
+        cnn__conv_plan plan;
+        CNN__TRY(cnn__conv_plan_make(e->where, &p->conv, e->n, &plan));
+        return cnn__launch_conv(e->where, g->stream, &plan, p->x, w, bias, activation, g->pad, p->y);
+    }
+    case CNN_LINEAR:
+        return cnn__launch_linear(e->where, g->stream, e->n, (int)p->in, l->out, p->x, w, bias, activation,
+                                  p->y);
+    case CNN_MAXPOOL2D:
+        return cnn__launch_maxpool(e->where, g->stream, &p->pool, e->n, info->c, p->x, p->y, p->indices);
+    case CNN_AVGPOOL2D:
+    case CNN_GLOBALAVGPOOL2D:
+        return cnn__launch_avgpool(e->where, g->stream, &p->pool, e->n, info->c, p->x, p->y);
+    case CNN_SOFTMAX: {
+        const size_t plane = p->out / (size_t)info->c;
+        const cnn__f_softmax f = {p->x, p->y, info->c, plane};
+        return cnn__launch_map(e->where, g->stream, f, (size_t)e->n * plane);
+    }
+    case CNN_DROPOUT:
+        if (g->training)
+            return cnn__gpu_dropout(e, layer, p->x, p->y);
+        return CNN_OK; /* in place */
+    case CNN_SIGMOID:
+    case CNN_TANH:
+    case CNN_RELU: {
+        const cnn__f_activation f = {(int)l->kind, p->x, p->y};
+        return cnn__launch_map(e->where, g->stream, f, count);
+    }
+    case CNN_FLATTEN: /* in place */
+    default:
+        return CNN_OK;
+    }
+}
+
+/* The outputs are those of the last layer, which cnn__gpu_outputs names. */
+static cnn_status cnn__gpu_forward(const cnn__gpu_pass *e) {
+    for (int i = 0, next = 0; i < e->g->net->count; i = next)
+        CNN__TRY(cnn__gpu_layer_forward(e, i, &next));
+    return CNN_OK;
+}
+
+static float *cnn__gpu_outputs(const cnn__gpu_net *g) {
+    return g->fused ? g->fused->logits : g->layer[g->net->count - 1].y;
+}
+
+/* From dy, which may be overwritten, to the parameters' gradients and, unless NULL, dx. */
+static cnn_status cnn__gpu_layer_backward(const cnn__gpu_pass *e, int layer, float *dy, float *dx) {
+    cnn__gpu_net *g = e->g;
+    const cnn_net *net = g->net;
+    const cnn_layer *l = &net->layers[layer];
+    const cnn_layer_info *info = &net->info[layer];
+    const cnn__gpu_layer *p = &g->layer[layer];
+    const float *w = e->parameters + net->offset[layer];
+    float *dw = e->gradients + net->offset[layer], *db = info->biases ? dw + info->weights : NULL;
+    switch (l->kind) {
+    case CNN_CONV2D: {
+        cnn__conv_plan plan;
+        CNN__TRY(cnn__conv_plan_make(e->where, &p->conv, e->n, &plan));
+        CNN__TRY(cnn__launch_conv_dw(e->where, g->stream, &plan, p->x, dy, g->pad, g->part, e->accumulate, dw,
+                                     db));
+        return dx ? cnn__launch_conv_dx(e->where, g->stream, &plan, w, dy, g->pad, dx) : CNN_OK;
+    }
+    case CNN_LINEAR:
+        CNN__TRY(cnn__launch_linear_dw(e->where, g->stream, e->n, (int)p->in, l->out, p->x, dy, e->accumulate,
+                                       dw, db));
+        return dx ? cnn__launch_linear_dx(e->where, g->stream, e->n, (int)p->in, l->out, dy, w, dx) : CNN_OK;
+    case CNN_MAXPOOL2D:
+        return cnn__launch_maxpool_backward(e->where, g->stream, &p->pool, e->n, info->c, dy, p->indices, dx);
+    case CNN_AVGPOOL2D:
+    case CNN_GLOBALAVGPOOL2D:
+        return cnn__launch_avgpool_backward(e->where, g->stream, &p->pool, e->n, info->c, dy, dx);
+    case CNN_SOFTMAX: {
+        const size_t plane = p->out / (size_t)info->c;
+        const cnn__f_softmax_backward f = {p->y, dy, dx, info->c, plane};
+        return cnn__launch_map(e->where, g->stream, f, (size_t)e->n * plane);
+    }
+    case CNN_DROPOUT:
+        return cnn__gpu_dropout(e, layer, dy, dx);
+    case CNN_SIGMOID:
+    case CNN_TANH:
+    case CNN_RELU: {
+        const cnn__f_activation_backward f = {(int)l->kind, p->y, dy, dx};
+        return cnn__launch_map(e->where, g->stream, f, (size_t)e->n * p->out);
+    }
+    case CNN_FLATTEN: /* in place */
+    default:
+        return CNN_OK;
+    }
+}
+
+/* From the outputs' gradient in g->gradient[0]. Returns, if wanted, where dx of the input lies. */
+static cnn_status cnn__gpu_backward(const cnn__gpu_pass *e, float **input_gradient) {
+    cnn__gpu_net *g = e->g;
+    const cnn_net *net = g->net;
+    float *dy = g->gradient[0], *other = g->gradient[1];
+    int lowest = 0;
+    while (!input_gradient && lowest < net->count && !net->info[lowest].weights)
+        lowest++;
+    for (int i = net->count - 1; i >= lowest; i--) {
+        const int in_place = cnn__kinds[net->layers[i].kind].in_place;
+        const int last = i == lowest && !input_gradient;
+        CNN__TRY(cnn__gpu_layer_backward(e, i, dy, last ? NULL : in_place ? dy : other));
+        if (!in_place && !last) {
+            float *t = dy;
+            dy = other;
+            other = t;
+        }
+    }
+    if (input_gradient)
+        *input_gradient = dy;
+    return CNN_OK;
+}
+
+/* A batch's x and labels, from where the tally stands. */
+static cnn_status cnn__gpu_gather(const cnn__gpu_pass *e, const cnn__resident *data, const int *index) {
+    cnn__gpu_net *g = e->g;
+    const cnn__f_gather f = {*data, index, g->tally, g->input, g->labels};
+    return cnn__launch_map(e->where, g->stream, f, (size_t)e->n * (size_t)data->features);
+}
+
+/* Loss and, in training, the outputs' gradient. confusion may be NULL. */
+static cnn_status cnn__gpu_loss(const cnn__gpu_pass *e, int classes, int *confusion) {
+    cnn__gpu_net *g = e->g;
+    const cnn__f_loss f = {cnn__gpu_outputs(g), g->labels, classes,  1.0f / (float)e->n,
+                           g->gradient[0],      g->losses, g->right, confusion};
+    return cnn__launch_map(e->where, g->stream, f, (size_t)e->n);
+}
+
+static cnn_status cnn__gpu_end_step(const cnn__gpu_pass *e) {
+    cnn__gpu_net *g = e->g;
+    CNN__RUN(e->where, cnn__gpu_tally, 1, CNN__BLOCK, 2 * CNN__BLOCK * sizeof(double), g->stream, g->losses,
+             g->right, e->n, g->tally);
+    return CNN_OK;
+}
+
+/* From x in g->input to the outputs. */
+static cnn_status cnn__gpu_infer(const cnn__gpu_pass *e) {
+    cnn__gpu_net *g = e->g;
+    const cnn_net *net = g->net;
+    const cnn__resident data = {NULL, g->input, NULL, (int)cnn__elements(1, net->c, net->h, net->w), 0};
+    return g->fused ? cnn__launch_fused(e->where, g->stream, g->fused, e->n, e->parameters, &data, NULL, NULL,
+                                        NULL, 0, g->losses, g->right, NULL)
+                    : cnn__gpu_forward(e);
+}
+
+/* The loss of a batch of a data set. */
+static cnn_status cnn__gpu_test(const cnn__gpu_pass *e, const cnn__resident *data, int *confusion) {
+    cnn__gpu_net *g = e->g;
+    if (g->fused) {
+        CNN__TRY(cnn__launch_fused(e->where, g->stream, g->fused, e->n, e->parameters, data, NULL, g->tally,
+                                   g->labels, 0, g->losses, g->right, confusion));
+        return cnn__gpu_end_step(e);
+    }
+    CNN__TRY(cnn__gpu_gather(e, data, NULL));
+    CNN__TRY(cnn__gpu_forward(e));
+    CNN__TRY(cnn__gpu_loss(e, data->classes, confusion));
+    return cnn__gpu_end_step(e);
+}
+
+/* A training step on a batch of a data set: the gradients, or with u->step the parameters. */
+static cnn_status cnn__gpu_train(const cnn__gpu_pass *e, const cnn__resident *data, const int *index,
+                                 const cnn__update *u) {
+    cnn__gpu_net *g = e->g;
+    if (g->fused) {
+        CNN__TRY(cnn__launch_fused(e->where, g->stream, g->fused, e->n, e->parameters, data, index, g->tally,
+                                   g->labels, 1, g->losses, g->right, NULL));
+        return cnn__launch_fused_backward(e->where, g->stream, g->fused, e->n, data, index, g->tally,
+                                          g->losses, g->right, u);
+    }
+    CNN__TRY(cnn__gpu_gather(e, data, index));
+    CNN__TRY(cnn__gpu_forward(e));
+    CNN__TRY(cnn__gpu_loss(e, data->classes, NULL));
+    CNN__TRY(cnn__gpu_backward(e, NULL));
+    if (u->step && g->net->parameter_count) {
+        const cnn__f_fit_sgd sgd = {u->rule, u->tally, u->parameters, u->gradients, u->velocity};
+        CNN__TRY(cnn__launch_map(e->where, g->stream, sgd, g->net->parameter_count));
+    }
+    return cnn__gpu_end_step(e);
+}
+
+/* Queues a copy of the tally into g->report. */
+static cnn_status cnn__gpu_report(const char *where, cnn__gpu_net *g) {
+    CNN__CUDA(where,
+              cudaMemcpyAsync(g->report, g->tally, sizeof(cnn__tally), cudaMemcpyDeviceToHost, g->stream));
+    return CNN_OK;
+}
+
+/* ---- workspaces ---- */
+
+static const cnn__table *cnn__cuda(void);
+
+/* The host's part: the struct, and with it, where the memory is the caller's, the gradients. */
+static cnn_workspace *cnn__cuda_workspace_carve(cnn__arena *arena, const cnn_net *net, cnn_mode mode, int own,
+                                                float **gradients) {
+    cnn_workspace *ws = (cnn_workspace *)cnn__take(arena, 1, sizeof(cnn_workspace));
+    *gradients = own || mode == CNN_INFERENCE ? NULL : cnn__take_floats(arena, net->parameter_count + 1);
+    return ws;
+}
+
+static void cnn__cuda_workspace_free(cnn_workspace *ws) {
+    cnn__gpu_net_free((cnn__gpu_net *)ws->device);
+    if (ws->owned)
+        cnn__free(ws->gradients);
+    cnn__free(ws->owned);
+}
+
+static cnn_status cnn__cuda_workspace_make(const char *where, cnn_workspace **to, const cnn_net *net,
+                                           cnn_mode mode, int batch, int threads, void *memory, size_t bytes,
+                                           int own, size_t *needed) {
+    CNN__TRY(cnn__workspace_check(where, net, mode, batch, threads));
+    cnn__arena arena = {NULL, 0};
+    float *gradients = NULL;
+    cnn__cuda_workspace_carve(&arena, net, mode, own, &gradients);
+    if (needed) {
+        *needed = arena.used + CNN__ALIGN - 1;
+        return CNN_OK;
+    }
+    void *owned = own ? cnn__alloc(arena.used) : NULL;
+    if (own && !owned)
+        return cnn__no_memory(where, arena.used);
+    const size_t need = arena.used;
+    arena.base = own ? (char *)owned : cnn__align_within(memory, bytes, need);
+    if (!arena.base)
+        return cnn__fail(CNN_ERR_NOMEM,
+                         "%s: the memory handed in has %zu bytes, cnn_workspace_bytes asks for %zu", where,
+                         bytes, need + CNN__ALIGN - 1);
+    if (!own)
+        memset(arena.base, 0, need);
+    arena.used = 0;
+    cnn_workspace *ws = cnn__cuda_workspace_carve(&arena, net, mode, own, &gradients);
+    ws->ops = cnn__cuda();
+    ws->mode = mode;
+    ws->batch = batch;
+    ws->threads = 1;
+    ws->layer_count = net->count;
+    ws->parameter_count = net->parameter_count;
+    ws->owned = owned;
+    ws->gradients = gradients;
+    cnn_status status = CNN_OK;
+    if (own && mode != CNN_INFERENCE) {
+        const size_t size = cnn__mul(net->parameter_count + 1, sizeof(float));
+        ws->gradients = (float *)cnn__cuda_allocate(size);
+        if (!ws->gradients)
+            status = cnn__no_memory(where, size);
+    }
+    cnn__gpu_net *g = NULL;
+    if (status == CNN_OK)
+        status = cnn__gpu_net_create(where, &g, net, mode != CNN_INFERENCE, mode == CNN_TRAINING, batch);
+    ws->device = g;
+    if (status == CNN_OK)
+        *to = ws;
+    else
+        cnn__cuda_workspace_free(ws);
+    return status;
+}
+
+/* A call on a workspace: the net's parameters, and the gradients where wanted, as the device sees them. */
+static cnn__gpu_pass cnn__gpu_pass_begin(cnn__call *c, const cnn_net *net, cnn_workspace *ws, int n,
+                                         int gradients) {
+    cnn__gpu_net *g = (cnn__gpu_net *)ws->device;
+    cnn__gpu_pass e;
+    *c = cnn__call_begin(c->where, g->stream);
+    memset(&e, 0, sizeof e);
+    e.where = c->where;
+    e.g = g;
+    e.n = n;
+    e.seed = cnn__random(ws->seed, ws->pass);
+    const size_t bytes = (net->parameter_count ? net->parameter_count : 1) * sizeof(float);
+    e.parameters = (const float *)cnn__call_view(c, net->parameters, bytes, CNN__IN);
+    if (gradients)
+        e.gradients = (float *)cnn__call_view(c, ws->gradients, bytes, gradients);
+    g->net = net;
+    return e;
+}
+
+static cnn_status cnn__gpu_copy(const cnn__gpu_pass *e, void *to, const void *from, size_t bytes) {
+    CNN__CUDA(e->where, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, e->g->stream));
+    return CNN_OK;
+}
+
+static cnn_status cnn__cuda_forward(const char *where, const cnn_net *net, cnn_workspace *ws,
+                                    const cnn_tensor *x, cnn_tensor *y, int *classes) {
+    cnn__call c = cnn__call_begin(where, 0);
+    const cnn__gpu_pass e = cnn__gpu_pass_begin(&c, net, ws, x->n, 0);
+    const size_t outputs = cnn__outputs(net);
+    CNN__THEN(c, cnn__gpu_copy(&e, e.g->input, x->data, cnn__size(x) * sizeof(float)));
+    CNN__THEN(c, ws->mode == CNN_INFERENCE ? cnn__gpu_infer(&e) : cnn__gpu_forward(&e));
+    if (y)
+        CNN__THEN(c,
+                  cnn__gpu_copy(&e, y->data, cnn__gpu_outputs(e.g), (size_t)x->n * outputs * sizeof(float)));
+    if (classes) {
+        const cnn__f_predict f = {cnn__gpu_outputs(e.g), (int)outputs, e.g->right};
+        CNN__THEN(c, cnn__launch_map(where, c.stream, f, (size_t)x->n));
+        CNN__THEN(c, cnn__gpu_copy(&e, classes, e.g->right, (size_t)x->n * sizeof(int)));
+    }
+    return cnn__call_end(&c);
+}
+
+static cnn_status cnn__cuda_backward(const char *where, const cnn_net *net, cnn_workspace *ws,
+                                     const cnn_tensor *dy, cnn_tensor *dx) {
+    cnn__call c = cnn__call_begin(where, 0);
+    cnn__gpu_pass e = cnn__gpu_pass_begin(&c, net, ws, dy->n, CNN__IN | CNN__OUT);
+    float *input_gradient = NULL;
+    e.accumulate = 1;
+    CNN__THEN(c, cnn__gpu_copy(&e, e.g->gradient[0], dy->data, cnn__size(dy) * sizeof(float)));
+    CNN__THEN(c, cnn__gpu_backward(&e, dx ? &input_gradient : NULL));
+    if (dx)
+        CNN__THEN(c, cnn__gpu_copy(&e, dx->data, input_gradient, cnn__size(dx) * sizeof(float)));
+    return cnn__call_end(&c);
+}
+
+/* Examples of a data set in the program's memory to the device: rows as they are, bytes or floats, behind
+   them the labels. */
+static cnn_status cnn__gpu_stage(const cnn__gpu_pass *e, const cnn_dataset *data, const int *index,
+                                 cnn__resident *resident) {
+    cnn__gpu_net *g = e->g;
+    const size_t f = cnn__elements(1, data->c, data->h, data->w), row = data->bytes ? f : f * sizeof(float);
+    const unsigned char *from = data->bytes ? data->bytes : (const unsigned char *)(const void *)data->floats;
+    for (int i = 0; i < e->n; i++) {
+        const size_t at = (size_t)(index ? index[i] : i);
+        memcpy(g->staged + (size_t)i * row, from + at * row, row);
+        g->staged[(size_t)e->n * row + (size_t)i] = data->labels[at];
+    }
+    memset(resident, 0, sizeof *resident);
+    resident->bytes = data->bytes ? g->staged_on : NULL;
+    resident->floats = data->bytes ? NULL : (const float *)(const void *)g->staged_on;
+    resident->labels = g->staged_on + (size_t)e->n * row;
+    resident->features = (int)f;
+    resident->classes = data->classes;
+    return cnn__gpu_copy(e, g->staged_on, g->staged, (size_t)e->n * (row + 1));
+}
+
+static cnn_status cnn__cuda_train_batch(const char *where, const cnn_net *net, cnn_workspace *ws,
+                                        const cnn_dataset *data, const int *index, int n, double *loss,
+                                        int *correct) {
+    cnn__call c = cnn__call_begin(where, 0);
+    cnn__resident resident;
+    ws->pass++;
+    const cnn__gpu_pass e = cnn__gpu_pass_begin(&c, net, ws, n, CNN__OUT);
+    CNN__THEN(c, cnn__cuda_check(where, cudaMemsetAsync(e.g->tally, 0, sizeof(cnn__tally), c.stream),
+                                 "cudaMemsetAsync", __LINE__));
+    CNN__THEN(c, cnn__gpu_stage(&e, data, index, &resident));
+    cnn__update u;
+    memset(&u, 0, sizeof u);
+    u.tally = e.g->tally;
+    u.parameters = const_cast<float *>(e.parameters);
+    u.gradients = e.gradients;
+    CNN__THEN(c, cnn__gpu_train(&e, &resident, NULL, &u));
+    CNN__THEN(c, cnn__gpu_report(where, e.g));
+    CNN__TRY(cnn__call_end(&c));
+    if (!cnn__finite(e.g->report->loss))
+        return cnn__fail(CNN_ERR_DIVERGED,
+                         "%s: the loss is %g: the training diverged; try a smaller learning rate", where,
+                         e.g->report->loss);
+    if (loss)
+        *loss += e.g->report->loss;
+    if (correct)
+        *correct += (int)e.g->report->correct;
+    return CNN_OK;
+}
+
+/* ---- training and evaluation ---- */
+
+/* A data set in device memory, by itself. */
+static cnn_status cnn__resident_create(const char *where, const cnn_dataset *data, void **memory,
+                                       cnn__resident *resident, cudaStream_t stream) {
+    const size_t f = cnn__elements(1, data->c, data->h, data->w), row = data->bytes ? f : f * sizeof(float);
+    const size_t rows = cnn__mul((size_t)data->count, row), head = cnn__round_up(rows, CNN__ALIGN);
+    const void *from = data->bytes ? (const void *)data->bytes : (const void *)data->floats;
+    CNN__CUDA_TAKE(where, memory, cnn__add(head, (size_t)data->count));
+    CNN__CUDA(where, cudaMemcpyAsync(*memory, from, rows, cudaMemcpyDefault, stream));
+    unsigned char *base = (unsigned char *)*memory;
+    CNN__CUDA(where,
+              cudaMemcpyAsync(base + head, data->labels, (size_t)data->count, cudaMemcpyDefault, stream));
+    memset(resident, 0, sizeof *resident);
+    resident->bytes = data->bytes ? base : NULL;
+    resident->floats = data->bytes ? NULL : (const float *)*memory;
+    resident->labels = base + head;
+    resident->features = (int)f;
+    resident->classes = data->classes;
+    return CNN_OK;
+}
+
+enum { CNN__GPU_EVALUATE_BATCH = 1024 };
+
+/* A data set to evaluate on, and a network for it. */
+typedef struct cnn__gpu_evaluator {
+    cnn__gpu_net *g;
+    void *memory;
+    int *confusion;
+    cnn__resident data;
+    int count;
+} cnn__gpu_evaluator;
+
+static void cnn__gpu_evaluator_free(cnn__gpu_evaluator *v) {
+    cnn__gpu_net_free(v->g); /* waits */
+    if (v->memory)
+        cnn__cuda_forget(cudaFree(v->memory));
+    if (v->confusion)
+        cnn__cuda_forget(cudaFree(v->confusion));
+}
+
+static cnn_status cnn__gpu_evaluator_create(const char *where, cnn__gpu_evaluator *v, const cnn_net *net,
+                                            const cnn_dataset *data, int confusion) {
+    v->count = data->count;
+    CNN__TRY(cnn__gpu_net_create(where, &v->g, net, 0, 0, cnn__min(CNN__GPU_EVALUATE_BATCH, data->count)));
+    if (confusion)
+        CNN__CUDA_TAKE(where, &v->confusion, (size_t)data->classes * (size_t)data->classes * sizeof(int));
+    CNN__TRY(cnn__resident_create(where, data, &v->memory, &v->data, v->g->stream));
+    CNN__CUDA(where, cudaStreamSynchronize(v->g->stream));
+    return CNN_OK;
+}
+
+/* Waits for the result. */
+static cnn_status cnn__gpu_evaluator_run(const char *where, cnn__gpu_evaluator *v, const float *parameters,
+                                         cnn_evaluation *result) {
+    cnn__gpu_net *g = v->g;
+    const size_t cells = (size_t)v->data.classes * (size_t)v->data.classes;
+    CNN__CUDA(where, cudaMemsetAsync(g->tally, 0, sizeof(cnn__tally), g->stream));
+    if (v->confusion)
+        CNN__CUDA(where, cudaMemsetAsync(v->confusion, 0, cells * sizeof(int), g->stream));
+    for (int i = 0; i < v->count; i += g->batch) {
+        const cnn__gpu_pass e = {where, g, cnn__min(g->batch, v->count - i), parameters, NULL, 0, 0, 0};
+        CNN__TRY(cnn__gpu_test(&e, &v->data, v->confusion));
+    }
+    CNN__TRY(cnn__gpu_report(where, g));
+    if (v->confusion)
+        CNN__CUDA(where, cudaMemcpyAsync(result->confusion, v->confusion, cells * sizeof(int),
+                                         cudaMemcpyDeviceToHost, g->stream));
+    CNN__CUDA(where, cudaStreamSynchronize(g->stream));
+    result->loss = g->report->loss / v->count;
+    result->accuracy = (double)g->report->correct / v->count;
+    return CNN_OK;
+}
+
+static cnn_status cnn__cuda_evaluate(const char *where, const cnn_net *net, const cnn_dataset *data,
+                                     int threads, cnn_evaluation *result) {
+    cnn__gpu_evaluator v;
+    cnn__call c = cnn__call_begin(where, 0);
+    (void)threads; /* the CPU's */
+    memset(&v, 0, sizeof v);
+    c.status = cnn__gpu_evaluator_create(where, &v, net, data, result->confusion != NULL);
+    if (v.g)
+        c.stream = v.g->stream;
+    const size_t bytes = (net->parameter_count ? net->parameter_count : 1) * sizeof(float);
+    const float *parameters = (const float *)cnn__call_view(&c, net->parameters, bytes, CNN__IN);
+    CNN__THEN(c, cnn__gpu_evaluator_run(where, &v, parameters, result));
+    const cnn_status status = cnn__call_end(&c);
+    cnn__gpu_evaluator_free(&v);
+    return status;
+}
+
+/* cnn_fit on the device. The data set, the parameters and the order of an epoch live there; steps go in CUDA
+   graphs; the host waits at reports, at the end of an epoch and for evaluations. */
+typedef struct cnn__gpu_fit {
+    cnn__gpu_net *g;
+    cnn__gpu_evaluator test;
+    void *data_memory, *memory;
+    cnn__resident data;
+    float *parameters, *gradients, *velocity;
+    double *parts;         /* of the parameters' sum, by which a fatal last step is found */
+    double *sum;           /* pinned */
+    int *index, *order[2]; /* on the device; pinned, of this epoch and the next */
+    int shuffled;          /* the last epoch whose order is made */
+    cudaGraphExec_t many, one;
+    int full; /* steps of an epoch that have a whole batch */
+} cnn__gpu_fit;
+
+enum { CNN__GRAPH_STEPS = 16 };
+
+static cnn_status cnn__gpu_step(const cnn__fit *f, cnn__gpu_fit *d, int n) {
+    cnn__gpu_net *g = d->g;
+    const double last = (double)f->progress.epochs * f->progress.steps - 1;
+    const cnn__rule rule = {f->o->sgd, f->o->lr_end, last};
+    const cnn__gpu_pass e = {"cnn_fit", g, n, d->parameters, d->gradients, 0, 1, f->o->seed};
+    const cnn__update u = {rule, 1, g->tally, d->parameters, d->gradients, d->velocity};
+    return cnn__gpu_train(&e, &d->data, d->index, &u);
+}
+
+static cnn_status cnn__gpu_graph(const cnn__fit *f, cnn__gpu_fit *d, int steps, cudaGraphExec_t *to) {
+    static const char *const where = "cnn_fit";
+    cudaGraph_t graph = NULL;
+    cnn_status status = CNN_OK;
+    CNN__CUDA(where, cudaStreamBeginCapture(d->g->stream, cudaStreamCaptureModeThreadLocal));
+    for (int i = 0; i < steps && status == CNN_OK; i++)
+        status = cnn__gpu_step(f, d, f->o->batch);
+    const cnn_status ended =
+        cnn__cuda_check(where, cudaStreamEndCapture(d->g->stream, &graph), "cudaStreamEndCapture", __LINE__);
+    if (status == CNN_OK)
+        status = ended;
+    if (status == CNN_OK)
+        status = cnn__cuda_check(where, cudaGraphInstantiate(to, graph, 0), "cudaGraphInstantiate", __LINE__);
+    if (graph) {
+        const cnn_status freed =
+            cnn__cuda_check(where, cudaGraphDestroy(graph), "cudaGraphDestroy", __LINE__);
+        status = status == CNN_OK ? freed : status;
+    }
+    return status;
+}
+
+static cnn_status cnn__gpu_fit_take(cnn__fit *f, cnn__gpu_fit *d) {
+    static const char *const where = "cnn_fit";
+    const size_t count = f->net->parameter_count + 1, examples = (size_t)f->train->count;
+    cnn__arena arena = {NULL, 0};
+    CNN__TRY(cnn__gpu_net_create(where, &d->g, f->net, 1, 0, f->o->batch));
+    CNN__TRY(cnn__resident_create(where, f->train, &d->data_memory, &d->data, d->g->stream));
+    for (int i = 0; i < 2; i++) {
+        if (i) {
+            CNN__CUDA_TAKE(where, &d->memory, arena.used);
+            arena.base = (char *)d->memory;
+            arena.used = 0;
+        }
+        d->parameters = cnn__take_floats(&arena, count);
+        d->gradients = cnn__take_floats(&arena, count);
+        d->velocity = cnn__take_floats(&arena, f->o->sgd.momentum > 0 ? count : 1);
+        d->parts = (double *)cnn__take(&arena, cnn__sum_parts(count), sizeof(double));
+        d->index = (int *)cnn__take(&arena, examples, sizeof(int));
+    }
+    CNN__CUDA(where, cudaMemsetAsync(d->memory, 0, arena.used, d->g->stream));
+    if (f->net->parameter_count)
+        CNN__CUDA(where, cudaMemcpyAsync(d->parameters, f->net->parameters, (count - 1) * sizeof(float),
+                                         cudaMemcpyDefault, d->g->stream));
+    CNN__CUDA(where, cudaMallocHost((void **)&d->sum, sizeof(double) + 2 * examples * sizeof(int)));
+    d->order[0] = (int *)(void *)(d->sum + 1);
+    d->order[1] = d->order[0] + examples;
+    CNN__CUDA(where, cudaStreamSynchronize(d->g->stream));
+    d->full = f->train->count / f->o->batch;
+    if (d->full >= CNN__GRAPH_STEPS)
+        CNN__TRY(cnn__gpu_graph(f, d, CNN__GRAPH_STEPS, &d->many));
+    CNN__TRY(cnn__gpu_graph(f, d, 1, &d->one));
+    return f->test ? cnn__gpu_evaluator_create(where, &d->test, f->net, f->test, 0) : CNN_OK;
+}
+
+static cnn_status cnn__cuda_fit_begin(cnn__fit *f) {
+    cnn__gpu_fit *d = (cnn__gpu_fit *)cnn__alloc(sizeof(cnn__gpu_fit));
+    if (!d)
+        return cnn__no_memory("cnn_fit", sizeof(cnn__gpu_fit));
+    f->device = d;
+    return cnn__gpu_fit_take(f, d);
+}
+
+static void cnn__cuda_fit_end(cnn__fit *f) {
+    cnn__gpu_fit *d = (cnn__gpu_fit *)f->device;
+    if (!d)
+        return;
+    if (d->g && d->g->stream)
+        cnn__cuda_forget(cudaStreamSynchronize(d->g->stream));
+    if (d->many)
+        cnn__cuda_forget(cudaGraphExecDestroy(d->many));
+    if (d->one)
+        cnn__cuda_forget(cudaGraphExecDestroy(d->one));
+    cnn__gpu_evaluator_free(&d->test);
+    cnn__gpu_net_free(d->g);
+    if (d->data_memory)
+        cnn__cuda_forget(cudaFree(d->data_memory));
+    if (d->memory)
+        cnn__cuda_forget(cudaFree(d->memory));
+    if (d->sum)
+        cnn__cuda_forget(cudaFreeHost(d->sum));
+    cnn__free(d);
+}
+
+/* Makes the order of an epoch unless it is there. */
+static void cnn__gpu_fit_order(const cnn__fit *f, cnn__gpu_fit *d, int epoch) {
+    if (d->shuffled >= epoch)
+        return;
+    cnn_shuffle(d->order[epoch % 2], f->train->count, f->o->seed, (uint64_t)epoch);
+    d->shuffled = epoch;
+}
+
+/* Queues steps `from` to `to` - 1 of the epoch. */
+static cnn_status cnn__gpu_fit_steps(cnn__fit *f, cnn__gpu_fit *d, int from, int to) {
+    static const char *const where = "cnn_fit";
+    while (from < to) {
+        const int left = cnn__min(to, d->full) - from;
+        if (d->many && left >= CNN__GRAPH_STEPS) {
+            CNN__CUDA(where, cudaGraphLaunch(d->many, d->g->stream));
+            from += CNN__GRAPH_STEPS;
+        } else if (left > 0) {
+            CNN__CUDA(where, cudaGraphLaunch(d->one, d->g->stream));
+            from++;
+        } else {
+            CNN__TRY(cnn__gpu_step(f, d, f->train->count - d->full * f->o->batch));
+            from++;
+        }
+    }
+    return CNN_OK;
+}
+
+/* Queues what a report reads, then waits; the order of the next epoch is made meanwhile. */
+static cnn_status cnn__gpu_fit_wait(cnn__fit *f, cnn__gpu_fit *d, int end) {
+    static const char *const where = "cnn_fit";
+    const size_t count = f->net->parameter_count;
+    CNN__TRY(cnn__gpu_report(where, d->g));
+    *d->sum = 0;
+    if (end && count) {
+        const cnn__f_float values = {d->parameters};
+        CNN__TRY(cnn__launch_sum(where, d->g->stream, values, count, d->parts));
+        CNN__CUDA(where, cudaMemcpyAsync(d->sum, d->parts + cnn__sum_parts(count) - 1, sizeof *d->sum,
+                                         cudaMemcpyDeviceToHost, d->g->stream));
+    }
+    if (count && (end || f->o->on_progress))
+        CNN__CUDA(where, cudaMemcpyAsync(f->net->parameters, d->parameters, count * sizeof(float),
+                                         cudaMemcpyDefault, d->g->stream));
+    if (f->progress.epoch < f->progress.epochs)
+        cnn__gpu_fit_order(f, d, f->progress.epoch + 1);
+    CNN__CUDA(where, cudaStreamSynchronize(d->g->stream));
+    return CNN_OK;
+}
+
+static cnn_status cnn__cuda_fit_epoch(cnn__fit *f) {
+    static const char *const where = "cnn_fit";
+    cnn__gpu_fit *d = (cnn__gpu_fit *)f->device;
+    cnn_progress *p = &f->progress;
+    const int reports = cnn__or(f->o->reports, 5);
+    double start = cnn__seconds();
+    cnn__gpu_fit_order(f, d, p->epoch);
+    CNN__CUDA(where, cudaMemcpyAsync(d->index, d->order[p->epoch % 2], (size_t)f->train->count * sizeof(int),
+                                     cudaMemcpyHostToDevice, d->g->stream));
+    CNN__CUDA(where, cudaMemsetAsync(d->g->tally, 0, offsetof(cnn__tally, step), d->g->stream));
+    for (p->step = 0; p->step < p->steps && !p->stopped;) {
+        int next = p->step + 1;
+        while (next < p->steps && !(f->o->on_progress && cnn__report_due(next, p->steps, reports)))
+            next++;
+        CNN__TRY(cnn__gpu_fit_steps(f, d, p->step, next));
+        CNN__TRY(cnn__gpu_fit_wait(f, d, next == p->steps));
+        const cnn__tally *t = d->g->report;
+        f->seconds += cnn__seconds() - start;
+        if (t->bad) {
+            p->step = (int)((t->bad - 1) % p->steps);
+            return cnn__fit_diverged(f, "the loss is not finite");
+        }
+        p->step = next;
+        f->examples = (int64_t)(p->epoch - 1) * f->train->count + t->at;
+        p->loss = t->loss / (double)t->at;
+        p->accuracy = (double)t->correct / (double)t->at;
+        p->examples_per_second = f->seconds > 0 ? (double)f->examples / f->seconds : 0;
+        if (cnn__report_due(p->step, p->steps, reports))
+            cnn__fit_call(f, f->o->on_progress);
+        start = cnn__seconds();
+    }
+    return cnn__finite(*d->sum) ? CNN_OK : cnn__fit_diverged(f, "a parameter is not finite");
+}
+
+static cnn_status cnn__cuda_fit_test(cnn__fit *f, cnn_evaluation *result) {
+    cnn__gpu_fit *d = (cnn__gpu_fit *)f->device;
+    return cnn__gpu_evaluator_run("cnn_fit", &d->test, d->parameters, result);
+}
+#endif /* CNN_CUDA */
+
+/* ---- >>device ----------------------------------------------------------------------------------------- */
+
+static void *cnn__cpu_allocate(size_t bytes) {
+    return cnn__alloc(bytes);
+}
+
+#define CNN__OPERATOR_CPU(type, name, arguments)  cnn__cpu_##name,
+#define CNN__OPERATOR_CUDA(type, name, arguments) cnn__cuda_##name,
+
+static const cnn__table cnn__cpu_table = {CNN__OPERATORS(CNN__OPERATOR_CPU)};
+#ifdef CNN_CUDA
+static const cnn__table cnn__cuda_table = {CNN__OPERATORS(CNN__OPERATOR_CUDA)};
+#endif
+
+static const cnn__table *volatile cnn__active; /* NULL: the CPU's */
+
+static const cnn__table *cnn__cpu(void) {
+    return &cnn__cpu_table;
+}
+
+static const cnn__table *cnn__ops(void) {
+    const cnn__table *const active = cnn__active;
+    return active ? active : &cnn__cpu_table;
+}
+
+/* What cnn_device_use, cnn_device_name and cnn_device_tf32 do where there is a GPU, or might be. */
+#ifdef CNN_CUDA
+static const cnn__table *cnn__cuda(void) {
+    return &cnn__cuda_table;
+}
+#else
+static cnn_status cnn__cuda_open(const char *where) {
+    return cnn__fail(CNN_ERR_DEVICE,
+                     "%s: this program was built without CNN_CUDA; compile the file that has "
+                     "CNN_IMPLEMENTATION with nvcc: nvcc -x cu -DCNN_CUDA -c FILE.c",
+                     where);
+}
+
+static const cnn__table *cnn__cuda(void) {
+    return NULL;
+}
+
+static const char *cnn__cuda_name(void) {
+    return "";
+}
+
+static cnn_status cnn__cuda_tf32(const char *where, int on) {
+    (void)where;
+    (void)on;
+    return CNN_OK;
+}
+#endif
+
+CNN_API cnn_status cnn_device_use(cnn_device device) {
+    static const char *const where = "cnn_device_use";
+    if ((int)device < 0 || (int)device > (int)CNN_DEVICE_CUDA)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: device %d is unknown", where, (int)device);
+    const cnn_status status = device == CNN_DEVICE_CPU ? CNN_ERR_DEVICE : cnn__cuda_open(where);
+    if (device == CNN_DEVICE_CUDA && status != CNN_OK)
+        return status;
+    cnn__active = status == CNN_OK ? cnn__cuda() : NULL;
+    return CNN_OK;
+}
+
+CNN_API cnn_device cnn_device_active(void) {
+    return cnn__active ? CNN_DEVICE_CUDA : CNN_DEVICE_CPU;
+}
+
+CNN_API const char *cnn_device_name(void) {
+    static char name[32]; /* the same on every call, so threads may write it at once */
+    cnn__writer out = {name, 0, sizeof name};
+    if (cnn__active)
+        return cnn__cuda_name();
+    cnn__put_text(&out, "CPU (");
+    cnn__put_text(&out, cnn_instruction_set());
+    cnn__put_text(&out, ")");
+    return name;
+}
+
+CNN_API cnn_status cnn_device_tf32(int on) {
+    return cnn__cuda_tf32("cnn_device_tf32", on);
 }
 #endif /* CNN_IMPLEMENTATION, second part */
 

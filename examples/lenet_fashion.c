@@ -5,6 +5,7 @@
        lenet_fashion --help
        lenet_fashion --net lenet-relu --epochs 20 --plot curves.svg
 
+   With CNN_CUDA defined, the library is another file's, compiled by nvcc (see the Makefile's target cuda).
    Exit status: 0 done, 1 something failed, 2 wrong usage; a failure is one sentence on standard error. */
 #if defined(__unix__) || defined(__APPLE__)
 #define _POSIX_C_SOURCE 200809L
@@ -16,7 +17,9 @@
 #define POSIX 0
 #endif
 
+#ifndef CNN_CUDA
 #define CNN_IMPLEMENTATION
+#endif
 #include "cnn.h"
 #include "zoo.h"
 
@@ -28,7 +31,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { exit_failed = 1, exit_usage = 2, max_epochs = 10000, max_text = 4000, fifths = 5 };
+enum { exit_failed = 1, exit_usage = 2, max_epochs = 10000, max_text = 4000, fifths = 5, percents = 100 };
 
 /* The one sentence of a failure; returns the exit status. */
 static int fail(int status, const char *format, ...) {
@@ -44,7 +47,7 @@ static int fail(int status, const char *format, ...) {
 /* ---- Options ---- */
 
 typedef struct settings {
-    const char *net, *data, *plot;
+    const char *net, *data, *plot, *device;
     cnn_init init;
     int epochs, batch, seed, threads, limit, quiet, help, version;
     double lr, momentum, weight_decay;
@@ -85,6 +88,8 @@ static const option options[] = {
     {"weight-decay", "F", NUMBER, offsetof(settings, weight_decay), 0, 1, "weight decay of SGD"},
     {"seed", "N", WHOLE, offsetof(settings, seed), 0, INT_MAX, "seed of the weights and the shuffling (1)"},
     {"threads", "N", WHOLE, offsetof(settings, threads), 1, 1024, "threads (as many as OpenMP gives)"},
+    {"device", "NAME", TEXT, offsetof(settings, device), 0, 0,
+     "cpu, cuda, or auto: the GPU if there is one (auto)"},
     {"limit", "N", WHOLE, offsetof(settings, limit), 1, INT_MAX, "train on the first N images only"},
     {"plot", "FILE.svg", TEXT, offsetof(settings, plot), 0, 0, "draw the curves, anew after every epoch"},
     {"quiet", NULL, FLAG, offsetof(settings, quiet), 0, 0, "print the result only"},
@@ -171,6 +176,7 @@ static int read_command_line(int argc, char **argv, settings *s) {
         if (strcmp(recipes[i].net, s->net) == 0) {
             *s = recipes[i];
             s->data = "data";
+            s->device = "auto";
             s->epochs = 10;
             s->seed = 1;
             s->threads = cnn_max_threads();
@@ -351,7 +357,8 @@ static void draw_bar(const training *t, const cnn_progress *p) {
     fflush(stdout);
 }
 
-/* Called after every step. Printing stops the training once nobody can read it. */
+/* Called after every fifth of an epoch, on a terminal after every hundredth. Printing stops the training once
+   nobody can read it. */
 static int on_progress(const cnn_progress *p, void *user) {
     training *t = (training *)user;
     const double x = p->epoch - 1 + (double)p->step / p->steps;
@@ -361,7 +368,7 @@ static int on_progress(const cnn_progress *p, void *user) {
     }
     if (t->settings->quiet)
         return 0;
-    if (t->terminal && ends_part(p, 100))
+    if (t->terminal)
         draw_bar(t, p);
     if (!t->terminal && ends_part(p, fifths)) {
         printf("epoch %d/%d, step %d/%d: loss %.3f, train acc %.3f\n", p->epoch, p->epochs, p->step, p->steps,
@@ -419,8 +426,11 @@ static void print_start(const training *t, const cnn_net *net, const cnn_dataset
     printf("%s: %zu parameters, ", s->net, cnn_net_parameter_count(net));
     print_rule(s);
     printf(", seed %d\n", s->seed);
-    printf("training on cpu (%s, %d thread%s)\n", cnn_instruction_set(), s->threads,
-           s->threads == 1 ? "" : "s");
+    if (cnn_device_active() == CNN_DEVICE_CUDA)
+        printf("training on cuda (%s)\n", cnn_device_name());
+    else
+        printf("training on cpu (%s, %d thread%s)\n", cnn_instruction_set(), s->threads,
+               s->threads == 1 ? "" : "s");
     fflush(stdout);
 }
 
@@ -435,7 +445,7 @@ static int train_net(training *t, const cnn_dataset *train, const cnn_dataset *t
         .lr_end = (float)(s->lr * s->lr_fall),
         .seed = (uint64_t)s->seed,
         .threads = s->threads,
-        .reports = (train->count - 1) / s->batch + 1, /* one a step */
+        .reports = t->terminal && !s->quiet ? percents : fifths,
         .on_progress = on_progress,
         .on_epoch = on_epoch,
         .user = t,
@@ -456,16 +466,30 @@ static int train_net(training *t, const cnn_dataset *train, const cnn_dataset *t
         return fail(exit_failed, "%s", cnn_last_error());
     }
     if (!result.stopped)
-        printf("loss %.3f, train acc %.3f, test acc %.3f\n%.1f examples/sec on cpu\n", result.loss,
-               result.accuracy, result.test_accuracy, result.examples_per_second);
+        printf("loss %.3f, train acc %.3f, test acc %.3f\n%.1f examples/sec on %s\n", result.loss,
+               result.accuracy, result.test_accuracy, result.examples_per_second,
+               cnn_device_active() == CNN_DEVICE_CUDA ? "cuda" : "cpu");
     return t->status;
+}
+
+/* Returns the exit status. */
+static int choose_device(const char *name) {
+    static const char *const names[] = {"auto", "cpu", "cuda"}; /* as in cnn_device */
+    int device = 0;
+    while (device < 3 && strcmp(names[device], name))
+        device++;
+    if (device == 3)
+        return fail(exit_usage, "--device takes auto, cpu or cuda, not '%s'", name);
+    return cnn_device_use((cnn_device)device) ? fail(exit_failed, "%s", cnn_last_error()) : 0;
 }
 
 static int run(training *t) {
     const settings *s = t->settings;
     cnn_dataset train = {0}, test = {0};
     read_source(t->source, s->data);
-    int status = s->plot ? write_plot(t, 1) : 0;
+    int status = choose_device(s->device);
+    if (!status && s->plot)
+        status = write_plot(t, 1);
     if (!status)
         status = load_part(&train, s->data, "train");
     if (!status)

@@ -18,12 +18,37 @@ import threading
 import time
 
 CC = os.environ.get("CC", "cc")
+CXX = os.environ.get("CXX", CC.replace("clang", "clang++") if "clang" in CC else "g++")
 CFLAGS = shlex.split(os.environ.get("CFLAGS", "-O2 -g"))
 OPENMP = shlex.split(os.environ.get("OPENMP", ""))
 BUILD = os.environ.get("BUILD", "build")
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]
 SANITIZE = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+# Clang 14's fibers hang under ThreadSanitizer; calls in place of inline checks halve the time to compile.
+CUDA_SANITIZE = ["-O1", "-fsanitize=address,alignment", "-fno-sanitize-recover=all", "--param",
+                 "asan-instrumentation-with-call-threshold=0"]
+CUDA_RACE = ["-O1", "-fsanitize=thread"]
 TIMEOUT = 280
+
+# What test_cuda runs under the shim, as groups of it: words that name its tests.
+CUDA_OPERATORS = ["device", "conv2d", "tf32", "linear", "pools", "activations", "dropout", "losses", "plain",
+                  "initialisation", "failures"]
+CUDA_TRAINING = ["networks", "fused", "fit", "golden"]
+CUDA_RACES = ["linear", "pools", "losses", "plain", "fused"]
+
+
+def build_once(command):
+    """A step that runs the command when it first comes, and then answers as it did."""
+    built = threading.Lock()
+    state = {}
+
+    def step():
+        with built:
+            if not state:
+                state["done"] = call(command)
+        return state["done"]
+
+    return step
 
 
 def variant_groups(sources, variant, flags, compiler=CC):
@@ -32,14 +57,7 @@ def variant_groups(sources, variant, flags, compiler=CC):
     os.makedirs(folder, exist_ok=True)
     library = os.path.join(folder, "library.o")
     compile_it = [*shlex.split(compiler), "-std=c99", *WARNINGS, *flags, "-I."]
-    built = threading.Lock()
-    state = {}
-
-    def build_library():
-        with built:
-            if not state:
-                state["done"] = call([*compile_it, "-c", "tests/library.c", "-o", library])
-        return state["done"]
+    build_library = build_once([*compile_it, "-c", "tests/library.c", "-o", library])
 
     def group(source):
         name = os.path.splitext(os.path.basename(source))[0]
@@ -66,6 +84,22 @@ def sanitizer_compiler():
     return compiler
 
 
+def cuda_groups(variant, flags, compiler, parts):
+    """The CUDA back end under tests/cuda_shim.h: the shim's own test, and tests/test_cuda.cpp in parts."""
+    folder = os.path.join(BUILD, "tests", "cuda_" + variant)
+    os.makedirs(folder, exist_ok=True)
+    library = os.path.join(folder, "library_cuda.o")
+    program = os.path.join(folder, "test_cuda")
+    shim = os.path.join(folder, "test_cuda_shim")
+    compile_it = [*shlex.split(compiler), "-std=c++11", *WARNINGS, *flags, "-I."]
+    build_library = build_once([*compile_it, "-DCNN_NO_SIMD", "-c", "tests/library_cuda.cpp", "-o", library])
+    build_test = build_once([*compile_it, "tests/test_cuda.cpp", library, "-o", program])
+    result = [("cuda shim, " + variant, [[*compile_it, "tests/test_cuda_shim.cpp", "-o", shim], [shim]])]
+    for part, words in parts.items():
+        result.append((f"cuda {part}, {variant}", [build_library, build_test, [program, *words]]))
+    return result
+
+
 def groups():
     sources = sorted(glob.glob("tests/test_*.c"))
     scripts = sorted(glob.glob("tests/test_*.py"))
@@ -75,11 +109,15 @@ def groups():
         result += variant_groups(sources, "no openmp", CFLAGS)
     result += variant_groups([s for s in sources if "operators" in s or "network" in s], "no simd",
                              CFLAGS + ["-DCNN_NO_SIMD"])
+    result += cuda_groups("shuffled", ["-O1"], CXX, {"operators": CUDA_OPERATORS, "training": CUDA_TRAINING})
     if any("sanitize" in flag for flag in CFLAGS):
         return result
     compiler = sanitizer_compiler()
     if compiler:
         result += variant_groups(sources, "sanitized", SANITIZE + (OPENMP and ["-fopenmp"]), compiler)
+        if shutil.which("g++"):
+            result += cuda_groups("sanitized", CUDA_SANITIZE, "g++", {"back end": ["short"]})
+            result += cuda_groups("raced", CUDA_RACE, "g++", {"back end": ["short", *CUDA_RACES]})
     else:
         result.append(("sanitized", [["sh", "-c", "echo 'no compiler here has the sanitizers'; exit 77"]]))
     return result

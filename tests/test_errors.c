@@ -1534,7 +1534,7 @@ static void test_memory_handed_in(void) {
 
 static void test_status(void) {
     static const char *const names[] = {"ok",           "argument", "shape",   "out of memory",
-                                        "input/output", "format",   "diverged"};
+                                        "input/output", "format",   "diverged", "device"};
     CHECK(!strcmp(cnn_last_error(), ""), "before the first error: '%s'", cnn_last_error());
     for (int i = 0; i < COUNT(names); i++)
         CHECK(!strcmp(cnn_status_name((cnn_status)i), names[i]), "status %d is %s", i,

@@ -220,8 +220,8 @@ class Output(Case):
     def test_help_names_every_option_and_net(self):
         output = self.train("--help")
         for word in ("--data DIR", "--net NAME", "--epochs N", "--batch N", "--lr F", "--momentum F",
-                     "--weight-decay F", "--seed N", "--threads N", "--limit N", "--plot FILE.svg", "--quiet",
-                     "--help", "--version", "lenet-max", "lenet-relu"):
+                     "--weight-decay F", "--seed N", "--threads N", "--device NAME", "--limit N",
+                     "--plot FILE.svg", "--quiet", "--help", "--version", "lenet-max", "lenet-relu"):
             self.assertIn(word, output)
         self.assertLessEqual(max(map(len, output.splitlines())), 80)
 
@@ -316,6 +316,7 @@ class WrongUsage(Case):
                 (["--momentum", "-0.1"], "--momentum"), (["--momentum", "x"], "number"),
                 (["--weight-decay", "-1"], "--weight-decay"), (["--seed", "-1"], "--seed"),
                 (["--seed", "18446744073709551617"], "--seed"), (["--threads", "0"], "--threads"),
+                (["--device", "tpu"], "--device"), (["--device"], "--device NAME"),
                 (["--threads", "two"], "'two'"), (["--limit", "0"], "--limit"),
                 (["--net", "lenet-9"], "'lenet-9'"), (["--net", "alexnet"], "'alexnet'"),
                 (["--plot", "x" * 5000], "too long")):
