@@ -602,6 +602,9 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__CACHE_FLOATS  65536  /* 256 KiB: a share of the second-level cache */
 #define CNN__CHUNK         256    /* steps of a product at a time */
 #define CNN__COLUMNS       12     /* vectors of a product at a time */
+#define CNN__GATHER        48     /* columns of a product whose x is gathered, and */
+#define CNN__GATHER_STEPS  160    /* steps of it at a time: 30 KiB of the first-level cache */
+#define CNN__GATHER_ROWS   32     /* rows from which that pays */
 #define CNN__WINO_INPUT    300000 /* transformed inputs in a run of tiles, floats */
 #define CNN__WINO_WEIGHTS  150000 /* transformed weights at a time, floats */
 #define CNN__STRIP_FLOATS  131072 /* a packed strip of a plane */
@@ -643,12 +646,14 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__MAYBE        __attribute__((unused))
 #define CNN__COLD         __attribute__((cold, noinline)) /* once a call or less: small code, soon compiled */
 #define CNN__THREAD       __thread
+#define CNN__PREFETCH(p)  __builtin_prefetch(p, 0, 2)
 #define CNN__PRINTF(a, b) __attribute__((format(printf, a, b)))
 #else
 #define CNN__GNU    0
 #define CNN__INLINE static
 #define CNN__MAYBE
 #define CNN__COLD
+#define CNN__PREFETCH(p) ((void)0)
 #define CNN__PRINTF(a, b)
 #if defined(_MSC_VER)
 #define CNN__THREAD __declspec(thread)
@@ -1041,6 +1046,8 @@ typedef struct cnn__product {
     float *y;
     ptrdiff_t ym;
     cnn__start start;
+    int gather; /* x's steps lie far apart, or across cache lines: with many rows gather them first */
+    int slack;  /* x may be read on to the end of the last vector */
 } cnn__product;
 
 /* Rows of the next panel where `left` are left and tiles have at most `most`. No rest of one row: a tile of one
@@ -1158,13 +1165,15 @@ typedef struct cnn__kernels {
 /* The last vector of a tile, of which n lanes count. With masks at no cost (CNN__MASKED) that holds for the
    inner loop too; otherwise what it loads must be whole. */
 #ifdef CNN__MASKED
-#define CNN__LOAD_LAST(p, n)      CNN__LOAD_N(p, n)
+#define CNN__LOAD_LAST(p, mask)   CNN__LOAD_MASKED(p, mask)
 #define CNN__LOAD_UP_TO(p, n)     CNN__LOAD_N(p, n)
 #define CNN__STORE_UP_TO(p, v, n) CNN__STORE_N(p, v, n)
 #else
-#define CNN__MASKED           0
-#define CNN__LOAD_LAST(p, n)  CNN__LOAD(p)
-#define CNN__LOAD_UP_TO(p, n) ((n) == CNN__V ? CNN__LOAD(p) : CNN__LOAD_N(p, n))
+#define CNN__MASKED             0
+#define CNN__MASK               int
+#define CNN__LANE_MASK(n)       (n)
+#define CNN__LOAD_LAST(p, mask) ((void)(mask), CNN__LOAD(p))
+#define CNN__LOAD_UP_TO(p, n)   ((n) == CNN__V ? CNN__LOAD(p) : CNN__LOAD_N(p, n))
 #define CNN__STORE_UP_TO(p, v, n)                                                                            \
     do {                                                                                                     \
         if ((n) == CNN__V)                                                                                   \
@@ -1187,6 +1196,7 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
     const int *CNN__RESTRICT tap = a->tap;
     const ptrdiff_t ym = a->ym, wk = a->wk ? a->wk : MR;
     const int last = a->last, steps = a->steps;
+    const CNN__MASK mask = CNN__LANE_MASK(last); /* made once */
     CNN__UNROLL
     for (int q = 0; q < panels; q++)
         w[q] = a->w + q * MR * a->panel;
@@ -1212,7 +1222,7 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
         CNN__VEC v[8];
         CNN__UNROLL
         for (int j = 0; j < NV; j++)
-            v[j] = j < NV - 1 ? CNN__LOAD(xk + j * CNN__V) : CNN__LOAD_LAST(xk + j * CNN__V, last);
+            v[j] = NV > 1 ? CNN__LOAD(xk + j * CNN__V) : CNN__LOAD_LAST(xk, mask);
         CNN__UNROLL
         for (int q = 0; q < panels; q++) {
             CNN__UNROLL
@@ -1300,7 +1310,7 @@ CNN__INLINE int CNN__FN(cnn__tile_vectors)(int mr, int left) {
 
 /* Vectors v0 to v1 - 1, steps k0 to k1 - 1 of a product, whose last vector of all has `last` lanes. */
 static void CNN__FN(cnn__product_part)(const cnn__product *a, int v0, int v1, int k0, int k1, int last) {
-    const int whole = (int)(a->n / CNN__V);
+    const int whole = (int)(a->n / CNN__V), end = a->slack || v1 < whole ? v1 : whole;
     cnn__tile t;
     int mr = 0, nv = 0;
     t.tap = a->tap + (k0 - a->first);
@@ -1326,7 +1336,7 @@ static void CNN__FN(cnn__product_part)(const cnn__product *a, int v0, int v1, in
         }
 #endif
         for (int v = v0; v < v1; v += nv) {
-            nv = CNN__FN(cnn__tile_vectors)(mr, v1 - v);
+            nv = v < end ? CNN__FN(cnn__tile_vectors)(mr, end - v) : 1;
             t.x = a->x + v * CNN__V;
             t.y = a->y + m * a->ym + v * CNN__V;
             t.last = v + nv <= whole ? CNN__V : last;
@@ -1361,24 +1371,61 @@ static void CNN__FN(cnn__product_rest)(const cnn__product *a, size_t p0) {
 }
 #endif
 
-/* Blocked for the caches: CNN__CHUNK steps at a time, for them CNN__COLUMNS vectors at a time, whose inputs
-   all rows then find in the first-level cache; and of y so much at a time that it stays in the second-level
-   cache while the chunks pass by. */
+/* Columns v0 to v1 - 1, steps k0 to k1 - 1, with x first gathered: the inputs of a step together, one step after
+   the other, in the first-level cache and aligned, for all rows to use. */
+static void CNN__FN(cnn__product_gathered)(const cnn__product *a, int v0, int v1, int k0, int k1, int last,
+                                           float *x, const int *tap) {
+    const int whole = (int)(a->n / CNN__V), pitch = CNN__GATHER / CNN__V;
+    const CNN__MASK all = CNN__LANE_MASK(CNN__V), some = CNN__LANE_MASK(last);
+    cnn__product part = *a;
+    for (int k = k0; k < k1; k++) {
+        const float *from = a->x + a->tap[k - a->first] + v0 * CNN__V;
+        float *to = x + (k - k0) * CNN__GATHER;
+        for (int i = 0; i < CNN__GATHER; i += 16) /* the next columns, a cache line each */
+            CNN__PREFETCH(from + CNN__GATHER + i);
+        for (int v = 0; v < v1 - v0 && v < pitch; v++)
+            CNN__STORE(to + v * CNN__V, CNN__LOAD_LAST(from + v * CNN__V, v0 + v < whole ? all : some));
+    }
+    part.x = x;
+    part.tap = tap;
+    part.first = k0;
+    part.steps = k1 - k0;
+    part.y = a->y + v0 * CNN__V;
+    part.n = v1 <= whole ? (size_t)(v1 - v0) * CNN__V : a->n - (size_t)v0 * CNN__V;
+    part.start = k0 > a->first ? CNN__ACCUMULATE : a->start;
+    part.slack = 1;
+    CNN__FN(cnn__product_part)(&part, 0, v1 - v0, k0, k1, last);
+}
+
+/* Blocked for the caches: CNN__CHUNK steps at a time, for them CNN__COLUMNS vectors at a time, and of y so much
+   at a time that it stays in the second-level cache while the chunks pass by. */
 static void CNN__FN(cnn__product_run)(const cnn__product *a) {
     const int rest = (int)(a->n % CNN__V), vectors = (int)(a->n / CNN__V) + (CNN__MASKED && rest);
-    const int chunks = vectors > CNN__COLUMNS && a->steps > CNN__CHUNK * 3 / 2
-                           ? (a->steps + CNN__CHUNK - 1) / CNN__CHUNK
-                           : 1;
+    const int gather = a->gather && a->rows >= CNN__GATHER_ROWS && a->steps > 1;
+    const int columns = gather ? CNN__GATHER / CNN__V : CNN__COLUMNS;
+    const int chunk = gather ? CNN__GATHER_STEPS : vectors > CNN__COLUMNS ? CNN__CHUNK * 3 / 2 : INT_MAX;
+    const int chunks = a->steps > chunk ? (a->steps - 1) / (gather ? CNN__GATHER_STEPS : CNN__CHUNK) + 1 : 1;
     const int fit = CNN__CACHE_FLOATS / CNN__V / (a->rows > 0 ? a->rows : 1);
-    const int most = chunks == 1 ? vectors : fit > CNN__COLUMNS ? fit : CNN__COLUMNS;
+    const int most = chunks == 1 ? vectors : fit > columns ? fit / columns * columns : columns;
+    float x[CNN__GATHER_STEPS * CNN__GATHER + CNN__V];
+    int tap[CNN__GATHER_STEPS];
+    float *const aligned = x + (CNN__V - (uintptr_t)x / sizeof(float) % CNN__V) % CNN__V;
+    for (int k = 0; gather && k < CNN__GATHER_STEPS; k++)
+        tap[k] = k * CNN__GATHER;
     for (int s0 = 0; s0 < vectors; s0 += most) {
-        const int s1 = vectors - s0 < most ? vectors : s0 + most;
+        const int s1 = vectors - s0 < most ? vectors : s0 + most, groups = (s1 - s0 - 1) / columns + 1;
         for (int i = 0; i < chunks; i++) {
             const int k0 = a->first + (int)((int64_t)a->steps * i / chunks);
             const int k1 = a->first + (int)((int64_t)a->steps * (i + 1) / chunks);
-            for (int v0 = s0; v0 < s1; v0 += CNN__COLUMNS) {
-                const int v1 = s1 - v0 < CNN__COLUMNS ? s1 : v0 + CNN__COLUMNS;
-                CNN__FN(cnn__product_part)(a, v0, v1, k0, k1, rest ? rest : CNN__V);
+            for (int g = 0; g < groups; g++) {
+                const int v0 = gather ? s0 + (s1 - s0) * g / groups : s0 + g * columns;
+                const int v1 = gather              ? s0 + (s1 - s0) * (g + 1) / groups
+                               : v0 + columns < s1 ? v0 + columns
+                                                   : s1;
+                if (gather)
+                    CNN__FN(cnn__product_gathered)(a, v0, v1, k0, k1, rest ? rest : CNN__V, aligned, tap);
+                else
+                    CNN__FN(cnn__product_part)(a, v0, v1, k0, k1, rest ? rest : CNN__V);
             }
         }
     }
@@ -2100,6 +2147,9 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
 #undef CNN__WINOGRAD
 #undef CNN__PANEL
 #undef CNN__MASKED
+#undef CNN__MASK
+#undef CNN__LANE_MASK
+#undef CNN__LOAD_MASKED
 #undef CNN__LOAD_LAST
 #undef CNN__LOAD_UP_TO
 #undef CNN__STORE_UP_TO
@@ -2159,6 +2209,8 @@ CNN__INLINE __m512 cnn__reciprocal16(__m512 v) {
 #define CNN__VEC               __m512
 #define CNN__REGISTERS         32
 #define CNN__MASKED            1
+#define CNN__MASK              __mmask16
+#define CNN__LOAD_MASKED(p, m) _mm512_maskz_loadu_ps(m, p)
 #define CNN__LANE_MASK(n)      ((__mmask16)((1u << (n)) - 1u))
 #define CNN__LOAD(p)           _mm512_loadu_ps(p)
 #define CNN__STORE(p, v)       _mm512_storeu_ps(p, v)
@@ -2183,7 +2235,6 @@ CNN__INLINE __m512 cnn__reciprocal16(__m512 v) {
         CNN__LANE_MASK(16),                                                                                  \
         _mm512_maskz_cvtepu8_epi32(CNN__LANE_MASK(16), _mm_loadu_si128((const __m128i *)(const void *)(p))))
 #include "cnn.h"
-#undef CNN__LANE_MASK
 CNN__TARGET_END
 
 CNN__TARGET_BEGIN_AVX2
@@ -3003,6 +3054,7 @@ static void cnn__conv_forward(const cnn__conv *v, const cnn__kernels *k, const f
     a.bias = bias;
     a.start = bias ? CNN__BIAS : CNN__ZERO;
     a.ym = v->y_plane;
+    a.slack = 1;
     for (int i = i0; i < i1; i++) {
         a.x = packed + (size_t)i * (size_t)v->x_pitch;
         a.y = y + (size_t)i * (size_t)v->y_pitch;
@@ -3074,6 +3126,7 @@ static void cnn__conv_backward_x(const cnn__conv *v, const cnn__kernels *k, cons
     a.panel = v->kh * v->o;
     a.start = CNN__ACCUMULATE;
     a.ym = v->plane;
+    a.slack = 1;
     for (int r = 0; r < v->sh; r++) {
         for (int i = 0; v->lines > 1 && i < v->rows; i++) {
             int first = 0;
@@ -3201,6 +3254,8 @@ static void cnn__conv_forward_task(void *context, int task, int thread) {
     p.start = a->bias ? CNN__BIAS : CNN__ZERO;
     p.y = v->flat ? flat : y;
     p.ym = v->y_plane;
+    p.gather = 1;
+    p.slack = !v->direct;
     if (v->x_pitch == v->y_pitch) {
         p.n = (size_t)(rows - 1) * (size_t)v->y_pitch + (size_t)v->ow;
         a->k->product(&p);
@@ -3331,6 +3386,8 @@ static void cnn__conv_dx_task(void *context, int task, int thread) {
     p.rows = c1 - c0;
     p.tap = v->back;
     p.ym = v->plane;
+    p.gather = 1;
+    p.slack = 1;
     p.start = CNN__ZERO;
     for (int r = 0; r < v->sh; r++)
         for (int s = 0; s < v->sw; s++) {
@@ -3452,6 +3509,8 @@ static void cnn__conv_dw_task(void *context, int task, int thread) {
     p.tap = v->tap;
     p.w = panels;
     p.ym = run;
+    p.gather = 1;
+    p.slack = 1;
     for (int i = 0; i < a->n; i++) {
         const size_t unit = (size_t)i * (size_t)v->groups + (size_t)group;
         const float *dy = a->dy + (unit * (size_t)v->o + (size_t)m0) * out;
@@ -3511,7 +3570,7 @@ static int cnn__conv_part(int channels, int parts) {
 
 /* Bytes of the scratch memory of all threads, each with so many floats. */
 static size_t cnn__conv_scratch_bytes(cnn__conv_call *a, int threads, size_t floats) {
-    a->stride = cnn__add(CNN__ALIGN, cnn__round_up(cnn__mul(floats, sizeof(float)), CNN__ALIGN));
+    a->stride = cnn__add(2 * CNN__ALIGN, cnn__round_up(cnn__mul(floats, sizeof(float)), CNN__ALIGN));
     return cnn__mul(a->stride, (size_t)threads);
 }
 
@@ -3774,6 +3833,7 @@ static void cnn__wino_task(void *context, int task, int thread) {
         p.tap = a->tap;
         p.panel = w->steps;
         p.ym = w->run;
+        p.slack = 1;
         for (int e = 0; e < 36; e++) {
             p.x = v + (size_t)e * w->v_pitch;
             p.w = u + (size_t)e * w->u_pitch;
@@ -6426,6 +6486,7 @@ static void cnn__piece_linear(const cnn__pass *e, const cnn__piece *piece) {
     a.w = p->dy_rows;
     a.panel = 1;
     a.wk = p->dy_pitch;
+    a.slack = 1;
     a.y = e->ws->gradients + e->net->offset[piece->layer] + piece->first;
     a.ym = (ptrdiff_t)p->in;
     a.start = e->start;
