@@ -2,7 +2,8 @@
 
     make test                      or    python3 tests/run.py [WORD ...]
 
-With words, only the groups whose names contain one. A group is a row of commands: exit status 0 passes, 77 skips
+With words, only the groups whose names contain one; "raced" and
+"shuffled", the CUDA back end under ThreadSanitizer and at full length, run only so. A group is a row of commands: exit status 0 passes, 77 skips
 (the last line printed is the reason), anything else fails and its output is shown. CC, CFLAGS, OPENMP, BUILD and
 DATA come from the environment, as the Makefile sets them.
 """
@@ -29,6 +30,7 @@ CUDA_SANITIZE = ["-O1", "-fsanitize=address,alignment", "-fno-sanitize-recover=a
                  "asan-instrumentation-with-call-threshold=0"]
 CUDA_RACE = ["-O1", "-fsanitize=thread"]
 TIMEOUT = 280
+LONG = ["header", "lenet_fashion", "cuda back end", "operators, sanitized"]
 
 # What test_cuda runs under the shim, as groups of it: words that name its tests.
 CUDA_OPERATORS = ["device", "conv2d", "tf32", "linear", "pools", "activations", "dropout", "losses", "plain",
@@ -106,18 +108,20 @@ def groups():
     result = [(os.path.basename(s)[5:-3], [[sys.executable, s, "-v"]]) for s in scripts]
     result += variant_groups(sources, "", CFLAGS + OPENMP)
     if OPENMP:
-        result += variant_groups(sources, "no openmp", CFLAGS)
+        result += variant_groups([s for s in sources if "network" in s or "errors" in s], "no openmp", CFLAGS)
     result += variant_groups([s for s in sources if "operators" in s or "network" in s], "no simd",
                              CFLAGS + ["-DCNN_NO_SIMD"])
-    result += cuda_groups("shuffled", ["-O1"], CXX, {"operators": CUDA_OPERATORS, "training": CUDA_TRAINING})
+    compiler = sanitizer_compiler()
+    if not compiler or "shuffled" in sys.argv[1:]:  # whole; sanitized, every test in short
+        result += cuda_groups("shuffled", ["-O1"], CXX, {"operators": CUDA_OPERATORS, "training": CUDA_TRAINING})
     if any("sanitize" in flag for flag in CFLAGS):
         return result
-    compiler = sanitizer_compiler()
     if compiler:
         result += variant_groups(sources, "sanitized", SANITIZE + (OPENMP and ["-fopenmp"]), compiler)
         if shutil.which("g++"):
             result += cuda_groups("sanitized", CUDA_SANITIZE, "g++", {"back end": ["short"]})
-            result += cuda_groups("raced", CUDA_RACE, "g++", {"back end": ["short", *CUDA_RACES]})
+            if "raced" in sys.argv[1:]:  # slower, and only when asked for
+                result += cuda_groups("raced", CUDA_RACE, "g++", {"back end": ["short", *CUDA_RACES]})
     else:
         result.append(("sanitized", [["sh", "-c", "echo 'no compiler here has the sanitizers'; exit 77"]]))
     return result
@@ -149,6 +153,7 @@ def run(group):
 def main():
     os.makedirs(os.path.join(BUILD, "tests"), exist_ok=True)
     chosen = [g for g in groups() if not sys.argv[1:] or any(word in g[0] for word in sys.argv[1:])]
+    chosen.sort(key=lambda g: not any(word in g[0] for word in LONG))  # first, lest one be left alone at the end
     count = {"passed": 0, "failed": 0, "skipped": 0}
     with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
         for done in concurrent.futures.as_completed([pool.submit(run, g) for g in chosen]):

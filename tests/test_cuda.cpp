@@ -209,22 +209,22 @@ static void check_conv(const conv_case &k, int subset, uint64_t *random) {
 
 /* Shapes that cross the edges of tiles of the kernels, or that random ones seldom are. */
 static const conv_case conv_cases[] = {
-    {2, 1, 28, 28, 6, 5, 5, {1, 1, 2, 2, 2, 2, 1, 1, 1, CNN_PAD_ZEROS}},
-    {3, 6, 14, 14, 16, 5, 5, {0, 0, 0, 0, 0, 0, 0, 0, 0, CNN_PAD_ZEROS}},
-    {1, 20, 13, 15, 70, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, CNN_PAD_ZEROS}},
-    {2, 33, 9, 10, 130, 1, 1, {1, 1, 0, 0, 0, 0, 1, 1, 1, CNN_PAD_ZEROS}},
-    {1, 130, 5, 5, 9, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, CNN_PAD_ZEROS}},
-    {1, 3, 30, 31, 8, 7, 7, {2, 2, 3, 3, 3, 3, 1, 1, 1, CNN_PAD_ZEROS}},
-    {2, 24, 9, 11, 24, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 24, CNN_PAD_ZEROS}},
-    {2, 12, 9, 8, 24, 3, 3, {2, 2, 1, 1, 1, 1, 1, 1, 12, CNN_PAD_REFLECT}},
-    {1, 12, 11, 11, 18, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 6, CNN_PAD_CIRCULAR}},
-    {1, 1, 1, 1, 1, 1, 1, {1, 1, 0, 0, 0, 0, 1, 1, 1, CNN_PAD_ZEROS}},
-    {1, 2, 1, 1, 3, 2, 2, {3, 3, 5, 4, 7, 6, 1, 1, 1, CNN_PAD_ZEROS}},
-    {1, 2, 1, 1, 3, 2, 2, {1, 1, 5, 4, 7, 6, 2, 3, 1, CNN_PAD_REPLICATE}},
-    {1, 3, 1, 90, 5, 1, 9, {1, 3, 0, 0, 4, 4, 1, 2, 1, CNN_PAD_ZEROS}},
-    {1, 2, 5, 5, 3, 2, 2, {7, 8, 0, 3, 9, 9, 1, 1, 1, CNN_PAD_ZEROS}},
-    {40, 40, 1, 1, 40, 1, 1, {1, 1, 0, 0, 0, 0, 1, 1, 1, CNN_PAD_ZEROS}},
-    {1, 130, 7, 7, 130, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, CNN_PAD_ZEROS}},
+    {2, 1, 28, 28, 6, 5, 5, {1, 1, 2, 2, 2, 2, 1, 1, 1, CNN_PAD_ZEROS, 0}},
+    {3, 6, 14, 14, 16, 5, 5, {0, 0, 0, 0, 0, 0, 0, 0, 0, CNN_PAD_ZEROS, 0}},
+    {1, 20, 13, 15, 70, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, CNN_PAD_ZEROS, 0}},
+    {2, 33, 9, 10, 130, 1, 1, {1, 1, 0, 0, 0, 0, 1, 1, 1, CNN_PAD_ZEROS, 0}},
+    {1, 130, 5, 5, 9, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, CNN_PAD_ZEROS, 0}},
+    {1, 3, 30, 31, 8, 7, 7, {2, 2, 3, 3, 3, 3, 1, 1, 1, CNN_PAD_ZEROS, 0}},
+    {2, 24, 9, 11, 24, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 24, CNN_PAD_ZEROS, 0}},
+    {2, 12, 9, 8, 24, 3, 3, {2, 2, 1, 1, 1, 1, 1, 1, 12, CNN_PAD_REFLECT, 0}},
+    {1, 12, 11, 11, 18, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 6, CNN_PAD_CIRCULAR, 0}},
+    {1, 1, 1, 1, 1, 1, 1, {1, 1, 0, 0, 0, 0, 1, 1, 1, CNN_PAD_ZEROS, 0}},
+    {1, 2, 1, 1, 3, 2, 2, {3, 3, 5, 4, 7, 6, 1, 1, 1, CNN_PAD_ZEROS, 0}},
+    {1, 2, 1, 1, 3, 2, 2, {1, 1, 5, 4, 7, 6, 2, 3, 1, CNN_PAD_REPLICATE, 0}},
+    {1, 3, 1, 90, 5, 1, 9, {1, 3, 0, 0, 4, 4, 1, 2, 1, CNN_PAD_ZEROS, 0}},
+    {1, 2, 5, 5, 3, 2, 2, {7, 8, 0, 3, 9, 9, 1, 1, 1, CNN_PAD_ZEROS, 0}},
+    {40, 40, 1, 1, 40, 1, 1, {1, 1, 0, 0, 0, 0, 1, 1, 1, CNN_PAD_ZEROS, 0}},
+    {1, 130, 7, 7, 130, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, CNN_PAD_ZEROS, 0}},
 };
 
 static void draw_axis(uint64_t *random, int size, cnn_padding_mode mode, int *kernel, int *stride,
@@ -292,10 +292,10 @@ static void test_conv2d(uint64_t *random) {
 
 /* TF32 keeps 10 bits of the factors: errors of 2^-10 of the terms' magnitudes, and not of 0. */
 static void test_tf32(uint64_t *random) {
-    static const conv_case cases[] = {{1, 64, 9, 11, 72, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, CNN_PAD_ZEROS}},
-                                      {2, 96, 8, 8, 130, 1, 1, {1, 1, 0, 0, 0, 0, 1, 1, 1, CNN_PAD_ZEROS}},
-                                      {2, 40, 10, 9, 64, 3, 3, {2, 2, 1, 0, 1, 0, 1, 1, 1, CNN_PAD_REFLECT}},
-                                      {1, 64, 10, 9, 128, 3, 3, {1, 1, 2, 2, 2, 2, 2, 2, 2, CNN_PAD_ZEROS}}};
+    static const conv_case cases[] = {{1, 64, 9, 11, 72, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, CNN_PAD_ZEROS, 0}},
+                                      {2, 96, 8, 8, 130, 1, 1, {1, 1, 0, 0, 0, 0, 1, 1, 1, CNN_PAD_ZEROS, 0}},
+                                      {2, 40, 10, 9, 64, 3, 3, {2, 2, 1, 0, 1, 0, 1, 1, 1, CNN_PAD_REFLECT, 0}},
+                                      {1, 64, 10, 9, 128, 3, 3, {1, 1, 2, 2, 2, 2, 2, 2, 2, CNN_PAD_ZEROS, 0}}};
     use(CNN_DEVICE_CUDA);
     const cnn_status status = cnn_device_tf32(1);
     if (status == CNN_ERR_DEVICE) {
@@ -1199,7 +1199,7 @@ static void test_failures(uint64_t *random) {
         weights[i] = check_uniform(random);
     const work convolution = [&](floats *result) {
         cnn_status status = CNN_OK;
-        const cnn_conv2d_options o = {1, 1, 1, 1, 1, 1, 1, 1, 1, CNN_PAD_ZEROS};
+        const cnn_conv2d_options o = {1, 1, 1, 1, 1, 1, 1, 1, 1, CNN_PAD_ZEROS, 0};
         const cnn_tensor x = {3, 1, 8, 8, x_values.data()}, weight = {5, 1, 3, 3, weights.data()};
         cnn_tensor y = {3, 5, 8, 8, y_values.data()}, dx = {0, 0, 0, 0, NULL};
         std::fill(y_values.begin(), y_values.end(), -7.0f);

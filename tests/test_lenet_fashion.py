@@ -512,9 +512,10 @@ class Repository(Case):
         self.assertTrue(0.81 <= train <= 0.85, train)
         self.assertGreaterEqual(test, 0.74)
 
-    def test_relu_training_reaches_nine_tenths(self):
+    def test_relu_training_in_short(self):
+        """Three epochs; ten, and 0.90, are for tests/train_seeds.py."""
         self.need_real()
-        self.assertGreaterEqual(self.result("--net", "lenet-relu", data=REPOSITORY_DATA)[2], 0.90)
+        self.assertGreaterEqual(self.result("--net", "lenet-relu", "--epochs", "3", data=REPOSITORY_DATA)[2], 0.87)
 
 
 if __name__ == "__main__":

@@ -217,7 +217,7 @@ static cnn_conv2d_options conv_options(const cnn_layer *l) {
                             either(l->dilation_h, l->dilation),
                             either(l->dilation_w, l->dilation),
                             l->groups,
-                            l->padding_mode};
+                            l->padding_mode, 0};
     return o;
 }
 

@@ -299,7 +299,7 @@ static bool in_mean(const conv_shape &s) {
 
 static void bench_conv(const conv_shape &s, double peak, std::vector<double> *shares) {
     const cnn_conv2d_options o = {s.stride,  s.stride,   s.padding,  s.padding, s.padding,
-                                  s.padding, s.dilation, s.dilation, s.groups,  CNN_PAD_ZEROS};
+                                  s.padding, s.dilation, s.dilation, s.groups,  CNN_PAD_ZEROS, 0};
     cnn_tensor x = tensor(s.n, s.c, s.h, s.w, 1), dx = tensor(s.n, s.c, s.h, s.w, 1);
     cnn_tensor w = tensor(s.o, s.c / s.groups, s.kernel, s.kernel, 2),
                dw = tensor(s.o, s.c / s.groups, s.kernel, s.kernel, 3);
