@@ -1454,22 +1454,46 @@ CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const
         x[k] = a->x + a->tap[k0 + k];
     const float *y = a->y + m0 * a->ym;
     const ptrdiff_t ym = a->ym;
-    const size_t n = a->n;
+    const size_t whole = a->n / CNN__V * CNN__V;
+#if CNN__MASKED
+    const int rest = (int)(a->n - whole);
+#else
+    float rest[4][6] = {{0}}; /* sums over what does not fill a vector */
+#endif
     for (int r = 0; r < a->lines; r++) {
-        for (size_t p = 0; p < n; p += CNN__V) {
-            const int some = n - p < CNN__V ? (int)(n - p) : CNN__V;
+        for (size_t p = 0; p < whole; p += CNN__V) {
             CNN__VEC v[4];
             CNN__UNROLL
             for (int m = 0; m < MR; m++)
-                v[m] = CNN__LOAD_UP_TO(y + m * ym + p, some);
+                v[m] = CNN__LOAD(y + m * ym + p);
             CNN__UNROLL
             for (int k = 0; k < NK; k++) {
-                const CNN__VEC b = CNN__LOAD_UP_TO(x[k] + p, some);
+                const CNN__VEC b = CNN__LOAD(x[k] + p);
                 CNN__UNROLL
                 for (int m = 0; m < MR; m++)
                     acc[m][k] = CNN__FMA(v[m], b, acc[m][k]);
             }
         }
+#if CNN__MASKED
+        if (rest) {
+            CNN__VEC v[4];
+            CNN__UNROLL
+            for (int m = 0; m < MR; m++)
+                v[m] = CNN__LOAD_N(y + m * ym + whole, rest);
+            CNN__UNROLL
+            for (int k = 0; k < NK; k++) {
+                const CNN__VEC b = CNN__LOAD_N(x[k] + whole, rest);
+                CNN__UNROLL
+                for (int m = 0; m < MR; m++)
+                    acc[m][k] = CNN__FMA(v[m], b, acc[m][k]);
+            }
+        }
+#else
+        for (size_t p = whole; p < a->n; p++)
+            for (int m = 0; m < MR; m++)
+                for (int k = 0; k < NK; k++)
+                    rest[m][k] += y[m * ym + (ptrdiff_t)p] * x[k][p];
+#endif
         y += a->yr;
         CNN__UNROLL
         for (int k = 0; k < NK; k++)
@@ -1481,6 +1505,11 @@ CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const
         for (int k = 0; k < NK; k++)
             CNN__STORE(lanes + (m * pitch + k) * CNN__V, acc[m][k]);
     }
+#if !CNN__MASKED
+    for (int m = 0; m < MR; m++)
+        for (int k = 0; k < NK; k++)
+            lanes[(m * pitch + k) * CNN__V] += rest[m][k];
+#endif
     float *g = a->g + m0 * a->gm + k0 * a->gk;
     for (int m = 0; !a->lanes && m < MR; m++, g += a->gm)
         for (int k = 0; k < NK; k++)
@@ -1490,7 +1519,7 @@ CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const
 /* clang-format off */
 #if CNN__REGISTERS >= 32
 #define CNN__DOT_TILES(T)                                                                                    \
-    T(1, 1) T(1, 3) T(1, 5) T(1, 6) T(3, 1) T(3, 3) T(3, 5) T(3, 6) T(4, 1) T(4, 3) T(4, 5) T(4, 6)
+    T(1, 1) T(1, 6) T(3, 1) T(3, 3) T(3, 5) T(3, 6) T(4, 1) T(4, 3) T(4, 5) T(4, 6)
 #else
 #define CNN__DOT_TILES(T) T(1, 1) T(1, 2) T(1, 4) T(3, 1) T(3, 2) T(3, 4)
 #endif
@@ -1511,21 +1540,22 @@ CNN__INLINE int CNN__FN(cnn__dot_rows)(int left) {
     return left >= 3 ? 3 : 1;
 }
 
-CNN__INLINE int CNN__FN(cnn__dot_steps)(int left) {
+CNN__INLINE int CNN__FN(cnn__dot_steps)(int rows, int left) {
 #if CNN__REGISTERS >= 32
-    if (left == 5 || (left % 5 == 0 && left < 30))
+    if (rows > 1 && (left == 5 || (left % 5 == 0 && left < 30)))
         return 5;
-    return left >= 6 ? 6 : left >= 3 ? 3 : 1;
+    return left >= 6 ? 6 : left >= 3 && rows > 1 ? 3 : 1;
 #else
+    (void)rows;
     return left >= 4 ? 4 : left >= 2 ? 2 : 1;
 #endif
 }
 
 static void CNN__FN(cnn__dot_run)(const cnn__dot *a) {
-    for (int k = 0, nk = 0; k < a->steps; k += nk) {
-        nk = CNN__FN(cnn__dot_steps)(a->steps - k);
-        for (int m = 0, mr = 0; m < a->rows; m += mr) {
-            mr = CNN__FN(cnn__dot_rows)(a->rows - m);
+    for (int m = 0, mr = 0; m < a->rows; m += mr) {
+        mr = CNN__FN(cnn__dot_rows)(a->rows - m);
+        for (int k = 0, nk = 0; k < a->steps; k += nk) {
+            nk = CNN__FN(cnn__dot_steps)(mr, a->steps - k);
             switch (mr * 16 + nk) {
 #define CNN__TILE(MR, NK)                                                                                    \
     case MR * 16 + NK:                                                                                       \
