@@ -1790,16 +1790,20 @@ CNN__INLINE CNN__VEC CNN__FN(cnn__add1)(CNN__VEC a, CNN__VEC b) {
 
 #define CNN__UNARY(name, f)                                                                                  \
     static void CNN__FN(name)(const float *x, float *y, size_t n) {                                          \
-        for (size_t i = 0; i < n; i += CNN__V) {                                                             \
-            const int r = n - i < CNN__V ? (int)(n - i) : CNN__V;                                            \
-            CNN__STORE_UP_TO(y + i, CNN__FN(f)(CNN__LOAD_UP_TO(x + i, r)), r);                               \
-        }                                                                                                    \
+        size_t i = 0;                                                                                        \
+        for (; i + CNN__V <= n; i += CNN__V)                                                                 \
+            CNN__STORE(y + i, CNN__FN(f)(CNN__LOAD(x + i)));                                                 \
+        if (i < n)                                                                                           \
+            CNN__STORE_N(y + i, CNN__FN(f)(CNN__LOAD_N(x + i, (int)(n - i))), (int)(n - i));                 \
     }
 #define CNN__BINARY(name, f)                                                                                 \
     static void CNN__FN(name)(const float *a, const float *b, float *y, size_t n) {                          \
-        for (size_t i = 0; i < n; i += CNN__V) {                                                             \
-            const int r = n - i < CNN__V ? (int)(n - i) : CNN__V;                                            \
-            CNN__STORE_UP_TO(y + i, CNN__FN(f)(CNN__LOAD_UP_TO(a + i, r), CNN__LOAD_UP_TO(b + i, r)), r);    \
+        size_t i = 0;                                                                                        \
+        for (; i + CNN__V <= n; i += CNN__V)                                                                 \
+            CNN__STORE(y + i, CNN__FN(f)(CNN__LOAD(a + i), CNN__LOAD(b + i)));                               \
+        if (i < n) {                                                                                         \
+            const int r = (int)(n - i);                                                                      \
+            CNN__STORE_N(y + i, CNN__FN(f)(CNN__LOAD_N(a + i, r), CNN__LOAD_N(b + i, r)), r);                \
         }                                                                                                    \
     }
 CNN__UNARY(cnn__sigmoid, cnn__sigmoid1)
