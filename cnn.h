@@ -3003,6 +3003,13 @@ static void cnn__unpack_row(const cnn__conv *v, const cnn__kernels *k, const flo
 static void cnn__unpack(const cnn__conv *v, const cnn__kernels *k, const float *packed, int c0, int c1,
                         float *dx) {
     const size_t image = (size_t)v->h * (size_t)v->w * (size_t)v->cell, row = (size_t)v->x_pitch;
+    if (v->sh == 1 && v->sw == 1 && v->mode == CNN_PAD_ZEROS) { /* every pixel was copied once */
+        const size_t line = (size_t)v->w * (size_t)v->cell;
+        const float *from = packed + (size_t)v->pt * row + (size_t)(v->pl * v->cell);
+        for (int c = c0; c < c1; c++, from += v->plane)
+            k->copy(from, row, dx + (size_t)c * image, line, line, v->h);
+        return;
+    }
     memset(dx + (size_t)c0 * image, 0, (size_t)(c1 - c0) * image * sizeof(float));
     for (int c = c0; c < c1; c++)
         for (int r = 0; r < v->sh; r++)
@@ -3389,17 +3396,11 @@ static void cnn__conv_dx_panels_task(void *context, int task, int thread) {
 
 static void cnn__pad_dy(const cnn__conv_call *a, const float *dy, float *to) {
     const cnn__conv *v = a->v;
-    const size_t pitch = (size_t)v->wq, row = (size_t)v->ow;
-    const size_t before = (size_t)cnn__dy_before(v) + (size_t)cnn__dy_above(v) * pitch;
-    for (int o = 0; o < v->o; o++, to += a->dy_plane) {
-        memset(to, 0, before * sizeof(float));
-        float *at = to + before;
-        for (int i = 0; i < v->oh; i++, dy += row, at += pitch) {
-            memcpy(at, dy, row * sizeof(float));
-            memset(at + row, 0, (pitch - row) * sizeof(float));
-        }
-        memset(at, 0, (a->dy_plane - (size_t)(at - to)) * sizeof(float));
-    }
+    const size_t before = (size_t)cnn__dy_before(v) + (size_t)cnn__dy_above(v) * (size_t)v->wq;
+    memset(to, 0, (size_t)v->o * a->dy_plane * sizeof(float));
+    for (int o = 0; o < v->o; o++)
+        a->k->copy(dy + (size_t)o * (size_t)v->oh * (size_t)v->ow, (size_t)v->ow,
+                   to + (size_t)o * a->dy_plane + before, (size_t)v->wq, (size_t)v->ow, v->oh);
 }
 
 static void cnn__conv_dx_task(void *context, int task, int thread) {
