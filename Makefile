@@ -87,8 +87,10 @@ test-cuda:
 	@CC='$(CC)' CFLAGS='$(CFLAGS)' OPENMP='$(OPENMP)' BUILD='$(BUILD)' DATA='$(DATA)' NVCC='$(NVCC)' \
 	    CUDA_ARCH='$(CUDA_ARCH)' $(PYTHON) tests/run_cuda.py $(ARGS)
 
-bench-cuda: $(BUILD)/bench_cuda $(BUILD)/lenet_fashion_cuda
-	@BUILD='$(BUILD)' DATA='$(DATA)' $(PYTHON) tests/bench/bench_cuda.py $(ARGS)
+bench-cuda:
+	@nvidia-smi -L >/dev/null 2>&1 || { echo 'bench-cuda: skipped: nvidia-smi finds no GPU here'; exit 0; }; \
+	    $(MAKE) $(BUILD)/bench_cuda $(BUILD)/lenet_fashion_cuda && \
+	    BUILD='$(BUILD)' DATA='$(DATA)' $(PYTHON) tests/bench/bench_cuda.py $(ARGS)
 
 clean:
 	rm -rf $(BUILD)

@@ -215,10 +215,10 @@ typedef struct cnn_conv2d_options {
                      weight[o][c][a][b] * x[n][g*C/groups + c][i*stride_h + a*dilation_h - pad_top][...]
    x {N, C, H, W}, weight {O, C/groups, KH, KW}, bias {1, O, 1, 1} or NULL, y {N, O, OH, OW} with
      OH = (H + pad_top + pad_bottom - dilation_h*(KH-1) - 1) / stride_h + 1, rounded down; OW alike.
-   groups = C is the depthwise convolution.
-   3x3 kernels with stride and dilation 1, padding up to 1 and 24 channels or more on both sides go by Winograd's
-   minimal filtering unless no_winograd is set: two to three times as fast. Errors are then up to 8 * 2^-23 of
-   the sum of |weight * x| (4.4 seen; directly 2.9), and an x that is not finite spoils its 4x4 outputs. */
+   groups = C is the depthwise convolution. 3x3 kernels with stride and dilation 1, padding up to 1 and 24
+   channels or more on both sides go by Winograd's minimal filtering unless no_winograd is set: two to three
+   times as fast. Errors are then up to 8 * 2^-23 of the sum of |weight * x| (4.4 seen; directly 2.9), and an
+   x that is not finite spoils its 4x4 outputs. */
 CNN_API cnn_status cnn_conv2d_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
                                       const cnn_conv2d_options *options, cnn_tensor *y);
 CNN_API cnn_status cnn_conv2d_backward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *dy,
@@ -270,9 +270,9 @@ CNN_API cnn_status cnn_linear_backward(const cnn_tensor *x, const cnn_tensor *we
                                        cnn_tensor *dx, cnn_tensor *dw, cnn_tensor *db);
 
 /* Activations, element by element; x and y of equal shape, y may be x itself (in place). The backward passes
-   take the result y, not x, and work in place too (dx may be dy or y).
-   sigmoid 1/(1 + exp(-x)); tanh; relu max(x, 0), whose gradient at 0 is 0. Of NaN: NaN. Sigmoid, tanh and
-   softmax are right to 4 units in the last place, where the result is neither subnormal nor beyond exp(88). */
+   take the result y, not x, and work in place too (dx may be dy or y). sigmoid 1/(1 + exp(-x)); tanh; relu
+   max(x, 0), whose gradient at 0 is 0. Of NaN: NaN. Sigmoid, tanh and softmax are right to 4 units in the
+   last place, where the result is neither subnormal nor beyond exp(88). */
 CNN_API cnn_status cnn_sigmoid_forward(const cnn_tensor *x, cnn_tensor *y);
 CNN_API cnn_status cnn_sigmoid_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx);
 CNN_API cnn_status cnn_tanh_forward(const cnn_tensor *x, cnn_tensor *y);
@@ -595,10 +595,10 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN_FREE(pointer) free(pointer)
 #endif
 
-#define CNN__LANES         16  /* examples in a block: one AVX-512 vector, two AVX2 vectors, ... */
-#define CNN__SINGLES       8   /* examples beyond whole blocks that are not worth a block of their own */
-#define CNN__ALIGN         64  /* bytes; a cache line, an AVX-512 vector */
-#define CNN__SMALL_WORK    2e5 /* multiply-accumulates below which starting threads costs more than it gives */
+#define CNN__LANES         16     /* examples in a block: one AVX-512 vector, two AVX2 vectors, ... */
+#define CNN__SINGLES       8      /* examples beyond whole blocks that are not worth a block of their own */
+#define CNN__ALIGN         64     /* bytes; a cache line, an AVX-512 vector */
+#define CNN__SMALL_WORK    2e5    /* multiply-accumulates below which starting threads costs too much */
 #define CNN__CACHE_FLOATS  65536  /* 256 KiB: a share of the second-level cache */
 #define CNN__CHUNK         256    /* steps of a product at a time */
 #define CNN__COLUMNS       12     /* vectors of a product at a time */
@@ -1032,10 +1032,10 @@ CNN_API void cnn_shuffle(int *index, int count, uint64_t seed, uint64_t epoch) {
 typedef enum cnn__start { CNN__ZERO, CNN__BIAS, CNN__ACCUMULATE } cnn__start;
 
 /* y[m*ym + p] = start + sum over k of W(m, k) * x[p + tap[k - first]], m < rows, first <= k < first + steps,
-   p < n. Where start is 0, bias[m], or what y holds. Each sum runs over k in order: its bits depend on nothing
-   else. W lies in PANELS: its rows in runs of cnn__panel_rows, the panel of row m0 at w + m0*panel, there for
-   each k the weights of its rows together, `wk` floats from step to step, or, with wk 0, as many as it has
-   rows. So a tile finds the weights of a step at constant distances, which saves it a third of its
+   p < n. Where start is 0, bias[m], or what y holds. Each sum runs over k in order: its bits depend on
+   nothing else. W lies in PANELS: its rows in runs of cnn__panel_rows, the panel of row m0 at w + m0*panel,
+   there for each k the weights of its rows together, `wk` floats from step to step, or, with wk 0, as many as
+   it has rows. So a tile finds the weights of a step at constant distances, which saves it a third of its
    instructions. Written by cnn__panels; a matrix with W(m, k) at w[m + k*wk] is one as it stands, panel 1. */
 typedef struct cnn__product {
     int rows, first, steps;
@@ -1050,8 +1050,8 @@ typedef struct cnn__product {
     int slack;  /* x may be read on to the end of the last vector */
 } cnn__product;
 
-/* Rows of the next panel where `left` are left and tiles have at most `most`. No rest of one row: a tile of one
-   is slow. */
+/* Rows of the next panel where `left` are left and tiles have at most `most`. No rest of one row: a tile of
+   one is slow. */
 static int cnn__panel_rows(int most, int left) {
     if (most == 8 && left >= 8 && left != 9 && left != 10 && left != 12)
         return 8;
@@ -1185,9 +1185,9 @@ typedef struct cnn__kernels {
 
 /* A tile of `panels` panels of MR rows, and NV vectors of a product: all accumulators in registers; for each
    step NV loads, a broadcast a row, a fused multiply-add an accumulator, and as little else as can be: the
-   weights are reached by constant distances from one pointer a panel. Where a neighbour on the same core takes
-   half of the instruction slots, it is the number of instructions that decides the speed. MR, NV and panels
-   are constants after inlining. */
+   weights are reached by constant distances from one pointer a panel. Where a neighbour on the same core
+   takes half of the instruction slots, it is the number of instructions that decides the speed. MR, NV and
+   panels are constants after inlining. */
 CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int NV, const int panels) {
     CNN__VEC acc[24][8];
     const float *CNN__RESTRICT x = a->x;
@@ -1371,8 +1371,8 @@ static void CNN__FN(cnn__product_rest)(const cnn__product *a, size_t p0) {
 }
 #endif
 
-/* Columns v0 to v1 - 1, steps k0 to k1 - 1, with x first gathered: the inputs of a step together, one step after
-   the other, in the first-level cache and aligned, for all rows to use. */
+/* Columns v0 to v1 - 1, steps k0 to k1 - 1, with x first gathered: the inputs of a step together, one step
+   after the other, in the first-level cache and aligned, for all rows to use. */
 static void CNN__FN(cnn__product_gathered)(const cnn__product *a, int v0, int v1, int k0, int k1, int last,
                                            float *x, const int *tap) {
     const int whole = (int)(a->n / CNN__V), pitch = CNN__GATHER / CNN__V;
@@ -1397,8 +1397,8 @@ static void CNN__FN(cnn__product_gathered)(const cnn__product *a, int v0, int v1
     CNN__FN(cnn__product_part)(&part, 0, v1 - v0, k0, k1, last);
 }
 
-/* Blocked for the caches: CNN__CHUNK steps at a time, for them CNN__COLUMNS vectors at a time, and of y so much
-   at a time that it stays in the second-level cache while the chunks pass by. */
+/* Blocked for the caches: CNN__CHUNK steps at a time, for them CNN__COLUMNS vectors at a time, and of y so
+   much at a time that it stays in the second-level cache while the chunks pass by. */
 static void CNN__FN(cnn__product_run)(const cnn__product *a) {
     const int rest = (int)(a->n % CNN__V), vectors = (int)(a->n / CNN__V) + (CNN__MASKED && rest);
     const int gather = a->gather && a->rows >= CNN__GATHER_ROWS && a->steps > 1;
@@ -1573,9 +1573,9 @@ static void CNN__FN(cnn__dot_run)(const cnn__dot *a) {
 #else
 #define CNN__WINOGRAD(what) CNN__FN(cnn__wino_##what)
 /* Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray 2016): y = A^T [(G g G^T) * (B^T d B)] A, 36
-   multiplications for 16 outputs in place of 144. Interpolated at 0, +-p, +-q and infinity with p = sqrt(1/2),
-   q = sqrt(2), whose factors are smaller than those of the usual 1 and 2: a third of the error. One vector holds
-   the same element of V tiles. */
+   multiplications for 16 outputs in place of 144. Interpolated at 0, +-p, +-q and infinity with p =
+   sqrt(1/2), q = sqrt(2), whose factors are smaller than those of the usual 1 and 2: a third of the error.
+   One vector holds the same element of V tiles. */
 
 CNN__INLINE void CNN__FN(cnn__wino_input1)(const CNN__VEC *d, const int s, CNN__VEC *t) { /* t = B^T d */
     const CNN__VEC p = CNN__SET1(0.70710678f), q = CNN__SET1(1.41421356f), sum = CNN__SET1(-2.5f);
@@ -1626,8 +1626,8 @@ CNN__INLINE void CNN__FN(cnn__wino_weight1)(CNN__VEC g0, CNN__VEC g1, CNN__VEC g
     t[5] = g2;
 }
 
-/* Kernels of n rows of a panel for `steps` steps: element e of step k at g[(k*9 + e)*n], or flipped in both axes
-   at g[(k*9 + 8 - e)*n]; to to[e*pitch + k*n]. Where two steps fill a vector they go together. */
+/* Kernels of n rows of a panel for `steps` steps: element e of step k at g[(k*9 + e)*n], or flipped in both
+   axes at g[(k*9 + 8 - e)*n]; to to[e*pitch + k*n]. Where two steps fill a vector they go together. */
 static void CNN__FN(cnn__wino_weight)(const float *g, int n, int steps, int flip, float *to, size_t pitch) {
     int lanes = 0;
     for (int i = 0; i < n * steps; i += lanes) {
@@ -1729,10 +1729,10 @@ static float CNN__FN(cnn__sum)(const float *x, size_t n) {
     return CNN__SUM((s0 + s1) + (s2 + s3));
 }
 
-/* exp(sign * x), sign 1 or -1, for sign*x in [-87.3, 88.3], clamped beyond; NaN stays. 2^i * exp(r),
-   r = x - i ln 2, |r| <= ln 2 / 2; ln 2 in two parts, so that r is exact to the last bit but one; the polynomial
-   of degree 5 that is 1 at 0 and has the least relative error, 9.2e-8. With its
-   roundings sigmoid, tanh and softmax are right to 4 units in the last place (3.6 seen, in tests/test_operators). */
+/* exp(sign * x), sign 1 or -1, for sign*x in [-87.3, 88.3], clamped beyond; NaN stays. 2^i * exp(r), r = x -
+   i ln 2, |r| <= ln 2 / 2; ln 2 in two parts, so that r is exact to the last bit but one; the polynomial of
+   degree 5 that is 1 at 0 and has the least relative error, 9.2e-8. With its roundings sigmoid, tanh and
+   softmax are right to 4 units in the last place (3.6 seen, in tests/test_operators). */
 CNN__INLINE CNN__VEC CNN__FN(cnn__exp)(CNN__VEC x, const float sign) {
     x = CNN__MIN(CNN__SET1(sign > 0 ? 88.3f : 87.3f), CNN__MAX(CNN__SET1(sign > 0 ? -87.3f : -88.3f), x));
     const CNN__VEC magic = CNN__SET1(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
@@ -1870,8 +1870,8 @@ static void CNN__FN(cnn__softmax_backward)(const float *y, const float *dy, floa
 }
 
 /* Pooling of cells: cell is 1, in the instance whose vectors are single floats, or a multiple of CNN__V.
-   First the common case: windows side by side, without padding; kh and kw are constants after inlining. Vectors
-   of more take planes only where windows are such pairs of pairs (cnn__pool_kernels). */
+   First the common case: windows side by side, without padding; kh and kw are constants after inlining.
+   Vectors of more take planes only where windows are such pairs of pairs (cnn__pool_kernels). */
 CNN__INLINE void CNN__FN(cnn__avgpool_tiled)(const cnn__pool *p, const float *x, float *y, int c, int cell,
                                              const int kh, const int kw) {
     const size_t row = (size_t)p->w * (size_t)cell;
@@ -2707,16 +2707,16 @@ CNN_API cnn_status cnn_tensor_reshape(cnn_tensor *t, int n, int c, int h, int w)
 
    A convolution's PACKED image: each channel padded and, for a stride (sh, sw), split into sh*sw phases, the
    phase (r, s) holding the padded pixels (i*sh + r, j*sw + s). Kernel element (a, b) then sees, for output
-   (i, j), the pixel (i, j) of one phase shifted by a constant. So stride, dilation and every padding mode exist
-   in cnn__pack and its adjoint alone, and the products know nothing of them:
+   (i, j), the pixel (i, j) of one phase shifted by a constant. So stride, dilation and every padding mode
+   exist in cnn__pack and its adjoint alone, and the products know nothing of them:
      forward  y[o] = sum over c, a, b of w[o][c][a][b] * packed[c] at that shift
      dx       packed dx[c] at that shift += sum over o of w[o][c][a][b] * dy[o], then unpacked.
    Without padding and stride the image is its own packed form (`direct`).
 
    Only as many rows are packed at a time as a STRIP of the output needs; a strip of a plane is chosen to stay
-   in the second-level cache, in a block it is all rows. The kernels run over LINES of `run` floats: rows of the
-   output; or, for narrow planes (`flat`), one line that takes all rows together at the packed image's pitch,
-   the few columns between the rows being wasted. */
+   in the second-level cache, in a block it is all rows. The kernels run over LINES of `run` floats: rows of
+   the output; or, for narrow planes (`flat`), one line that takes all rows together at the packed image's
+   pitch, the few columns between the rows being wasted. */
 typedef struct cnn__conv {
     int groups, c, o; /* channels of one group */
     int h, w, oh, ow, kh, kw, sh, sw, dh, dw, pt, pl;
@@ -3221,9 +3221,9 @@ static int cnn__ceil_div(int a, int b) {
 
 /* ---- the planar operator ----
 
-   Three jobs, each cut into tasks that a thread does alone, with scratch memory of its own: forward a strip of
-   one image, or a part of the channels where the image is too small to cut; dx a part of the channels of one
-   image; dw a part of the output channels over all images in turn, so that each gradient is summed in one
+   Three jobs, each cut into tasks that a thread does alone, with scratch memory of its own: forward a strip
+   of one image, or a part of the channels where the image is too small to cut; dx a part of the channels of
+   one image; dw a part of the output channels over all images in turn, so that each gradient is summed in one
    order, whatever the number of threads. */
 typedef struct cnn__conv_call {
     cnn__conv *v;
@@ -3313,8 +3313,8 @@ static void cnn__conv_forward_task(void *context, int task, int thread) {
 /* ---- dx ----
 
    The phase (r, s) of packed dx is a product, too: over the output channels and the kernel elements of that
-   phase, of dy with zeros around it. dy's rows take the pitch of the packed image, so that a row's zeros at the
-   end are also those before the next. */
+   phase, of dy with zeros around it. dy's rows take the pitch of the packed image, so that a row's zeros at
+   the end are also those before the next. */
 
 /* Kernel elements of phase (r, s): calls for each, in order, the place among them. */
 static int cnn__phase_taps(const cnn__conv *v, int r, int s, int *list) {
@@ -3447,8 +3447,8 @@ static void cnn__conv_dx_task(void *context, int task, int thread) {
 /* ---- dw ----
 
    With the image transposed, pixel after pixel with its channels together, a row of the kernel sees kw*c
-   neighbouring floats: dw[a] += sum over pixels of dy[o][pixel] * those. That is a product whose steps are the
-   pixels. A dilated kernel takes c of them at a time. */
+   neighbouring floats: dw[a] += sum over pixels of dy[o][pixel] * those. That is a product whose steps are
+   the pixels. A dilated kernel takes c of them at a time. */
 
 /* Floats of a run, and how many runs there are in a kernel. */
 static int cnn__dw_run(const cnn__conv *v) {
@@ -3479,8 +3479,8 @@ static void cnn__to_pixels(const cnn__conv *v, const float *x, int row0, int row
     }
 }
 
-/* Without transposing, by dot products of shifted planes: where runs would be too short to fill vectors, and for
-   1x1 convolutions of large planes. */
+/* Without transposing, by dot products of shifted planes: where runs would be too short to fill vectors, and
+   for 1x1 convolutions of large planes. */
 static int cnn__dw_dots(const cnn__conv *v) {
     return v->kw * v->c < CNN__SHORT_RUN ||
            (v->direct && v->kh * v->kw == 1 && (int64_t)v->oh * v->ow >= CNN__DOT_PIXELS);
@@ -3674,11 +3674,11 @@ static cnn_status cnn__conv_run_forward(const char *where, cnn__conv_call *a) {
    A run of tiles (4x4 outputs each, in reading order) at a time: their 6x6 inputs of all channels transformed
    to V[element][channel][tile]; then for a few output channels at a time their weights transformed to panels
    U[element], the 36 products M[element] = U[element] V[element], and M transformed back. V, U and M together
-   stay in the second-level cache; where U of all channels does, it is kept from run to run. The elements lie a
-   cache line further apart than their size, lest all fall into the same sets of the cache.
+   stay in the second-level cache; where U of all channels does, it is kept from run to run. The elements lie
+   a cache line further apart than their size, lest all fall into the same sets of the cache.
 
-   The transforms' factors (up to 8 * 8, and 5 * 5) cost accuracy: against direct convolution's sums, whose
-   error is some 1e-7 of the sum of |terms|, errors of up to 2e-6 of it were seen. */
+   The transforms' factors cost accuracy: errors of up to 4.4 * 2^-23 of the sum of |terms| were seen, where
+   direct convolution's are up to 2.9. */
 typedef struct cnn__wino {
     cnn__conv v;                            /* the image in 4x4 phases; padding may be negative */
     int rows, steps, oh, ow, tiles, across; /* output channels, input channels, tiles of an image, in a row */
@@ -3768,8 +3768,8 @@ static void cnn__wino_weights(const cnn__wino_call *a, const float *weight, int 
     }
 }
 
-/* The rows of channel x that tiles of rows first and below need, padded and split into 4x4 phases: pixel (r, s)
-   of padded rows goes to phase (r % 4, s % 4) at (r / 4, s / 4). line has room for a padded row. */
+/* The rows of channel x that tiles of rows first and below need, padded and split into 4x4 phases: pixel (r,
+   s) of padded rows goes to phase (r % 4, s % 4) at (r / 4, s / 4). line has room for a padded row. */
 static void cnn__wino_phases(const cnn__wino *w, const float *x, int first, int rows, float *line,
                              float *phases) {
     const cnn__conv *v = &w->v;
@@ -4033,8 +4033,8 @@ CNN_API cnn_status cnn_conv2d_shape(const cnn_tensor *x, const cnn_tensor *weigh
 }
 
 /* The choice among the ways to do a planar convolution. Winograd for 3x3 kernels with so many channels that
-   the transforms are little beside the products, and with at most one row or column of padding: an output that
-   sees little but padding would get the rounding errors of its whole tile. */
+   the transforms are little beside the products, and with at most one row or column of padding: an output
+   that sees little but padding would get the rounding errors of its whole tile. */
 static int cnn__conv_winograd(const cnn__conv *v, int backward) {
     const int bottom = v->hp - v->h - v->pt, right = v->wp - v->w - v->pl;
     if (!cnn__k()->wino_input || v->kh != 3 || v->kw != 3 || v->sh > 1 || v->sw > 1 || v->dh > 1 ||
@@ -5578,8 +5578,8 @@ typedef struct cnn__plan {  /* of one layer */
     int lanes;               /* whether the backward pass may go by strips too */
 } cnn__plan;
 
-/* A piece of phase B: columns first to first + count of a linear layer's weight gradient, or its biases' (count
-   0), or such elements of a convolution's slots. */
+/* A piece of phase B: columns first to first + count of a linear layer's weight gradient, or its biases'
+   (count 0), or such elements of a convolution's slots. */
 typedef struct cnn__piece {
     int layer;
     size_t first, count;
@@ -5615,8 +5615,8 @@ struct cnn_workspace {
     void *owned;
 };
 
-/* The examples of a batch in UNITS: whole blocks, then those left over one by one, or, where they are more than
-   CNN__SINGLES, in a last block that is not full. */
+/* The examples of a batch in UNITS: whole blocks, then those left over one by one, or, where they are more
+   than CNN__SINGLES, in a last block that is not full. */
 static int cnn__blocks(int examples) {
     return examples / CNN__LANES + (examples % CNN__LANES > CNN__SINGLES);
 }
@@ -9703,7 +9703,8 @@ static __device__ void cnn__gpu_tiled_conv(const cnn__tiled &v, const float *in,
         cnn__gpu_tiled_columns<3, 2>(v, in, w, put);
 }
 
-/* Channel, row and column of an element; division by a variable would take longer than what is done with it. */
+/* Channel, row and column of an element; division by a variable would take longer than what is done with it.
+   */
 typedef struct cnn__element {
     int c, i, j;
 } cnn__element;

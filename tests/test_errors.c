@@ -1533,7 +1533,7 @@ static void test_memory_handed_in(void) {
 }
 
 static void test_status(void) {
-    static const char *const names[] = {"ok",           "argument", "shape",   "out of memory",
+    static const char *const names[] = {"ok",           "argument", "shape",    "out of memory",
                                         "input/output", "format",   "diverged", "device"};
     CHECK(!strcmp(cnn_last_error(), ""), "before the first error: '%s'", cnn_last_error());
     for (int i = 0; i < COUNT(names); i++)
