@@ -607,6 +607,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__GATHER_ROWS   32     /* rows from which that pays */
 #define CNN__WINO_INPUT    300000 /* transformed inputs in a run of tiles, floats */
 #define CNN__WINO_WEIGHTS  150000 /* transformed weights at a time, floats */
+#define CNN__WINO_SUMS     2500000 /* transformed weight gradients at a time, where they pass through, floats */
 #define CNN__STRIP_FLOATS  131072 /* a packed strip of a plane */
 #define CNN__SHORT_RUN     8      /* floats of a kernel's row, all channels, too few for a vector */
 #define CNN__DOT_PIXELS    512    /* of a 1x1 convolution whose dw is taken by dot products */
@@ -1115,9 +1116,12 @@ typedef struct cnn__kernels {
     const char *name;
     int panel; /* most rows of a tile */
     int lanes; /* of a vector */
-    void (*wino_input)(const float *phases, size_t plane, size_t row, int n, float *to, size_t pitch);
+    void (*wino_input)(const float *x, const ptrdiff_t *row, const ptrdiff_t *column, int n, float *to,
+                       size_t pitch);
     void (*wino_weight)(const float *g, int n, int steps, int flip, float *to, size_t pitch);
     void (*wino_output)(const float *m, size_t pitch, int n, float bias, float *to);
+    void (*wino_gradient)(const float *dy, size_t row, size_t column, float *to, size_t pitch);
+    void (*wino_kernel)(const float *m, size_t pitch, float *to);
     void (*product)(const cnn__product *a);
     void (*dot)(const cnn__dot *a);
     void (*fold)(const float *lanes, float *g, size_t n);
@@ -1590,17 +1594,17 @@ CNN__INLINE void CNN__FN(cnn__wino_input1)(const CNN__VEC *d, const int s, CNN__
     t[5] = CNN__FMA(sum, d[3 * s], d[s] + d[5 * s]);
 }
 
-/* n tiles side by side. Pixel (a, b) of them lies in plane (a % 4, b % 4) of the image split into 4x4 phases.
-   to[(a*6 + b)*pitch + tile]. */
-static void CNN__FN(cnn__wino_input)(const float *phases, size_t plane, size_t row, int n, float *to,
-                                     size_t pitch) {
+/* V tiles side by side, or V channels of one, of which n count. Pixel (a, b) of them lies at x[row[a] +
+   column[b]]. to[(a*6 + b)*pitch + lane]. */
+static void CNN__FN(cnn__wino_input)(const float *x, const ptrdiff_t *row, const ptrdiff_t *column, int n,
+                                     float *to, size_t pitch) {
     CNN__VEC t[36];
     CNN__UNROLL
     for (int b = 0; b < 6; b++) {
         CNN__VEC d[6];
         CNN__UNROLL
         for (int a = 0; a < 6; a++)
-            d[a] = CNN__LOAD(phases + (size_t)(a % 4 * 4 + b % 4) * plane + (size_t)(a / 4) * row + b / 4);
+            d[a] = CNN__LOAD(x + row[a] + column[b]);
         CNN__FN(cnn__wino_input1)(d, 1, t + b * 6);
     }
     CNN__UNROLL
@@ -1692,6 +1696,71 @@ static void CNN__FN(cnn__wino_output)(const float *m, size_t pitch, int n, float
         CNN__UNROLL
         for (int b = 0; b < 4; b++)
             CNN__STORE(to + (a * 4 + b) * CNN__V, d[b] + add);
+    }
+}
+
+/* For dw the transforms' adjoints: dg = G^T [sum over tiles of (B^T d B) * (A dy A^T)] G, a lane a channel. */
+
+CNN__INLINE void CNN__FN(cnn__wino_gradient1)(const CNN__VEC *d, const int s, CNN__VEC *t) { /* t = A d */
+    const CNN__VEC p = CNN__SET1(0.70710678f), q = CNN__SET1(1.41421356f);
+    const CNN__VEC a = CNN__FMA(CNN__SET1(0.5f), d[2 * s], d[0]),
+                   b = CNN__FMA(CNN__SET1(2.0f), d[2 * s], d[0]);
+    const CNN__VEC c = p * CNN__FMA(CNN__SET1(0.5f), d[3 * s], d[s]);
+    const CNN__VEC e = q * CNN__FMA(CNN__SET1(2.0f), d[3 * s], d[s]);
+    t[0] = d[0];
+    t[1] = a + c;
+    t[2] = a - c;
+    t[3] = b + e;
+    t[4] = b - e;
+    t[5] = d[3 * s];
+}
+
+/* dy of one tile, pixel (a, b) at dy[a*row + b*column]; to[(a*6 + b)*pitch]. */
+static void CNN__FN(cnn__wino_gradient)(const float *dy, size_t row, size_t column, float *to, size_t pitch) {
+    CNN__VEC t[24];
+    CNN__UNROLL
+    for (int b = 0; b < 4; b++) {
+        CNN__VEC d[4];
+        CNN__UNROLL
+        for (int a = 0; a < 4; a++)
+            d[a] = CNN__LOAD(dy + (size_t)a * row + (size_t)b * column);
+        CNN__FN(cnn__wino_gradient1)(d, 1, t + b * 6);
+    }
+    CNN__UNROLL
+    for (int a = 0; a < 6; a++) {
+        CNN__VEC d[6];
+        CNN__FN(cnn__wino_gradient1)(t + a, 6, d);
+        CNN__UNROLL
+        for (int b = 0; b < 6; b++)
+            CNN__STORE(to + (size_t)(a * 6 + b) * pitch, d[b]);
+    }
+}
+
+CNN__INLINE void CNN__FN(cnn__wino_kernel1)(const CNN__VEC *m, const int s, CNN__VEC *t) { /* t = G^T m */
+    const CNN__VEC a = m[s] + m[2 * s], b = m[s] - m[2 * s], c = m[3 * s] + m[4 * s], e = m[3 * s] - m[4 * s];
+    t[0] = CNN__FMA(CNN__SET1(-2.0f / 3), a, CNN__FMA(CNN__SET1(1.0f / 6), c, m[0]));
+    t[1] = CNN__FMA(CNN__SET1(-0.47140452f), b, CNN__SET1(0.23570226f) * e);
+    t[2] = CNN__FMA(CNN__SET1(1.0f / 3), c - a, m[5 * s]);
+}
+
+/* The gradient of V kernels, from m[(a*6 + b)*pitch + lane]; to[(a*3 + b)*V + lane]. */
+static void CNN__FN(cnn__wino_kernel)(const float *m, size_t pitch, float *to) {
+    CNN__VEC t[18];
+    CNN__UNROLL
+    for (int b = 0; b < 6; b++) {
+        CNN__VEC d[6];
+        CNN__UNROLL
+        for (int a = 0; a < 6; a++)
+            d[a] = CNN__LOAD(m + (size_t)(a * 6 + b) * pitch);
+        CNN__FN(cnn__wino_kernel1)(d, 1, t + b * 3);
+    }
+    CNN__UNROLL
+    for (int a = 0; a < 3; a++) {
+        CNN__VEC d[3];
+        CNN__FN(cnn__wino_kernel1)(t + a, 3, d);
+        CNN__UNROLL
+        for (int b = 0; b < 3; b++)
+            CNN__STORE(to + (a * 3 + b) * CNN__V, d[b]);
     }
 }
 
@@ -2130,6 +2199,8 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
                                                    CNN__WINOGRAD(input),
                                                    CNN__WINOGRAD(weight),
                                                    CNN__WINOGRAD(output),
+                                                   CNN__WINOGRAD(gradient),
+                                                   CNN__WINOGRAD(kernel),
                                                    CNN__FN(cnn__product_run),
                                                    CNN__FN(cnn__dot_run),
                                                    CNN__FN(cnn__fold),
@@ -3600,7 +3671,8 @@ static int cnn__conv_threads(const cnn__conv *v, int n) {
 
 /* Channels in a part, so many that panels stay whole, for `parts` parts at most. */
 static int cnn__conv_part(int channels, int parts) {
-    return cnn__min(channels, (cnn__ceil_div(channels, parts) + 23) / 24 * 24);
+    const int panel = cnn__k()->panel;
+    return cnn__min(channels, cnn__ceil_div(cnn__ceil_div(channels, parts), panel) * panel);
 }
 
 /* Bytes of the scratch memory of all threads, each with so many floats. */
@@ -3802,16 +3874,19 @@ static void cnn__wino_inputs(const cnn__wino_call *a, const float *x, int t0, in
     const int lanes = a->k->lanes, first = t0 / w->across, rows = (t1 - 1) / w->across - first + 1;
     const size_t image = (size_t)w->v.h * (size_t)w->v.w;
     float *line = phases + w->v.plane;
-    const size_t phase = (size_t)w->v.rows * (size_t)w->v.wq;
+    ptrdiff_t row[6], column[6];
+    for (int i = 0; i < 6; i++) {
+        row[i] = ((ptrdiff_t)(i % 4 * 4) * w->v.rows + i / 4) * w->v.wq;
+        column[i] = (ptrdiff_t)(i % 4) * w->v.rows * w->v.wq + i / 4;
+    }
     for (int c = 0; c < w->steps; c++) {
         int n = 0;
         cnn__wino_phases(w, x + (size_t)c * image, first, rows, line, phases);
         for (int t = t0; t < t1; t += n) {
             const int i = t / w->across, j = t % w->across;
             n = cnn__min(cnn__min(lanes, w->across - j), t1 - t);
-            a->k->wino_input(phases + (size_t)(i - first) * (size_t)w->v.wq + (size_t)j, phase,
-                             (size_t)w->v.wq, n, to + (size_t)c * (size_t)w->run + (size_t)(t - t0),
-                             w->v_pitch);
+            a->k->wino_input(phases + (size_t)(i - first) * (size_t)w->v.wq + (size_t)j, row, column, n,
+                             to + (size_t)c * (size_t)w->run + (size_t)(t - t0), w->v_pitch);
         }
     }
 }
@@ -3929,6 +4004,185 @@ static cnn_status cnn__wino_run(const char *where, const cnn__conv_call *c, int 
     for (int t = 0; t < threads; t++)
         ((cnn__cache *)(void *)(a.scratch + (size_t)t * a.stride))->key = 0;
     cnn__parallel(threads, units * w.runs * w.parts, cnn__wino_task, &a);
+    cnn__free(arena.base);
+    return CNN_OK;
+}
+
+/* dw: the same with the channels innermost. A run of rows of tiles at a time, of one image or several: dy of
+   some output channels transformed to D[element][tile][o], the images to V[element][tile][c], and the 36
+   products M[element][o][c] += D[element]^T V[element]; after the last run M is transformed to the gradients.
+   A part's M is kept over all runs; where there is one run only, parts are so small that it stays in the
+   second-level cache, and V is kept from part to part. Lines lie an odd number of cache lines apart. */
+typedef struct cnn__wino_dw {
+    const cnn__conv_call *call;
+    cnn__conv x, dy;              /* as images to transpose: rows of pixels up to the end of the last tile */
+    int across, lines, run, runs; /* tiles in a row, rows of tiles of all images, of a run, and how many */
+    int part, parts;
+    int *tap;
+    size_t c_pitch, o_pitch, v_pitch, d_pitch, m_pitch;
+    char *scratch;
+    size_t stride;
+} cnn__wino_dw;
+
+static size_t cnn__odd_lines(int floats) {
+    return cnn__round_up((size_t)floats, CNN__LANES) | CNN__LANES;
+}
+
+CNN__COLD static void cnn__wino_dw_plan(cnn__wino_dw *w, const cnn__conv_call *call, int threads) {
+    const cnn__conv *v = call->v;
+    const int down = cnn__ceil_div(v->oh, 4);
+    memset(w, 0, sizeof *w);
+    w->call = call;
+    w->across = cnn__ceil_div(v->ow, 4);
+    w->lines = call->n * down;
+    const int most = cnn__clamp((int)((int64_t)v->c * v->o / 256), 32, CNN__GATHER_STEPS) / w->across;
+    w->run = cnn__clamp(most, 1, w->lines);
+    w->runs = cnn__ceil_div(w->lines, w->run);
+    const int fits = (w->runs > 1 ? CNN__WINO_SUMS : CNN__WINO_WEIGHTS) / (36 * v->c) / 8 * 8;
+    w->part = cnn__conv_part(v->o, v->groups < threads ? cnn__ceil_div(threads, v->groups) : 1);
+    w->part = cnn__min(w->part, fits < 16 ? 16 : fits);
+    w->parts = cnn__ceil_div(v->o, w->part);
+    w->x.c = v->c;
+    w->x.h = v->h;
+    w->x.w = v->w;
+    w->x.pt = v->pt;
+    w->x.pl = v->pl;
+    w->x.hp = 4 * down + 2;
+    w->x.wp = 4 * w->across + 2;
+    w->dy.c = w->part;
+    w->dy.h = v->oh;
+    w->dy.w = v->ow;
+    w->dy.hp = 4 * down;
+    w->dy.wp = 4 * w->across;
+    w->c_pitch = cnn__odd_lines(v->c);
+    w->o_pitch = cnn__odd_lines(w->part);
+    const size_t tiles = (size_t)w->run * (size_t)w->across;
+    w->v_pitch = tiles * w->c_pitch + CNN__LANES;
+    w->d_pitch = tiles * w->o_pitch + CNN__LANES;
+    w->m_pitch = (size_t)w->part * w->c_pitch + CNN__LANES;
+}
+
+static size_t cnn__wino_dw_floats(const cnn__wino_dw *w) {
+    return 36 * (w->v_pitch + w->d_pitch + w->m_pitch) +
+           (size_t)w->x.wp * (size_t)(6 * w->x.c + 4 * w->part) + 2 * CNN__LANES;
+}
+
+/* The rows of tiles `first` to end - 1: x transformed, or dy (size 6 or 4: pixels of a tile's side). Vectors
+   may read and write on beyond the channels. */
+static void cnn__wino_dw_transform(const cnn__wino_dw *w, const cnn__conv *v, const float *x, size_t unit,
+                                   int size, int first, int end, float *pixels, float *to, size_t c_pitch,
+                                   size_t pitch) {
+    const cnn__kernels *k = w->call->k;
+    const int down = cnn__ceil_div(w->dy.h, 4), keep = size - 4;
+    const size_t c = (size_t)v->c, line = (size_t)v->wp * c;
+    ptrdiff_t row[6], column[6];
+    for (int i = 0; i < 6; i++) {
+        row[i] = (ptrdiff_t)line * i;
+        column[i] = (ptrdiff_t)c * i;
+    }
+    for (int i = first; i < end; i++) {
+        const int at = i % down, have = at && i > first ? keep : 0; /* rows that the tiles above had too */
+        memmove(pixels, pixels + 4 * line, (size_t)have * line * sizeof(float));
+        cnn__to_pixels(v, x + (size_t)(i / down) * unit, 4 * at + have, size - have,
+                       pixels + (size_t)have * line);
+        for (int j = 0; j < w->across; j++, to += c_pitch)
+            for (size_t m = 0; m < c; m += (size_t)k->lanes) {
+                const float *from = pixels + (size_t)(4 * j) * c + m;
+                if (size == 6)
+                    k->wino_input(from, row, column, k->lanes, to + m, pitch);
+                else
+                    k->wino_gradient(from, line, c, to + m, pitch);
+            }
+    }
+}
+
+/* dw[c][9] of one output channel += M transformed. */
+static void cnn__wino_dw_output(const cnn__wino_dw *w, const float *m, float *dw) {
+    const cnn__kernels *k = w->call->k;
+    const int lanes = k->lanes;
+    float tile[9 * CNN__LANES], row[9 * CNN__LANES];
+    for (int c = 0; c < w->x.c; c += lanes) {
+        k->wino_kernel(m + c, w->m_pitch, tile);
+        for (int s = 0; s < lanes; s += 4) {
+            cnn__transpose4(tile + s, (size_t)lanes, row + 9 * s, 9);
+            cnn__transpose4(tile + 4 * lanes + s, (size_t)lanes, row + 9 * s + 4, 9);
+        }
+        for (int s = 0; s < lanes; s++)
+            row[9 * s + 8] = tile[8 * lanes + s];
+        k->add(dw + (size_t)c * 9, row, (size_t)(9 * cnn__min(lanes, w->x.c - c)));
+    }
+}
+
+static void cnn__wino_dw_task(void *context, int task, int thread) {
+    const cnn__wino_dw *w = (const cnn__wino_dw *)context;
+    const cnn__conv_call *a = w->call;
+    const cnn__conv *v = a->v;
+    const int group = task / w->parts, m0 = task % w->parts * w->part, m1 = cnn__min(m0 + w->part, v->o);
+    const size_t out = (size_t)v->oh * (size_t)v->ow, image = (size_t)v->c * (size_t)v->h * (size_t)v->w;
+    const size_t first = (size_t)group * (size_t)v->o + (size_t)m0;
+    cnn__cache *cache = (cnn__cache *)(void *)(w->scratch + (size_t)thread * w->stride);
+    float *in = (float *)(void *)((char *)cache + CNN__ALIGN), *d = in + 36 * w->v_pitch;
+    float *sums = d + 36 * w->d_pitch, *pixels = sums + 36 * w->m_pitch;
+    cnn__conv part = w->dy;
+    part.c = m1 - m0;
+    cnn__product p;
+    memset(&p, 0, sizeof p);
+    p.rows = m1 - m0;
+    p.n = (size_t)v->c;
+    p.tap = w->tap;
+    p.panel = 1;
+    p.wk = (ptrdiff_t)w->o_pitch;
+    p.ym = (ptrdiff_t)w->c_pitch;
+    p.gather = 1;
+    p.slack = 1;
+    for (int i = 0; i < a->n && a->db; i++)
+        for (int m = 0; m < m1 - m0; m++)
+            a->db[first + (size_t)m] +=
+                a->k->sum(a->dy + ((size_t)(i * v->groups * v->o) + first + (size_t)m) * out, out);
+    for (int i = 0; i < w->lines; i += w->run) {
+        const int end = cnn__min(i + w->run, w->lines);
+        if (w->runs > 1 || cache->key != group + 1)
+            cnn__wino_dw_transform(w, &w->x, a->x + (size_t)group * image, (size_t)v->groups * image, 6, i,
+                                   end, pixels, in, w->c_pitch, w->v_pitch);
+        cache->key = group + 1;
+        cnn__wino_dw_transform(w, &part, a->dy + first * out, (size_t)(v->groups * v->o) * out, 4, i, end,
+                               pixels, d, w->o_pitch, w->d_pitch);
+        p.steps = (end - i) * w->across;
+        p.start = i ? CNN__ACCUMULATE : CNN__ZERO;
+        for (int e = 0; e < 36; e++) {
+            p.x = in + (size_t)e * w->v_pitch;
+            p.w = d + (size_t)e * w->d_pitch;
+            p.y = sums + (size_t)e * w->m_pitch;
+            a->k->product(&p);
+        }
+    }
+    for (int m = m0; m < m1; m++)
+        cnn__wino_dw_output(w, sums + (size_t)(m - m0) * w->c_pitch,
+                            a->dw + (first + (size_t)(m - m0)) * (size_t)v->steps);
+}
+
+static cnn_status cnn__wino_dw_run(const char *where, const cnn__conv_call *c) {
+    const int threads = cnn__conv_threads(c->v, c->n);
+    cnn__arena arena = {NULL, 0};
+    cnn__wino_dw w;
+    if ((int64_t)c->n * c->v->oh > INT_MAX)
+        return cnn__conv_too_many(where, c);
+    cnn__wino_dw_plan(&w, c, threads);
+    w.stride = CNN__ALIGN + cnn__padded(cnn__wino_dw_floats(&w)) * sizeof(float);
+    for (int pass = 0; pass < 2; pass++) {
+        arena.used = 0;
+        w.tap = (int *)cnn__take(&arena, (size_t)(w.run * w.across), sizeof(int));
+        w.scratch = (char *)cnn__take(&arena, cnn__mul(w.stride, (size_t)threads), 1);
+        if (!pass)
+            arena.base = (char *)cnn__alloc_raw(arena.used);
+        if (!arena.base)
+            return cnn__no_memory(where, arena.used);
+    }
+    for (int k = 0; k < w.run * w.across; k++)
+        w.tap[k] = k * (int)w.c_pitch;
+    for (int t = 0; t < threads; t++)
+        ((cnn__cache *)(void *)(w.scratch + (size_t)t * w.stride))->key = 0;
+    cnn__parallel(threads, c->v->groups * w.parts, cnn__wino_dw_task, &w);
     cnn__free(arena.base);
     return CNN_OK;
 }
@@ -4077,10 +4331,14 @@ static cnn_status cnn__cpu_conv2d_backward(const char *where, cnn__conv *v, cons
     if (dx && cnn__conv_winograd(v, 1)) {
         CNN__TRY(cnn__wino_run(where, &a, 1));
         a.dx = NULL;
-        if (!dw && !db)
-            return CNN_OK;
     }
-    return cnn__conv_run_backward(where, &a);
+    cnn__conv_call b = a;
+    const int wino_dw = dw && cnn__conv_winograd(v, 0) && v->mode == CNN_PAD_ZEROS;
+    if (wino_dw)
+        a.dw = a.db = NULL;
+    if (a.dx || a.dw || a.db)
+        CNN__TRY(cnn__conv_run_backward(where, &a));
+    return wino_dw ? cnn__wino_dw_run(where, &b) : CNN_OK;
 }
 
 static cnn_status cnn__conv2d_forward(const char *where, const cnn_tensor *x, const cnn_tensor *weight,
