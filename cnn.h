@@ -595,18 +595,19 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN_FREE(pointer) free(pointer)
 #endif
 
-#define CNN__LANES         16     /* examples in a block: one AVX-512 vector, two AVX2 vectors, ... */
-#define CNN__SINGLES       8      /* examples beyond whole blocks that are not worth a block of their own */
-#define CNN__ALIGN         64     /* bytes; a cache line, an AVX-512 vector */
-#define CNN__SMALL_WORK    2e5    /* multiply-accumulates below which starting threads costs too much */
-#define CNN__CACHE_FLOATS  65536  /* 256 KiB: a share of the second-level cache */
-#define CNN__CHUNK         256    /* steps of a product at a time */
-#define CNN__COLUMNS       12     /* vectors of a product at a time */
-#define CNN__GATHER        48     /* columns of a product whose x is gathered, and */
-#define CNN__GATHER_STEPS  160    /* steps of it at a time: 30 KiB of the first-level cache */
-#define CNN__GATHER_ROWS   32     /* rows from which that pays */
-#define CNN__WINO_INPUT    300000 /* transformed inputs in a run of tiles, floats */
-#define CNN__WINO_WEIGHTS  150000 /* transformed weights at a time, floats */
+#define CNN__LANES         16      /* examples in a block: one AVX-512 vector, two AVX2 vectors, ... */
+#define CNN__SINGLES       8       /* examples beyond whole blocks that are not worth a block of their own */
+#define CNN__ALIGN         64      /* bytes; a cache line, an AVX-512 vector */
+#define CNN__SMALL_WORK    2e5     /* multiply-accumulates below which starting threads costs too much */
+#define CNN__CACHE_FLOATS  65536   /* 256 KiB: a share of the second-level cache */
+#define CNN__CHUNK         256     /* steps of a product at a time */
+#define CNN__COLUMNS       12      /* vectors of a product at a time */
+#define CNN__GATHER        48      /* columns of a product whose x is gathered, and */
+#define CNN__GATHER_STEPS  160     /* steps of it at a time: 30 KiB of the first-level cache */
+#define CNN__GATHER_ROWS   32      /* rows from which that pays */
+#define CNN__WINO_INPUT    2000000 /* transformed inputs in a run of tiles, floats */
+#define CNN__WINO_WEIGHTS  450000  /* transformed weights at a time, floats */
+#define CNN__WINO_CACHED   150000  /* transformed weight gradients that are to stay in the cache, floats */
 #define CNN__WINO_SUMS     2500000 /* transformed weight gradients at a time, where they pass through, floats */
 #define CNN__STRIP_FLOATS  131072 /* a packed strip of a plane */
 #define CNN__SHORT_RUN     8      /* floats of a kernel's row, all channels, too few for a vector */
@@ -3745,9 +3746,10 @@ static cnn_status cnn__conv_run_forward(const char *where, cnn__conv_call *a) {
 
    A run of tiles (4x4 outputs each, in reading order) at a time: their 6x6 inputs of all channels transformed
    to V[element][channel][tile]; then for a few output channels at a time their weights transformed to panels
-   U[element], the 36 products M[element] = U[element] V[element], and M transformed back. V, U and M together
-   stay in the second-level cache; where U of all channels does, it is kept from run to run. The elements lie
-   a cache line further apart than their size, lest all fall into the same sets of the cache.
+   U[element], the 36 products M[element] = U[element] V[element], and M transformed back. One element of V, U
+   and M after the other passes through the second-level cache; where U of all channels is small, it is kept
+   from run to run. The elements lie a cache line further apart than their size, lest all fall into the same
+   sets of the cache.
 
    The transforms' factors cost accuracy: errors of up to 4.4 * 2^-23 of the sum of |terms| were seen, where
    direct convolution's are up to 2.9. */
@@ -3783,8 +3785,9 @@ CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows,
     w->ow = ow;
     w->across = cnn__ceil_div(ow, 4);
     w->tiles = w->across * cnn__ceil_div(oh, 4);
-    int run = CNN__WINO_INPUT / (36 * steps) / 16 * 16;
-    run = run < 16 ? 16 : run > 96 ? 96 : run;
+    /* The more tiles in a run, the fewer times weights are transformed, unless those of all channels stay. */
+    const int most = (int64_t)36 * steps * rows <= CNN__WINO_WEIGHTS ? 112 : 208;
+    const int run = cnn__clamp(CNN__WINO_INPUT / (36 * steps) / 16 * 16, 16, most);
     int runs = cnn__ceil_div(w->tiles, run);
     w->parts = 1;
     if ((int64_t)units * runs < threads) {
@@ -4038,7 +4041,7 @@ CNN__COLD static void cnn__wino_dw_plan(cnn__wino_dw *w, const cnn__conv_call *c
     const int most = cnn__clamp((int)((int64_t)v->c * v->o / 256), 32, CNN__GATHER_STEPS) / w->across;
     w->run = cnn__clamp(most, 1, w->lines);
     w->runs = cnn__ceil_div(w->lines, w->run);
-    const int fits = (w->runs > 1 ? CNN__WINO_SUMS : CNN__WINO_WEIGHTS) / (36 * v->c) / 8 * 8;
+    const int fits = (w->runs > 1 ? CNN__WINO_SUMS : CNN__WINO_CACHED) / (36 * v->c) / 8 * 8;
     w->part = cnn__conv_part(v->o, v->groups < threads ? cnn__ceil_div(threads, v->groups) : 1);
     w->part = cnn__min(w->part, fits < 16 ? 16 : fits);
     w->parts = cnn__ceil_div(v->o, w->part);
