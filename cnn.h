@@ -1029,6 +1029,22 @@ CNN_API void cnn_shuffle(int *index, int count, uint64_t seed, uint64_t epoch) {
     }
 }
 
+static int cnn__min(int a, int b) {
+    return a < b ? a : b;
+}
+
+static int cnn__max(int a, int b) {
+    return a > b ? a : b;
+}
+
+static int cnn__ceil_div(int a, int b) {
+    return a / b + (a % b != 0);
+}
+
+static int cnn__clamp(int value, int low, int high) {
+    return value < low ? low : value > high ? high : value;
+}
+
 /* ---- what kernels are called with ------------------------------------------------------------------- */
 
 typedef enum cnn__start { CNN__ZERO, CNN__BIAS, CNN__ACCUMULATE } cnn__start;
@@ -1038,18 +1054,24 @@ typedef enum cnn__start { CNN__ZERO, CNN__BIAS, CNN__ACCUMULATE } cnn__start;
    nothing else. W lies in PANELS: its rows in runs of cnn__panel_rows, the panel of row m0 at w + m0*panel,
    there for each k the weights of its rows together, `wk` floats from step to step, or, with wk 0, as many as
    it has rows. So a tile finds the weights of a step at constant distances, which saves it a third of its
-   instructions. Written by cnn__panels; a matrix with W(m, k) at w[m + k*wk] is one as it stands, panel 1. */
+   instructions. Written by cnn__panels; a matrix with W(m, k) at w[m + k*wk] is one as it stands, panel 1.
+
+   With `line` the columns are those of several lines of x, of which the first `line` of `pitch` floats count:
+   column p is x[p / line * pitch + p % line]. */
 typedef struct cnn__product {
     int rows, first, steps;
     size_t n;
+    int line, pitch; /* line: 0 for none; x is gathered, and may be read on */
     const int *tap;
     const float *x, *w, *bias;
     ptrdiff_t panel, wk;
     float *y;
     ptrdiff_t ym;
     cnn__start start;
-    int gather; /* x's steps lie far apart, or across cache lines: with many rows gather them first */
-    int slack;  /* x may be read on to the end of the last vector */
+    int gather;         /* x's steps lie far apart, or across cache lines: with many rows gather them first */
+    int slack;          /* x may be read on to the end of the last vector */
+    const float *ahead; /* columns that come next, to be fetched meanwhile; their taps */
+    const int *ahead_tap;
 } cnn__product;
 
 /* Rows of the next panel where `left` are left and tiles have at most `most`. No rest of one row: a tile of
@@ -1060,6 +1082,10 @@ static int cnn__panel_rows(int most, int left) {
     if (most >= 6 && left >= 6 && left != 7 && (left != 8 || most == 8))
         return 6;
     return left >= 4 && left != 5 ? 4 : left >= 3 ? 3 : left;
+}
+
+static size_t cnn__column_at(const cnn__product *a, size_t p) {
+    return a->line ? p / (size_t)a->line * (size_t)a->pitch + p % (size_t)a->line : p;
 }
 
 /* One tile: where it starts, and how many lanes of its last vector count. */
@@ -1127,6 +1153,7 @@ typedef struct cnn__kernels {
     void (*dot)(const cnn__dot *a);
     void (*fold)(const float *lanes, float *g, size_t n);
     void (*copy)(const float *from, size_t from_pitch, float *to, size_t to_pitch, size_t n, int rows);
+    void (*every)(const float *x, int step, float *y, size_t n);
     float (*sum)(const float *x, size_t n);
     void (*add)(float *y, const float *x, size_t n);
     void (*sigmoid)(const float *x, float *y, size_t n);
@@ -1327,6 +1354,10 @@ static void CNN__FN(cnn__product_part)(const cnn__product *a, int v0, int v1, in
     t.bias = NULL;
     for (int m = 0; m < a->rows; m += mr) {
         mr = cnn__panel_rows(CNN__PANEL, a->rows - m);
+        for (int k = a->ahead ? (int)((int64_t)t.steps * m / a->rows) : t.steps;
+             k < (int)((int64_t)t.steps * (m + mr) / a->rows); k++)
+            for (int i = 0; i < CNN__GATHER; i += 16)
+                CNN__PREFETCH(a->ahead + a->ahead_tap[k] + i);
         t.w = a->w + m * a->panel + k0 * (a->wk ? a->wk : mr);
         if (t.start == CNN__BIAS)
             t.bias = a->bias + m;
@@ -1370,28 +1401,39 @@ static void CNN__FN(cnn__product_rest)(const cnn__product *a, size_t p0) {
         part.steps = a->steps - k0 < STEPS ? a->steps - k0 : STEPS;
         part.start = k0 ? CNN__ACCUMULATE : a->start;
         for (int k = 0; k < part.steps; k++)
-            memcpy(x + k * CNN__V, a->x + p0 + a->tap[k0 + k], rest * sizeof(float));
+            for (size_t p = 0; p < rest; p++)
+                x[(size_t)k * CNN__V + p] = (a->x + a->tap[k0 + k])[cnn__column_at(a, p0 + p)];
         CNN__FN(cnn__product_part)(&part, 0, 1, part.first, part.first + part.steps, (int)rest);
     }
 }
 #endif
 
 /* Columns v0 to v1 - 1, steps k0 to k1 - 1, with x first gathered: the inputs of a step together, one step
-   after the other, in the first-level cache and aligned, for all rows to use. */
+   after the other, in the first-level cache and aligned, for all rows to use. Where lines end, vectors overlap:
+   each overwrites what its predecessor brought from beyond the end of the line. */
 static void CNN__FN(cnn__product_gathered)(const cnn__product *a, int v0, int v1, int k0, int k1, int last,
                                            float *x, const int *tap) {
-    const int whole = (int)(a->n / CNN__V), pitch = CNN__GATHER / CNN__V;
+    const int whole = (int)(a->n / CNN__V),
+              end = cnn__min((v1 - v0) * CNN__V, (int)(a->n - (size_t)v0 * CNN__V));
     const CNN__MASK all = CNN__LANE_MASK(CNN__V), some = CNN__LANE_MASK(last);
+    size_t from[CNN__GATHER];
+    int to[CNN__GATHER], count = 0;
     cnn__product part = *a;
-    for (int k = k0; k < k1; k++) {
-        const float *from = a->x + a->tap[k - a->first] + v0 * CNN__V;
-        float *to = x + (k - k0) * CNN__GATHER;
-        for (int i = 0; i < CNN__GATHER; i += 16) /* the next columns, a cache line each */
-            CNN__PREFETCH(from + CNN__GATHER + i);
-        for (int v = 0; v < v1 - v0 && v < pitch; v++)
-            CNN__STORE(to + v * CNN__V, CNN__LOAD_LAST(from + v * CNN__V, v0 + v < whole ? all : some));
+    for (int p = 0, step = 0; p < end; p += step) {
+        const size_t column = (size_t)v0 * CNN__V + (size_t)p;
+        const int left = a->line ? a->line - (int)(column % (size_t)a->line) : CNN__V;
+        step = left < CNN__V ? left : CNN__V;
+        from[count] = cnn__column_at(a, column);
+        to[count++] = p;
     }
-    part.x = x;
+    for (int k = k0; k < k1; k++, x += CNN__GATHER) {
+        const float *at = a->x + a->tap[k - a->first];
+        for (int i = 0; i < count - 1; i++)
+            CNN__STORE(x + to[i], CNN__LOAD(at + from[i]));
+        CNN__STORE(x + to[count - 1],
+                   CNN__LOAD_LAST(at + from[count - 1], a->slack || v1 <= whole ? all : some));
+    }
+    part.x = x - (k1 - k0) * CNN__GATHER;
     part.tap = tap;
     part.first = k0;
     part.steps = k1 - k0;
@@ -1399,6 +1441,10 @@ static void CNN__FN(cnn__product_gathered)(const cnn__product *a, int v0, int v1
     part.n = v1 <= whole ? (size_t)(v1 - v0) * CNN__V : a->n - (size_t)v0 * CNN__V;
     part.start = k0 > a->first ? CNN__ACCUMULATE : a->start;
     part.slack = 1;
+    if (!a->line && v1 < whole) {
+        part.ahead = a->x + v1 * CNN__V;
+        part.ahead_tap = a->tap + (k0 - a->first);
+    }
     CNN__FN(cnn__product_part)(&part, 0, v1 - v0, k0, k1, last);
 }
 
@@ -1406,13 +1452,13 @@ static void CNN__FN(cnn__product_gathered)(const cnn__product *a, int v0, int v1
    much at a time that it stays in the second-level cache while the chunks pass by. */
 static void CNN__FN(cnn__product_run)(const cnn__product *a) {
     const int rest = (int)(a->n % CNN__V), vectors = (int)(a->n / CNN__V) + (CNN__MASKED && rest);
-    const int gather = a->gather && a->rows >= CNN__GATHER_ROWS && a->steps > 1;
+    const int gather = a->line || (a->gather && a->rows >= CNN__GATHER_ROWS && a->steps > 1);
     const int columns = gather ? CNN__GATHER / CNN__V : CNN__COLUMNS;
     const int chunk = gather ? CNN__GATHER_STEPS : vectors > CNN__COLUMNS ? CNN__CHUNK * 3 / 2 : INT_MAX;
     const int chunks = a->steps > chunk ? (a->steps - 1) / (gather ? CNN__GATHER_STEPS : CNN__CHUNK) + 1 : 1;
     const int fit = CNN__CACHE_FLOATS / CNN__V / (a->rows > 0 ? a->rows : 1);
     const int most = chunks == 1 ? vectors : fit > columns ? fit / columns * columns : columns;
-    float x[CNN__GATHER_STEPS * CNN__GATHER + CNN__V];
+    float x[CNN__GATHER_STEPS * CNN__GATHER + 2 * CNN__V];
     int tap[CNN__GATHER_STEPS];
     float *const aligned = x + (CNN__V - (uintptr_t)x / sizeof(float) % CNN__V) % CNN__V;
     for (int k = 0; gather && k < CNN__GATHER_STEPS; k++)
@@ -1781,6 +1827,35 @@ static void CNN__FN(cnn__copy)(const float *from, size_t from_pitch, float *to, 
             const int r = n - i < CNN__V ? (int)(n - i) : CNN__V;
             CNN__STORE_UP_TO(to + i, CNN__LOAD_UP_TO(from + i, r), r);
         }
+}
+
+/* y[i] = x[i*step], i < n; by vectors for steps of 2 and 4, the usual strides. */
+CNN__INLINE void CNN__FN(cnn__every_nth)(const float *x, const int step, float *y, size_t n) {
+    for (size_t i = 0; i < n; i += CNN__V, x += step * CNN__V) {
+        const int r = n - i < CNN__V ? (int)(n - i) : CNN__V, has = step * (r - 1) + 1;
+        CNN__VEC v[4];
+        CNN__UNROLL
+        for (int j = 0; j < step; j++) {
+            const int lanes = has - j * CNN__V < CNN__V ? has - j * CNN__V : CNN__V;
+            v[j] = lanes > 0 ? CNN__LOAD_UP_TO(x + j * CNN__V, lanes) : CNN__SET1(0.0f);
+        }
+        v[0] = CNN__EVEN(v[0], v[1]);
+        if (step == 4) {
+            v[2] = CNN__EVEN(v[2], v[3]);
+            v[0] = CNN__EVEN(v[0], v[2]);
+        }
+        CNN__STORE_UP_TO(y + i, v[0], r);
+    }
+}
+
+static void CNN__FN(cnn__every)(const float *x, int step, float *y, size_t n) {
+    if (step == 2)
+        CNN__FN(cnn__every_nth)(x, 2, y, n);
+    else if (step == 4)
+        CNN__FN(cnn__every_nth)(x, 4, y, n);
+    else
+        for (size_t i = 0; i < n; i++)
+            y[i] = x[i * (size_t)step];
 }
 
 static float CNN__FN(cnn__sum)(const float *x, size_t n) {
@@ -2206,6 +2281,7 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
                                                    CNN__FN(cnn__dot_run),
                                                    CNN__FN(cnn__fold),
                                                    CNN__FN(cnn__copy),
+                                                   CNN__FN(cnn__every),
                                                    CNN__FN(cnn__sum),
                                                    CNN__FN(cnn__add_to),
                                                    CNN__FN(cnn__sigmoid),
@@ -2794,7 +2870,7 @@ typedef struct cnn__conv {
     int h, w, oh, ow, kh, kw, sh, sw, dh, dw, pt, pl;
     cnn_padding_mode mode;
     int no_winograd;
-    int cell, hp, wp, hq, wq, direct, flat;
+    int cell, hp, wp, hq, wq, direct, flat, dense;
     int strip, rows;    /* output rows in a strip; rows of a phase that it needs */
     int steps;          /* c*kh*kw */
     int plane, y_plane; /* floats of a channel: of a packed strip, and of y as the kernels see it */
@@ -2846,9 +2922,11 @@ static void cnn__conv_strips(cnn__conv *v, int strip) {
     v->y_plane = (v->flat ? strip : v->oh) * v->y_pitch;
 }
 
-/* Narrow planes: one line for all rows. Only for those who copy the result out. */
+/* Rows of the output as one line: where there are many channels, by gathering (`dense`); else, for narrow
+   planes, at the pitch of the packed image, for those who copy the result out. */
 static void cnn__conv_flatten(cnn__conv *v) {
-    v->flat = v->wq != v->ow && v->ow < 128;
+    v->dense = v->wq != v->ow && v->o >= CNN__GATHER_ROWS && !v->direct;
+    v->flat = v->wq != v->ow && v->ow < 128 && !v->dense;
     v->y_pitch = v->flat ? v->wq : v->ow;
 }
 
@@ -2991,8 +3069,7 @@ static void cnn__pack_row(const cnn__conv *v, const float *src, int s, float *ds
             if (v->sw == 1)
                 memcpy(dst + (size_t)from * cell, p, (size_t)(to - from) * bytes);
             else if (cell == 1)
-                for (; j < to; j++, p += v->sw)
-                    dst[j] = *p;
+                cnn__k()->every(p, v->sw, dst + from, (size_t)(to - from));
             else
                 for (; j < to; j++, p += (size_t)v->sw * cell)
                     memcpy(dst + (size_t)j * cell, p, bytes);
@@ -3006,10 +3083,6 @@ static void cnn__pack_row(const cnn__conv *v, const float *src, int s, float *ds
         else
             memcpy(dst + (size_t)j * cell, src + (size_t)source * cell, bytes);
     }
-}
-
-static int cnn__clamp(int value, int low, int high) {
-    return value < low ? low : value > high ? high : value;
 }
 
 /* Packs rows row0 to row0 + v->rows - 1 of the phases of channels c0..c1-1 of a group's image x; rows beyond
@@ -3279,18 +3352,6 @@ static void cnn__conv_backward_w(const cnn__conv *v, const cnn__kernels *k, cons
     k->dot(&a);
 }
 
-static int cnn__min(int a, int b) {
-    return a < b ? a : b;
-}
-
-static int cnn__max(int a, int b) {
-    return a > b ? a : b;
-}
-
-static int cnn__ceil_div(int a, int b) {
-    return a / b + (a % b != 0);
-}
-
 /* ---- the planar operator ----
 
    Three jobs, each cut into tasks that a thread does alone, with scratch memory of its own: forward a strip
@@ -3369,7 +3430,11 @@ static void cnn__conv_forward_task(void *context, int task, int thread) {
     p.ym = v->y_plane;
     p.gather = 1;
     p.slack = !v->direct;
-    if (v->x_pitch == v->y_pitch) {
+    if (v->dense) {
+        p.line = v->ow;
+        p.pitch = v->x_pitch;
+    }
+    if (v->dense || v->x_pitch == v->y_pitch) {
         p.n = (size_t)(rows - 1) * (size_t)v->y_pitch + (size_t)v->ow;
         a->k->product(&p);
     } else {
