@@ -1090,6 +1090,8 @@ static size_t cnn__column_at(const cnn__product *a, size_t p) {
 
 /* One tile: where it starts, and how many lanes of its last vector count. */
 typedef struct cnn__tile {
+    const float *ahead; /* a cache line of the columns that come next, fetched meanwhile; or NULL */
+    const int *ahead_tap;
     const float *x, *w, *bias;
     const int *tap;
     int steps, last;
@@ -1223,6 +1225,8 @@ typedef struct cnn__kernels {
 CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int NV, const int panels) {
     CNN__VEC acc[24][8];
     const float *CNN__RESTRICT x = a->x;
+    const float *const ahead = a->ahead;
+    const int *CNN__RESTRICT ahead_tap = a->ahead_tap;
     const float *w[3];
     float *const y = a->y;
     const int *CNN__RESTRICT tap = a->tap;
@@ -1252,6 +1256,8 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
     for (int k = 0; k < steps; k++) {
         const float *xk = x + tap[k];
         CNN__VEC v[8];
+        if (MR == 8 && NV == 3 && ahead)
+            CNN__PREFETCH(ahead + ahead_tap[k / 2]);
         CNN__UNROLL
         for (int j = 0; j < NV; j++)
             v[j] = NV > 1 ? CNN__LOAD(xk + j * CNN__V) : CNN__LOAD_LAST(xk, mask);
@@ -1354,10 +1360,8 @@ static void CNN__FN(cnn__product_part)(const cnn__product *a, int v0, int v1, in
     t.bias = NULL;
     for (int m = 0; m < a->rows; m += mr) {
         mr = cnn__panel_rows(CNN__PANEL, a->rows - m);
-        for (int k = a->ahead ? (int)((int64_t)t.steps * m / a->rows) : t.steps;
-             k < (int)((int64_t)t.steps * (m + mr) / a->rows); k++)
-            for (int i = 0; i < CNN__GATHER; i += 16)
-                CNN__PREFETCH(a->ahead + a->ahead_tap[k] + i);
+        t.ahead = a->ahead && m < 8 * CNN__PANEL ? a->ahead + m / CNN__PANEL % 4 * 16 : NULL;
+        t.ahead_tap = t.ahead ? a->ahead_tap + m / CNN__PANEL / 4 * (t.steps / 2) : NULL;
         t.w = a->w + m * a->panel + k0 * (a->wk ? a->wk : mr);
         if (t.start == CNN__BIAS)
             t.bias = a->bias + m;
