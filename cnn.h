@@ -595,27 +595,28 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN_FREE(pointer) free(pointer)
 #endif
 
-#define CNN__LANES         16      /* examples in a block: one AVX-512 vector, two AVX2 vectors, ... */
-#define CNN__SINGLES       8       /* examples beyond whole blocks that are not worth a block of their own */
-#define CNN__ALIGN         64      /* bytes; a cache line, an AVX-512 vector */
-#define CNN__SMALL_WORK    2e5     /* multiply-accumulates below which starting threads costs too much */
-#define CNN__CACHE_FLOATS  65536   /* 256 KiB: a share of the second-level cache */
-#define CNN__CHUNK         256     /* steps of a product at a time */
-#define CNN__COLUMNS       12      /* vectors of a product at a time */
-#define CNN__GATHER        48      /* columns of a product whose x is gathered, and */
-#define CNN__GATHER_STEPS  160     /* steps of it at a time: 30 KiB of the first-level cache */
-#define CNN__GATHER_ROWS   32      /* rows from which that pays */
-#define CNN__WINO_INPUT    2000000 /* transformed inputs in a run of tiles, floats */
-#define CNN__WINO_WEIGHTS  450000  /* transformed weights at a time, floats */
-#define CNN__WINO_CACHED   150000  /* transformed weight gradients that are to stay in the cache, floats */
-#define CNN__WINO_SUMS     2500000 /* transformed weight gradients at a time, where they pass through, floats */
-#define CNN__STRIP_FLOATS  131072 /* a packed strip of a plane */
-#define CNN__SHORT_RUN     8      /* floats of a kernel's row, all channels, too few for a vector */
-#define CNN__DOT_PIXELS    512    /* of a 1x1 convolution whose dw is taken by dot products */
-#define CNN__STRIP_COLUMNS 96     /* outputs below which a strip is not worth cutting off */
-#define CNN__STRIP_ROWS    4      /* most rows in a strip */
-#define CNN__STRIP_WEIGHTS 512    /* most weights whose gradient is taken by strips: 32 KiB of lanes */
-#define CNN__SLOT_BYTES    64e6 /* what a workspace spends on partial gradients beyond its first four slots */
+#define CNN__LANES          16      /* examples in a block: one AVX-512 vector, two AVX2 vectors, ... */
+#define CNN__SINGLES        8       /* examples beyond whole blocks that are not worth a block of their own */
+#define CNN__ALIGN          64      /* bytes; a cache line, an AVX-512 vector */
+#define CNN__SMALL_WORK     2e5     /* multiply-accumulates below which starting threads costs too much */
+#define CNN__CACHE_FLOATS   65536   /* 256 KiB: a share of the second-level cache */
+#define CNN__CHUNK          256     /* steps of a product at a time */
+#define CNN__COLUMNS        12      /* vectors of a product at a time */
+#define CNN__GATHER         48      /* columns of a product whose x is gathered, and */
+#define CNN__GATHER_STEPS   160     /* steps of it at a time: 30 KiB of the first-level cache */
+#define CNN__GATHER_ROWS    32      /* rows from which that pays */
+#define CNN__WINO_INPUT     2000000 /* transformed inputs in a run of tiles, floats */
+#define CNN__WINO_WEIGHTS   450000  /* transformed weights at a time, floats */
+#define CNN__WINO_CACHED    150000  /* transformed weight gradients that are to stay in the cache, floats */
+#define CNN__WINO_SUMS      2500000 /* transformed weight gradients at a time, where they pass through, floats */
+#define CNN__STRIP_FLOATS   131072 /* a packed strip of a plane */
+#define CNN__SHORT_RUN      8      /* floats of a kernel's row, all channels, too few for a vector */
+#define CNN__DOT_PIXELS     512    /* of a 1x1 convolution whose dw is taken by dot products */
+#define CNN__STRIP_COLUMNS  96     /* outputs below which a strip is not worth cutting off */
+#define CNN__STRIP_ROWS     4      /* most rows in a strip; going backward, in half of one */
+#define CNN__STRIP_CHANNELS 4      /* going backward, most channels of a strip at a time */
+#define CNN__STRIP_WEIGHTS  512    /* most weights whose gradient is taken by strips: 32 KiB of lanes */
+#define CNN__SLOT_BYTES     64e6 /* what a workspace spends on partial gradients beyond its first four slots */
 
 /* ---- >>platform ------------------------------------------------------------------------------------ */
 
@@ -6075,7 +6076,7 @@ CNN__COLD static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net
             cnn__conv v;
             const cnn_layer_info *info = &net->info[i];
             cnn__layer_conv_setup("", &net->layers[i], info->in_c, info->in_h, info->in_w, CNN__LANES, &v);
-            ws->strip_floats = (size_t)v.o * (size_t)v.y_pitch * CNN__STRIP_ROWS;
+            ws->strip_floats = CNN__STRIP_CHANNELS * (size_t)v.y_pitch * 2 * CNN__STRIP_ROWS;
             ws->lane_floats = CNN__STRIP_WEIGHTS * CNN__LANES;
         }
     ws->strips = cnn__take_floats(arena, cnn__mul(threads, ws->strip_floats));
@@ -6495,7 +6496,7 @@ static cnn__pool cnn__strip_pool(const cnn__pool *pool, int rows) {
     cnn__pool p = *pool;
     p.h = rows;
     p.oh = rows / p.kh;
-    p.covers = p.ow * p.kw == p.w;
+    p.covers = p.ow * p.kw == p.w && p.oh * p.kh == rows;
     return p;
 }
 
@@ -6774,19 +6775,20 @@ static void cnn__strip_gradient(const cnn__pass *e, int layer, float *acts, int 
 }
 
 /* The parameter gradients of the first convolution, together with the layers that go with it, strip by strip:
-   the gradient of its output never leaves the first-level cache. dw is kept by lanes until the slot ends. */
+   some channels at a time: the gradient of its output never leaves the first-level cache. dw is kept by lanes
+   until the slot ends. */
 static void cnn__block_conv_strips_backward(const cnn__pass *e, int layer, const float *x, float *acts,
                                             const float *dy, float *slot, float *packed, int thread) {
     const cnn__plan *p = &e->ws->plan[layer];
     const cnn__conv *v = cnn__unit_conv(e, layer);
-    const int rows = cnn__strip_rows(e, layer);
+    const int rows = 2 * cnn__strip_rows(e, layer), group = v->o % 3 ? CNN__STRIP_CHANNELS : 3;
     const size_t strip_plane = (size_t)rows * (size_t)v->y_pitch;
     float *strip = e->ws->strips + (size_t)thread * e->ws->strip_floats;
+    float *lanes = e->ws->lanes + (size_t)thread * e->ws->lane_floats;
     float *db = slot + p->slot + e->net->info[layer].weights;
     cnn__dot a;
     memset(&a, 0, sizeof a);
     x = cnn__block_packed(v, x, packed);
-    a.rows = v->o;
     a.steps = v->steps;
     a.n = v->run;
     a.tap = v->tap;
@@ -6794,17 +6796,20 @@ static void cnn__block_conv_strips_backward(const cnn__pass *e, int layer, const
     a.xr = v->x_pitch;
     a.yr = v->y_pitch;
     a.ym = (ptrdiff_t)strip_plane;
-    a.lanes = e->ws->lanes + (size_t)thread * e->ws->lane_floats;
     for (int row = 0; row < v->oh; row += rows) {
         a.lines = cnn__min(rows, v->oh - row);
-        for (int m = 0; m < v->o; m++) {
-            float *at = strip + (size_t)m * strip_plane;
-            cnn__strip_gradient(e, layer, acts, m, row, a.lines, dy, at);
-            if (e->net->info[layer].biases)
-                db[m] += e->k->sum(at, (size_t)a.lines * (size_t)v->y_pitch);
-        }
         a.x = x + (size_t)row * (size_t)v->x_pitch;
-        e->k->dot(&a);
+        for (int first = 0; first < v->o; first += group) {
+            a.rows = cnn__min(group, v->o - first);
+            for (int m = 0; m < a.rows; m++) {
+                float *at = strip + (size_t)m * strip_plane;
+                cnn__strip_gradient(e, layer, acts, first + m, row, a.lines, dy, at);
+                if (e->net->info[layer].biases)
+                    db[first + m] += e->k->sum(at, (size_t)a.lines * (size_t)v->y_pitch);
+            }
+            a.lanes = lanes + (size_t)first * (size_t)v->steps * (size_t)e->k->lanes;
+            e->k->dot(&a);
+        }
     }
 }
 
