@@ -3554,7 +3554,8 @@ static void cnn__conv_dx_task(void *context, int task, int thread) {
     float *dx = a->dx + (size_t)unit * (size_t)v->c * image;
     int have = 0;
     float *dy = cnn__conv_scratch(a, thread, unit + 1, &have);
-    float *packed = v->direct ? dx + (size_t)c0 * image : dy + cnn__padded((size_t)v->o * a->dy_plane);
+    float *packed =
+        v->direct || v->dense ? dx + (size_t)c0 * image : dy + cnn__padded((size_t)v->o * a->dy_plane);
     if (!have)
         cnn__pad_dy(a, a->dy + (size_t)unit * (size_t)v->o * (size_t)v->oh * (size_t)v->ow, dy);
     const float *panels = a->panels + (size_t)group * (size_t)v->o * (size_t)v->steps;
@@ -3577,12 +3578,20 @@ static void cnn__conv_dx_task(void *context, int task, int thread) {
             p.w = panels + (size_t)c0 * (size_t)p.steps;
             p.panel = p.steps;
             p.y = packed + cnn__packed_row(v, r, from) + (size_t)s * (size_t)v->rows * (size_t)v->wq;
+            if (v->dense) { /* dx itself, without the padding's columns */
+                p.n = image;
+                p.x += v->pl;
+                p.line = v->w;
+                p.pitch = v->wq;
+                p.y = packed;
+                p.ym = (ptrdiff_t)image;
+            }
             if (to > from)
                 a->k->product(&p);
             p.tap += p.steps;
             panels += (size_t)v->c * (size_t)p.steps;
         }
-    if (!v->direct)
+    if (!v->direct && !v->dense)
         cnn__unpack(v, a->k, packed, c0, c1, dx);
 }
 
@@ -4270,7 +4279,9 @@ static size_t cnn__conv_dx_floats(cnn__conv_call *a, int threads) {
     a->part = cnn__conv_part(v->c, units < threads ? (int)((threads + units - 1) / units) : 1);
     a->parts = cnn__ceil_div(v->c, a->part);
     a->slices = v->groups < threads ? threads : 1;
-    return cnn__padded((size_t)v->o * a->dy_plane) + (v->direct ? 0 : (size_t)a->part * (size_t)v->plane);
+    v->dense = !v->direct && v->sh == 1 && v->sw == 1 && v->mode == CNN_PAD_ZEROS && v->c >= CNN__GATHER_ROWS;
+    return cnn__padded((size_t)v->o * a->dy_plane) +
+           (v->direct || v->dense ? 0 : (size_t)a->part * (size_t)v->plane);
 }
 
 static size_t cnn__conv_dw_floats(cnn__conv_call *a, int threads) {
