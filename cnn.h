@@ -2882,7 +2882,7 @@ typedef struct cnn__conv {
     int x_pitch, y_pitch;
     int lines;  /* of a block: 1, or oh */
     size_t run; /* of one of them */
-    int *tap;   /* [steps]: where a step finds its input */
+    int *tap;   /* [steps]: where a step finds its input; dx of a plane: [kh*kw], the kernel by phases */
     int *back;  /* block: [kh*o], plane: [o*kh*kw]; dx */
 } cnn__conv;
 
@@ -3482,16 +3482,20 @@ static int cnn__dy_before(const cnn__conv *v) {
 
 CNN__COLD static void cnn__conv_dx_taps(const cnn__conv_call *a, cnn__arena *arena) {
     cnn__conv *v = a->v;
+    v->tap = (int *)cnn__take(arena, (size_t)v->kh * (size_t)v->kw, sizeof *v->tap);
     v->back = (int *)cnn__take(arena, (size_t)v->o * (size_t)v->kh * (size_t)v->kw, sizeof *v->back);
-    int *tap = v->back;
+    int *element = v->tap, *tap = v->back;
     for (int r = 0; arena->base && r < v->sh; r++)
-        for (int s = 0; s < v->sw; s++)
-            for (int o = 0; o < v->o; o++)
-                for (int e = 0; e < v->kh; e++)
-                    for (int b = 0; b < v->kw; b++)
-                        if (e * v->dh % v->sh == r && b * v->dw % v->sw == s)
-                            *tap++ = o * (int)a->dy_plane + cnn__dy_before(v) +
-                                     (cnn__dy_above(v) - e * v->dh / v->sh) * v->wq - b * v->dw / v->sw;
+        for (int s = 0; s < v->sw; s++) {
+            const int taps = cnn__phase_taps(v, r, s, element);
+            for (int t = 0; t < taps; t++)
+                tap[t] = cnn__dy_before(v) + (cnn__dy_above(v) - element[t] / v->kw * v->dh / v->sh) * v->wq -
+                         element[t] % v->kw * v->dw / v->sw;
+            for (int i = taps; i < taps * v->o; i++)
+                tap[i] = tap[i - taps] + (int)a->dy_plane;
+            element += taps;
+            tap += taps * v->o;
+        }
 }
 
 /* A panel of each phase. */
@@ -3509,6 +3513,7 @@ static void cnn__conv_dx_panels_task(void *context, int task, int thread) {
         if (i % a->slices != slice)
             continue;
         size_t done = 0; /* steps of the phases before */
+        const int *element = v->tap;
         for (int r = 0; r < v->sh; r++)
             for (int s = 0; s < v->sw; s++) {
                 const int taps = cnn__phase_taps(v, r, s, NULL);
@@ -3524,13 +3529,11 @@ static void cnn__conv_dx_panels_task(void *context, int task, int thread) {
                         panel += (size_t)window * (size_t)mr;
                         continue;
                     }
-                    for (int e = 0; e < v->kh; e++)
-                        for (int b = 0; b < v->kw; b++)
-                            if (e * v->dh % v->sh == r && b * v->dw % v->sw == s) {
-                                cnn__panel(w + e * v->kw + b, (size_t)window, 1, mr, 1, panel);
-                                panel += mr;
-                            }
+                    for (int t = 0; t < taps; t++)
+                        for (int m = 0; m < mr; m++)
+                            *panel++ = w[m * window + element[t]];
                 }
+                element += taps;
                 done += (size_t)taps * (size_t)v->o;
             }
     }
