@@ -3035,11 +3035,14 @@ static int cnn__row_phase(const cnn__conv *v, int e) {
 /* Takes the table of the forward pass from the arena and, unless it only counts, fills it in. */
 CNN__COLD static void cnn__conv_taps(cnn__conv *v, cnn__arena *arena) {
     v->tap = (int *)cnn__take(arena, (size_t)v->steps, sizeof *v->tap);
-    for (int k = 0; arena->base && k < v->steps; k++) {
-        const int c = k / (v->kh * v->kw), a = k / v->kw % v->kh, b = k % v->kw;
-        v->tap[k] = c * v->plane + cnn__packed_row(v, a * v->dh % v->sh, a * v->dh / v->sh) +
-                    cnn__packed_column(v, b);
+    const int window = v->kh * v->kw;
+    for (int k = 0; arena->base && k < window; k++) {
+        const int a = k / v->kw;
+        v->tap[k] =
+            cnn__packed_row(v, a * v->dh % v->sh, a * v->dh / v->sh) + cnn__packed_column(v, k % v->kw);
     }
+    for (int k = window; arena->base && k < v->steps; k++)
+        v->tap[k] = v->tap[k - window] + v->plane;
 }
 
 /* A block's table for dx: kernel rows by phase, each with all output channels. Over several lines it is
