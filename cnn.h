@@ -616,6 +616,10 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__STRIP_ROWS     4      /* most rows in a strip; going backward, in half of one */
 #define CNN__STRIP_CHANNELS 4      /* going backward, most channels of a strip at a time */
 #define CNN__STRIP_WEIGHTS  512    /* most weights whose gradient is taken by strips: 32 KiB of lanes */
+#define CNN__BAND           8      /* output rows of a depthwise tile */
+#define CNN__TALL           3      /* most rows of a kernel that share a load in it */
+#define CNN__BAND_FLOATS    6144   /* a packed strip of a depthwise plane: half of the first-level cache */
+#define CNN__MULTIPLIER     4      /* outputs of a depthwise channel beyond which it is a product */
 #define CNN__SLOT_BYTES     64e6 /* what a workspace spends on partial gradients beyond its first four slots */
 
 /* ---- >>platform ------------------------------------------------------------------------------------ */
@@ -1115,6 +1119,26 @@ typedef struct cnn__dot {
     ptrdiff_t gm, gk;
 } cnn__dot;
 
+/* A stretch of a depthwise kernel's column: `rows` elements w[at[e]] that see the packed rows x + tap + e*xr. */
+typedef struct cnn__stretch {
+    int tap, rows, at[CNN__TALL];
+} cnn__stretch;
+
+/* y[i*yr + p] = bias + sum over the stretches k, and e < rows of each, of w[CNN__TALL*k + e] * x[tap + (i +
+   e)*xr + p],
+   i < lines, p < n. x may be read on to the end of the last vector and to a multiple of CNN__BAND lines.
+   Or, for dw, vector CNN__TALL*k + e of lanes += y[i*yr + p] * x[same], lane by lane, for stretch k. */
+typedef struct cnn__depthwise {
+    int lines, n, stretches;
+    const cnn__stretch *stretch;
+    const float *x, *w;
+    float bias;
+    float *y;
+    ptrdiff_t xr, yr;
+    const float *dy;
+    float *lanes;
+} cnn__depthwise;
+
 /* A pooling of c images of h*w cells to oh*ow cells. */
 typedef struct cnn__pool {
     int max;
@@ -1154,6 +1178,8 @@ typedef struct cnn__kernels {
     void (*wino_kernel)(const float *m, size_t pitch, float *to);
     void (*product)(const cnn__product *a);
     void (*dot)(const cnn__dot *a);
+    void (*depthwise)(const cnn__depthwise *a);
+    void (*depthwise_dot)(const cnn__depthwise *a);
     void (*fold)(const float *lanes, float *g, size_t n);
     void (*copy)(const float *from, size_t from_pitch, float *to, size_t to_pitch, size_t n, int rows);
     void (*every)(const float *x, int step, float *y, size_t n);
@@ -1624,6 +1650,157 @@ static void CNN__FN(cnn__dot_run)(const cnn__dot *a) {
     }
 }
 
+/* A stretch of ROWS rows for a vector of all of a band's lines: what is loaded serves ROWS of them. */
+CNN__INLINE void CNN__FN(cnn__depthwise_stretch)(const float *x, ptrdiff_t xr, const float *w, CNN__VEC *acc,
+                                                 const int ROWS) {
+    CNN__VEC b[CNN__TALL];
+    CNN__UNROLL
+    for (int e = 0; e < ROWS; e++)
+        b[e] = CNN__SET1(w[e]);
+    CNN__UNROLL
+    for (int i = 0; i < CNN__BAND + ROWS - 1; i++, x += xr) {
+        const CNN__VEC v = CNN__LOAD(x);
+        CNN__UNROLL
+        for (int e = 0; e < ROWS; e++)
+            if (i >= e && i - e < CNN__BAND)
+                acc[i - e] = CNN__FMA(b[e], v, acc[i - e]);
+    }
+}
+
+/* A tile: a band of lines, one vector of which n lanes count. */
+CNN__INLINE void CNN__FN(cnn__depthwise_tile)(const cnn__depthwise *a, const float *x, float *y, int lines,
+                                              int n) {
+    const cnn__stretch *s = a->stretch, *const end = s + a->stretches;
+    const ptrdiff_t xr = a->xr, yr = a->yr;
+    const float *w = a->w;
+    CNN__VEC acc[CNN__BAND];
+    CNN__UNROLL
+    for (int i = 0; i < CNN__BAND; i++)
+        acc[i] = CNN__SET1(a->bias);
+    for (; s < end; s++, w += CNN__TALL)
+        if (s->rows == 3)
+            CNN__FN(cnn__depthwise_stretch)(x + s->tap, xr, w, acc, 3);
+        else if (s->rows == 2)
+            CNN__FN(cnn__depthwise_stretch)(x + s->tap, xr, w, acc, 2);
+        else
+            CNN__FN(cnn__depthwise_stretch)(x + s->tap, xr, w, acc, 1);
+    if (lines >= CNN__BAND && n == CNN__V) {
+        CNN__UNROLL
+        for (int i = 0; i < CNN__BAND; i++)
+            CNN__STORE(y + i * yr, acc[i]);
+        return;
+    }
+    CNN__UNROLL
+    for (int i = 0; i < CNN__BAND; i++, y += yr)
+        if (i < lines)
+            CNN__STORE_UP_TO(y, acc[i], n);
+}
+
+static void CNN__FN(cnn__depthwise)(const cnn__depthwise *a) {
+    for (int i = 0; i < a->lines; i += CNN__BAND)
+        for (int p = 0; p < a->n; p += CNN__V) {
+            CNN__FN(cnn__depthwise_tile)
+            (a, a->x + i * a->xr + p, a->y + i * a->yr + p, a->lines - i,
+             a->n - p < CNN__V ? a->n - p : CNN__V);
+        }
+}
+
+/* Lines from to to - 1 of COLUMNS stretches of ROWS rows, LINES at a time. acc[column][row], or, of a single
+   column, acc[0][row] and acc[1][row] by turns. */
+CNN__INLINE void CNN__FN(cnn__depthwise_lines)(const cnn__depthwise *a, const cnn__stretch *s, int from,
+                                               int to, CNN__VEC (*acc)[CNN__TALL], const int COLUMNS,
+                                               const int ROWS, const int LINES) {
+    const ptrdiff_t xr = a->xr, yr = a->yr;
+    const int n = CNN__MASKED ? a->n : a->n / CNN__V * CNN__V;
+    for (; from < to; from += LINES) {
+        const float *y = a->dy + from * yr, *x[3];
+        CNN__UNROLL
+        for (int j = 0; j < COLUMNS; j++)
+            x[j] = a->x + s[j].tap + from * xr;
+        for (int p = 0; p < n; p += CNN__V) {
+            const CNN__MASK mask = CNN__LANE_MASK(n - p < CNN__V ? n - p : CNN__V);
+            CNN__VEC d[4];
+            CNN__UNROLL
+            for (int i = 0; i < LINES; i++)
+                d[i] = CNN__LOAD_LAST(y + p + i * yr, mask);
+            CNN__UNROLL
+            for (int j = 0; j < COLUMNS; j++) {
+                const float *at = x[j] + p;
+                CNN__UNROLL
+                for (int i = 0; i < LINES + ROWS - 1; i++) {
+                    const CNN__VEC v = CNN__LOAD_LAST(at + i * xr, mask);
+                    CNN__UNROLL
+                    for (int e = 0; e < ROWS; e++)
+                        if (i >= e && i - e < LINES) {
+                            CNN__VEC *const sum = &acc[COLUMNS > 1 ? j : (i - e) % 2][e];
+                            *sum = CNN__FMA(d[i - e], v, *sum);
+                        }
+                }
+            }
+        }
+    }
+}
+
+CNN__INLINE void CNN__FN(cnn__depthwise_columns)(const cnn__depthwise *a, int k, const int COLUMNS,
+                                                 const int ROWS) {
+    const cnn__stretch *s = a->stretch + k;
+    const int sums = COLUMNS > 1 ? COLUMNS : 2; /* of a single column two, as one would wait for itself */
+    float *lanes = a->lanes + (ptrdiff_t)k * CNN__TALL * CNN__V;
+    CNN__VEC acc[3][CNN__TALL];
+    CNN__UNROLL
+    for (int j = 0; j < sums; j++) {
+        CNN__UNROLL
+        for (int e = 0; e < ROWS; e++)
+            acc[j][e] = CNN__SET1(0.0f);
+    }
+    CNN__FN(cnn__depthwise_lines)(a, s, 0, a->lines / 4 * 4, acc, COLUMNS, ROWS, 4);
+    CNN__FN(cnn__depthwise_lines)(a, s, a->lines / 4 * 4, a->lines, acc, COLUMNS, ROWS, 1);
+    CNN__UNROLL
+    for (int j = 0; j < COLUMNS; j++, lanes += CNN__TALL * CNN__V) {
+        CNN__UNROLL
+        for (int e = 0; e < ROWS; e++) {
+            CNN__VEC sum = acc[j][e] + CNN__LOAD(lanes + e * CNN__V);
+            if (COLUMNS == 1)
+                sum = sum + acc[1][e];
+            CNN__STORE(lanes + e * CNN__V, sum);
+        }
+    }
+}
+
+#if !CNN__MASKED && CNN__V > 1
+/* What does not fill a vector. */
+CNN__COLD static void CNN__FN(cnn__depthwise_rest)(const cnn__depthwise *a) {
+    for (int k = 0; k < a->stretches; k++)
+        for (int e = 0; e < a->stretch[k].rows; e++) {
+            const float *x = a->x + a->stretch[k].tap + e * a->xr, *y = a->dy;
+            float sum = 0;
+            for (int i = 0; i < a->lines; i++, x += a->xr, y += a->yr)
+                for (int p = a->n / CNN__V * CNN__V; p < a->n; p++)
+                    sum += y[p] * x[p];
+            a->lanes[(k * CNN__TALL + e) * CNN__V] += sum;
+        }
+}
+#endif
+
+static void CNN__FN(cnn__depthwise_dot)(const cnn__depthwise *a) {
+    const cnn__stretch *s = a->stretch;
+    for (int k = 0, columns = 0; k < a->stretches; k += columns) {
+        columns = k + 2 < a->stretches && s[k + 2].rows == 3 ? 3 : 1; /* the tallest come first */
+        if (columns == 3)
+            CNN__FN(cnn__depthwise_columns)(a, k, 3, 3);
+        else if (s[k].rows == 3)
+            CNN__FN(cnn__depthwise_columns)(a, k, 1, 3);
+        else if (s[k].rows == 2)
+            CNN__FN(cnn__depthwise_columns)(a, k, 1, 2);
+        else
+            CNN__FN(cnn__depthwise_columns)(a, k, 1, 1);
+    }
+#if !CNN__MASKED && CNN__V > 1
+    if (a->n % CNN__V)
+        CNN__FN(cnn__depthwise_rest)(a);
+#endif
+}
+
 #if CNN__V == 1
 #define CNN__WINOGRAD(what) NULL /* not worth it */
 #else
@@ -1827,11 +2004,14 @@ static void CNN__FN(cnn__fold)(const float *lanes, float *g, size_t n) {
 /* Rows of n floats; short ones, for which a call of memcpy each is too much. */
 static void CNN__FN(cnn__copy)(const float *from, size_t from_pitch, float *to, size_t to_pitch, size_t n,
                                int rows) {
-    for (; rows > 0; rows--, from += from_pitch, to += to_pitch)
-        for (size_t i = 0; i < n; i += CNN__V) {
-            const int r = n - i < CNN__V ? (int)(n - i) : CNN__V;
-            CNN__STORE_UP_TO(to + i, CNN__LOAD_UP_TO(from + i, r), r);
-        }
+    const size_t whole = n / CNN__V * CNN__V;
+    const int rest = (int)(n - whole);
+    for (; rows > 0; rows--, from += from_pitch, to += to_pitch) {
+        for (size_t i = 0; i < whole; i += CNN__V)
+            CNN__STORE(to + i, CNN__LOAD(from + i));
+        if (rest)
+            CNN__STORE_N(to + whole, CNN__LOAD_N(from + whole, rest), rest);
+    }
 }
 
 /* y[i] = x[i*step], i < n; by vectors for steps of 2 and 4, the usual strides. */
@@ -2284,6 +2464,8 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
                                                    CNN__WINOGRAD(kernel),
                                                    CNN__FN(cnn__product_run),
                                                    CNN__FN(cnn__dot_run),
+                                                   CNN__FN(cnn__depthwise),
+                                                   CNN__FN(cnn__depthwise_dot),
                                                    CNN__FN(cnn__fold),
                                                    CNN__FN(cnn__copy),
                                                    CNN__FN(cnn__every),
@@ -3093,19 +3275,47 @@ static void cnn__pack_row(const cnn__conv *v, const float *src, int s, float *ds
     }
 }
 
+/* The common case: planes with zeros around. */
+static int cnn__pack_plain(const cnn__conv *v) {
+    return v->cell == 1 && v->mode == CNN_PAD_ZEROS;
+}
+
+/* Of it, all but the zeros. With stride 1, padding may be negative. */
+static void cnn__pack_image(const cnn__conv *v, const float *x, int c0, int c1, int row0, float *packed) {
+    const cnn__kernels *k = cnn__k();
+    const size_t row = (size_t)v->wq, image = (size_t)v->h * (size_t)v->w;
+    packed += (size_t)c0 * (size_t)v->plane;
+    x += (size_t)c0 * image;
+    if (v->sh == 1 && v->sw == 1) {
+        const int from = cnn__clamp(v->pt - row0, 0, v->rows),
+                  to = cnn__clamp(v->pt + v->h - row0, 0, v->rows);
+        const int left = cnn__clamp(v->pl, 0, v->wq), right = cnn__clamp(v->pl + v->w, 0, v->wq);
+        for (int c = c0; c < c1 && to > from && right > left; c++, x += image, packed += v->plane)
+            k->copy(x + (ptrdiff_t)(row0 + from - v->pt) * v->w + (left - v->pl), (size_t)v->w,
+                    packed + (size_t)from * row + left, row, (size_t)(right - left), to - from);
+        return;
+    }
+    for (int c = c0; c < c1; c++, x += image, packed += v->plane)
+        for (int i = 0; i < v->rows * v->sh; i++) { /* rows of the padded image */
+            const int64_t at = (int64_t)row0 * v->sh + i - v->pt;
+            for (int s = 0, from = 0, to = 0; s < v->sw && at >= 0 && at < v->h; s++) {
+                cnn__inside(s, v->sw, v->pl, v->w, v->wq, &from, &to);
+                if (to > from)
+                    k->every(x + (size_t)at * (size_t)v->w + (from * v->sw + s - v->pl), v->sw,
+                             packed + (size_t)((i % v->sh * v->sw + s) * v->rows + i / v->sh) * row + from,
+                             (size_t)(to - from));
+            }
+        }
+}
+
 /* Packs rows row0 to row0 + v->rows - 1 of the phases of channels c0..c1-1 of a group's image x; rows beyond
    the padded image become zeros. */
 static void cnn__pack(const cnn__conv *v, const float *x, int c0, int c1, int row0, float *packed) {
     const size_t row = (size_t)v->x_pitch;
-    if (v->cell == 1 && v->sh == 1 && v->sw == 1 && v->mode == CNN_PAD_ZEROS) { /* the common case */
-        const int from = cnn__clamp(v->pt - row0, 0, v->rows),
-                  to = cnn__clamp(v->pt + v->h - row0, 0, v->rows);
+    if (cnn__pack_plain(v)) {
         memset(packed + (size_t)c0 * (size_t)v->plane, 0,
                (size_t)(c1 - c0) * (size_t)v->plane * sizeof(float));
-        for (int c = c0; c < c1 && to > from; c++)
-            cnn__k()->copy(x + ((size_t)c * (size_t)v->h + (size_t)(row0 + from - v->pt)) * (size_t)v->w,
-                           (size_t)v->w, packed + (size_t)c * (size_t)v->plane + (size_t)from * row + v->pl,
-                           row, (size_t)v->w, to - from);
+        cnn__pack_image(v, x, c0, c1, row0, packed);
         return;
     }
     for (int c = c0; c < c1; c++)
@@ -3374,8 +3584,10 @@ typedef struct cnn__conv_call {
     float *panels;
     int n, strips, parts, part; /* images; strips of an image; parts of a group's channels, channels in one */
     int slices;                 /* of a part's panels, packed by different threads */
-    size_t dy_plane;            /* dx: floats of a channel of the padded dy */
-    char *scratch;              /* for each thread `stride` bytes: a cnn__cache, then the task's own */
+    cnn__stretch *stretch;      /* depthwise */
+    int stretches;
+    size_t dy_plane; /* dx: floats of a channel of the padded dy */
+    char *scratch;   /* for each thread `stride` bytes: a cnn__cache, then the task's own */
     size_t stride;
 } cnn__conv_call;
 
@@ -3823,6 +4035,203 @@ static cnn_status cnn__conv_run_forward(const char *where, cnn__conv_call *a) {
     }
     cnn__parallel(threads, v->groups * a->parts * a->slices, cnn__conv_panels_task, a);
     cnn__conv_run(a, threads, (int)tasks, cnn__conv_forward_task);
+    cnn__free(arena.base);
+    return CNN_OK;
+}
+
+/* ---- depthwise ----
+
+   One input channel a group and few outputs: little work on each element, so all of it in the first-level
+   cache. A strip of a plane is packed there, and tiles of CNN__BAND rows and one vector read it. The zeros
+   around stay from plane to plane. With stride 1 and zeros, dx is the same over dy with the kernel turned
+   around: v->c channels to one. */
+
+/* The kernel in stretches of up to CNN__TALL elements of a column that meet neighbouring packed rows. Returns
+   how many. */
+CNN__COLD static int cnn__depthwise_stretches(const cnn__conv *v, int flip, int lead, cnn__stretch *to) {
+    const int window = v->kh * v->kw;
+    int step = 1, count = 0; /* from one element to the next of the same phase */
+    while (step * v->dh % v->sh)
+        step++;
+    const int firsts = cnn__min(step, v->kh), most = step * v->dh == v->sh ? CNN__TALL : 1;
+    for (int rows = most; rows > 0; rows--) /* the tallest first */
+        for (int k = 0; k < v->c * v->kw * firsts; k++) {
+            const int c = k / firsts / v->kw, b = k / firsts % v->kw, first = k % firsts;
+            const int elements = (v->kh - first + step - 1) / step, rest = elements % most;
+            const int begin = rows == most ? 0 : elements - rest;
+            const int end = rows == most ? elements - rest : rows == rest ? elements : begin;
+            for (int i = begin; i < end; i += rows) {
+                const int e = first + i * step;
+                cnn__stretch *s = to + count++;
+                s->tap = lead + c * v->plane + cnn__packed_row(v, e * v->dh % v->sh, e * v->dh / v->sh) +
+                         cnn__packed_column(v, b);
+                s->rows = rows;
+                for (int j = 0; j < rows; j++) {
+                    const int at = (e + j * step) * v->kw + b;
+                    s->at[j] = c * window + (flip ? window - 1 - at : at);
+                }
+            }
+        }
+    return count;
+}
+
+/* A packed strip, and what tiles may read beyond it. */
+static size_t cnn__depthwise_floats(const cnn__conv *v) {
+    return (size_t)v->c * (size_t)v->plane + CNN__BAND * (size_t)v->wq + CNN__LANES;
+}
+
+/* Packs a strip, and tells the kernel of it; returns room for CNN__TALL weights a stretch. */
+static float *cnn__depthwise_strip(const cnn__conv_call *a, int unit, int strip, int thread,
+                                   cnn__depthwise *d) {
+    const cnn__conv *v = a->v;
+    const int row0 = strip * v->strip;
+    const float *x = a->x + (size_t)unit * (size_t)v->c * (size_t)v->h * (size_t)v->w;
+    int have = 0;
+    float *packed = cnn__conv_scratch(a, thread, strip + 1, &have);
+    if (!have)
+        memset(packed, 0, a->stride - CNN__ALIGN);
+    if (cnn__pack_plain(v))
+        cnn__pack_image(v, x, 0, v->c, row0, packed);
+    else
+        cnn__pack(v, x, 0, v->c, row0, packed);
+    memset(d, 0, sizeof *d);
+    d->lines = cnn__min(v->strip, v->oh - row0);
+    d->n = v->ow;
+    d->stretch = a->stretch;
+    d->stretches = a->stretches;
+    d->x = packed;
+    d->xr = v->wq;
+    d->yr = v->ow;
+    return packed + cnn__depthwise_floats(v);
+}
+
+/* A strip of a plane; planes before strips, for the zeros' sake. */
+static void cnn__depthwise_task(void *context, int task, int thread) {
+    const cnn__conv_call *a = (const cnn__conv_call *)context;
+    const cnn__conv *v = a->v;
+    const int units = a->n * v->groups, unit = task % units, strip = task / units;
+    const size_t out = (size_t)v->oh * (size_t)v->ow;
+    cnn__depthwise d;
+    float *w = cnn__depthwise_strip(a, unit, strip, thread, &d);
+    for (int m = 0; m < v->o; m++) {
+        const size_t at = (size_t)(unit % v->groups) * (size_t)v->o + (size_t)m;
+        for (int k = 0; k < a->stretches; k++)
+            for (int e = 0; e < a->stretch[k].rows; e++)
+                w[k * CNN__TALL + e] = a->weight[at * (size_t)v->steps + (size_t)a->stretch[k].at[e]];
+        d.w = w;
+        d.bias = a->bias ? a->bias[at] : 0.0f;
+        d.y = a->y + ((size_t)unit * (size_t)v->o + (size_t)m) * out +
+              (size_t)strip * (size_t)v->strip * (size_t)v->ow;
+        a->k->depthwise(&d);
+    }
+}
+
+/* dw and db of a group. */
+static void cnn__depthwise_dw_task(void *context, int group, int thread) {
+    const cnn__conv_call *a = (const cnn__conv_call *)context;
+    const cnn__conv *v = a->v;
+    const size_t out = (size_t)v->oh * (size_t)v->ow;
+    const size_t sums = (size_t)a->stretches * CNN__TALL, vectors = sums * (size_t)v->o * CNN__LANES;
+    float *lanes = a->panels + (size_t)thread * cnn__padded(vectors + sums), *g = lanes + vectors;
+    memset(lanes, 0, vectors * sizeof(float));
+    for (int strip = 0; a->dw && strip < a->strips; strip++)
+        for (int i = 0; i < a->n; i++) {
+            const int unit = i * v->groups + group;
+            cnn__depthwise d;
+            cnn__depthwise_strip(a, unit, strip, thread, &d);
+            for (int m = 0; m < v->o; m++) {
+                d.dy = a->dy + ((size_t)unit * (size_t)v->o + (size_t)m) * out +
+                       (size_t)strip * (size_t)v->strip * (size_t)v->ow;
+                d.lanes = lanes + (size_t)m * sums * (size_t)a->k->lanes;
+                a->k->depthwise_dot(&d);
+            }
+        }
+    for (int m = 0; m < v->o; m++) {
+        const size_t at = (size_t)group * (size_t)v->o + (size_t)m;
+        for (int i = 0; a->db && i < a->n; i++)
+            a->db[at] += a->k->sum(
+                a->dy + (((size_t)i * (size_t)v->groups + (size_t)group) * (size_t)v->o + (size_t)m) * out,
+                out);
+        if (!a->dw)
+            continue;
+        memset(g, 0, sums * sizeof(float));
+        a->k->fold(lanes + (size_t)m * sums * (size_t)a->k->lanes, g, sums);
+        for (int k = 0; k < a->stretches; k++)
+            for (int e = 0; e < a->stretch[k].rows; e++)
+                a->dw[at * (size_t)v->steps + (size_t)a->stretch[k].at[e]] += g[k * CNN__TALL + e];
+    }
+}
+
+/* The convolution by which dx is computed from dy. */
+static cnn__conv cnn__depthwise_reverse(const cnn__conv *v) {
+    cnn__conv r = *v;
+    r.c = v->o;
+    r.o = 1;
+    r.h = v->oh;
+    r.w = v->ow;
+    r.oh = v->h;
+    r.ow = v->w;
+    r.pt = (v->kh - 1) * v->dh - v->pt;
+    r.pl = (v->kw - 1) * v->dw - v->pl;
+    r.hp = r.hq = v->h + (v->kh - 1) * v->dh;
+    r.wp = r.wq = r.x_pitch = v->w + (v->kw - 1) * v->dw;
+    r.steps = v->o * v->kh * v->kw;
+    return r;
+}
+
+/* Output rows of a strip: whole bands, as many as the first-level cache holds. */
+static int cnn__depthwise_rows(const cnn__conv *v) {
+    const int halo = (v->kh - 1) * v->dh / v->sh;
+    const int64_t row = (int64_t)v->c * v->sh * v->sw * v->wq, fits = CNN__BAND_FLOATS / row - halo;
+    const int rows = fits < CNN__BAND ? CNN__BAND : (int)(fits / CNN__BAND * CNN__BAND);
+    return row * (rows + halo + CNN__BAND) > CNN__STRIP_FLOATS ? 0 : rows;
+}
+
+/* Rows of pixels begin where vectors do, at the cost of a few columns on the left: returns how many. */
+static int cnn__depthwise_align(cnn__conv *v) {
+    const int line = CNN__ALIGN / (int)sizeof(float), lead = -v->pl & (line - 1);
+    if (!cnn__pack_plain(v) || v->sh > 1 || v->sw > 1)
+        return 0;
+    v->pl += lead;
+    v->wq = v->x_pitch = (v->wq + lead + line - 1) / line * line;
+    return lead;
+}
+
+/* v is forward's geometry or the reverse; task one of the two above. */
+CNN__COLD static cnn_status cnn__depthwise_run(const char *where, cnn__conv_call *a,
+                                               const cnn__conv *geometry, int flip, cnn__task task) {
+    cnn__conv v = *geometry;
+    const int threads = cnn__conv_threads(&v, a->n), rows = cnn__depthwise_rows(&v);
+    cnn__arena arena = {NULL, 0};
+    a->v = &v;
+    v.direct = v.flat = 0;
+    const int lead = cnn__depthwise_align(&v);
+    const int64_t units = (int64_t)a->n * v.groups;
+    int strips = cnn__ceil_div(v.oh, rows);
+    if (task == cnn__depthwise_task && units * strips < threads)
+        strips = cnn__min(threads, cnn__ceil_div(v.oh, CNN__BAND));
+    cnn__conv_strips(&v, (cnn__ceil_div(v.oh, strips) + CNN__BAND - 1) / CNN__BAND * CNN__BAND);
+    a->strips = cnn__ceil_div(v.oh, v.strip);
+    if (units * a->strips > INT_MAX)
+        return cnn__conv_too_many(where, a);
+    const size_t scratch =
+        cnn__conv_scratch_bytes(a, threads, cnn__depthwise_floats(&v) + (size_t)v.steps * CNN__TALL);
+    const size_t sums = (size_t)v.steps * CNN__TALL * (size_t)v.o;
+    for (int pass = 0; pass < 2; pass++) {
+        arena.used = 0;
+        a->stretch = (cnn__stretch *)cnn__take(&arena, (size_t)v.steps, sizeof *a->stretch);
+        a->panels = NULL;
+        if (task == cnn__depthwise_dw_task)
+            a->panels =
+                cnn__take_floats(&arena, cnn__mul((size_t)threads, cnn__padded(sums * (CNN__LANES + 1))));
+        a->scratch = (char *)cnn__take(&arena, scratch, 1);
+        if (!pass)
+            arena.base = (char *)cnn__alloc_raw(arena.used);
+        if (!arena.base)
+            return cnn__no_memory(where, arena.used);
+    }
+    a->stretches = cnn__depthwise_stretches(&v, flip, lead, a->stretch);
+    cnn__conv_run(a, threads, task == cnn__depthwise_task ? (int)units * a->strips : v.groups, task);
     cnn__free(arena.base);
     return CNN_OK;
 }
@@ -4390,6 +4799,16 @@ static int cnn__conv_winograd(const cnn__conv *v, int backward) {
     return v->pt < 2 && v->pl < 2 && bottom < 2 && right < 2;
 }
 
+/* Depthwise: see there. dx only where it is a convolution of dy with stride 1. */
+static int cnn__conv_depthwise(const cnn__conv *v, int backward) {
+    if (v->c > 1 || v->o > CNN__MULTIPLIER || (v->groups == 1 && v->o > 1))
+        return 0;
+    if (!backward)
+        return cnn__depthwise_rows(v) > 0;
+    const cnn__conv r = cnn__depthwise_reverse(v);
+    return cnn__pack_plain(v) && v->sh == 1 && v->sw == 1 && cnn__depthwise_rows(&r) > 0;
+}
+
 static cnn_status cnn__cpu_conv2d_forward(const char *where, cnn__conv *v, const cnn_tensor *x,
                                           const cnn_tensor *weight, const cnn_tensor *bias, cnn_tensor *y) {
     cnn__conv_call a;
@@ -4401,6 +4820,8 @@ static cnn_status cnn__cpu_conv2d_forward(const char *where, cnn__conv *v, const
     a.n = x->n;
     a.v = v;
     a.k = cnn__k();
+    if (cnn__conv_depthwise(v, 0))
+        return cnn__depthwise_run(where, &a, v, 0, cnn__depthwise_task);
     return cnn__conv_winograd(v, 0) ? cnn__wino_run(where, &a, 0) : cnn__conv_run_forward(where, &a);
 }
 
@@ -4418,17 +4839,27 @@ static cnn_status cnn__cpu_conv2d_backward(const char *where, cnn__conv *v, cons
     a.db = db ? db->data : NULL;
     a.v = v;
     a.k = cnn__k();
+    const int depthwise = (dw || db) && cnn__conv_depthwise(v, 0);
+    const int winograd = dw && cnn__conv_winograd(v, 0) && v->mode == CNN_PAD_ZEROS;
+    cnn__conv_call b = a;
     if (dx && cnn__conv_winograd(v, 1)) {
         CNN__TRY(cnn__wino_run(where, &a, 1));
         a.dx = NULL;
+    } else if (dx && cnn__conv_depthwise(v, 1)) {
+        const cnn__conv r = cnn__depthwise_reverse(v);
+        b.x = a.dy;
+        b.y = a.dx;
+        CNN__TRY(cnn__depthwise_run(where, &b, &r, 1, cnn__depthwise_task));
+        b = a;
+        a.dx = NULL;
     }
-    cnn__conv_call b = a;
-    const int wino_dw = dw && cnn__conv_winograd(v, 0) && v->mode == CNN_PAD_ZEROS;
-    if (wino_dw)
+    if (depthwise || winograd)
         a.dw = a.db = NULL;
     if (a.dx || a.dw || a.db)
         CNN__TRY(cnn__conv_run_backward(where, &a));
-    return wino_dw ? cnn__wino_dw_run(where, &b) : CNN_OK;
+    return depthwise  ? cnn__depthwise_run(where, &b, v, 0, cnn__depthwise_dw_task)
+           : winograd ? cnn__wino_dw_run(where, &b)
+                      : CNN_OK;
 }
 
 static cnn_status cnn__conv2d_forward(const char *where, const cnn_tensor *x, const cnn_tensor *weight,

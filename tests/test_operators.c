@@ -460,6 +460,30 @@ static const conv_case conv_cases[] = {
     {1, 1, 40, 300, 2, 11, 11, {4, 4, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}},
     {5, 8, 16, 16, 8, 3, 3, {1, 1, 2, 2, 2, 2, 2, 2, 1, REF_ZEROS}},
     {5, 8, 16, 16, 8, 3, 3, {2, 2, 2, 2, 2, 2, 2, 2, 2, REF_ZEROS}},
+    /* Depthwise: */
+    {1, 3, 56, 56, 3, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 3, REF_ZEROS}},     /* whole bands, part of a vector */
+    {2, 5, 19, 32, 10, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 5, REF_ZEROS}},    /* whole vectors, multiplier 2 */
+    {1, 2, 12, 21, 8, 5, 5, {1, 1, 2, 2, 2, 2, 1, 1, 2, REF_ZEROS}},     /* multiplier 4; rows 3 + 2 */
+    {1, 2, 9, 9, 10, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 2, REF_ZEROS}},      /* 5 is a product */
+    {2, 3, 30, 30, 3, 7, 7, {1, 1, 3, 3, 3, 3, 1, 1, 3, REF_ZEROS}},     /* rows 3 + 3 + 1 */
+    {2, 3, 17, 18, 3, 1, 3, {1, 1, 0, 0, 1, 1, 1, 1, 3, REF_ZEROS}},     /* rows 1 */
+    {2, 3, 18, 17, 3, 4, 1, {1, 1, 1, 2, 0, 0, 1, 1, 3, REF_ZEROS}},     /* rows 3 + 1 */
+    {3, 4, 33, 40, 4, 3, 3, {2, 2, 1, 1, 1, 1, 1, 1, 4, REF_ZEROS}},     /* phases: rows 2 and 1 */
+    {1, 4, 30, 70, 8, 5, 5, {2, 3, 2, 1, 2, 0, 1, 1, 4, REF_ZEROS}},     /* uneven strides */
+    {1, 3, 31, 34, 3, 3, 3, {2, 2, 3, 3, 3, 3, 2, 2, 3, REF_ZEROS}},     /* a step is a stride */
+    {1, 3, 31, 34, 3, 3, 3, {2, 2, 3, 3, 3, 3, 3, 3, 3, REF_ZEROS}},     /* a step is more than a stride */
+    {2, 3, 20, 22, 3, 3, 3, {1, 1, 2, 2, 2, 2, 2, 2, 3, REF_ZEROS}},     /* dilated */
+    {1, 3, 10, 11, 6, 3, 3, {1, 1, 5, 6, 7, 4, 1, 1, 3, REF_ZEROS}},     /* dx: padding below zero */
+    {1, 3, 10, 11, 3, 2, 2, {3, 3, 5, 6, 7, 4, 1, 1, 3, REF_ZEROS}},     /* phases of padding alone */
+    {4, 6, 1, 1, 6, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 6, REF_ZEROS}},       /* tiny planes */
+    {4, 6, 2, 3, 12, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 6, REF_ZEROS}},      /* and */
+    {3, 20, 7, 7, 20, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 20, REF_ZEROS}},    /* below a band and a vector */
+    {2, 3, 8, 15, 3, 3, 3, {1, 1, 0, 0, 0, 0, 1, 1, 3, REF_ZEROS}},      /* no padding */
+    {2, 2, 130, 131, 2, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 2, REF_ZEROS}},   /* strips */
+    {2, 2, 150, 90, 4, 3, 3, {2, 2, 1, 1, 1, 1, 1, 1, 2, REF_ZEROS}},    /* of phases */
+    {2, 2, 100, 100, 2, 5, 5, {1, 1, 2, 2, 2, 2, 1, 1, 2, REF_REFLECT}}, /* of mirrored images */
+    {1, 1, 90, 70, 1, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}},     /* strips for the threads' sake */
+    {1, 2, 10, 30000, 2, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 2, REF_ZEROS}},  /* too wide for the cache */
 };
 
 static int small_number(uint64_t *random, int most) { /* 1..most, more of the small ones */
