@@ -1130,8 +1130,8 @@ typedef struct cnn__kernels {
     void (*sigmoid_backward)(const float *y, const float *dy, float *dx, size_t n);
     void (*tanh_backward)(const float *y, const float *dy, float *dx, size_t n);
     void (*relu_backward)(const float *y, const float *dy, float *dx, size_t n);
-    void (*softmax)(const float *x, float *y, float *max, float *sum, int c, size_t n);
-    void (*softmax_backward)(const float *y, const float *dy, float *dx, int c, size_t n);
+    void (*softmax)(const float *x, float *y, float *max, float *sum, int c, size_t n, int samples);
+    void (*softmax_backward)(const float *y, const float *dy, float *dx, int c, size_t n, int samples);
     void (*maxpool)(const cnn__pool *p, const float *x, float *y, int c, int cell);
     void (*maxpool_backward)(const cnn__pool *p, const float *x, const float *y, const float *dy, float *dx,
                              int c, int cell);
@@ -1843,10 +1843,79 @@ static void CNN__FN(cnn__softmax_at)(const float *x, float *y, float *max, float
         CNN__STORE_UP_TO(sum, total, r);
 }
 
-static void CNN__FN(cnn__softmax)(const float *x, float *y, float *max, float *sum, int c, size_t n) {
-    for (size_t i = 0; i < n; i += CNN__V)
-        CNN__FN(cnn__softmax_at)
-    (x + i, y + i, max ? max + i : NULL, sum ? sum + i : NULL, c, n, n - i < CNN__V ? (int)(n - i) : CNN__V);
+/* Lane i of the result: the sum, or the maximum, of the lanes of v[i], i < V. Spoils v. */
+CNN__INLINE CNN__VEC CNN__FN(cnn__across)(CNN__VEC *v, const int max) {
+    for (int n = CNN__V / 2; n > 0; n /= 2)
+        for (int i = 0; i < n; i++) {
+            const CNN__VEC a = CNN__EVEN(v[2 * i], v[2 * i + 1]), b = CNN__ODD(v[2 * i], v[2 * i + 1]);
+            if (max)
+                v[i] = CNN__MAX_NAN(a, b);
+            else
+                v[i] = a + b;
+        }
+    return v[0];
+}
+
+/* Softmax of n <= V samples of c values side by side: vectors run along a sample, whose maximum and sum come
+   together with those of the others. Lanes beyond a sample's end count as minus infinity, whose exponential
+   does not show beside that of the maximum, 1. What writes goes from the last sample to the first: a masked
+   store at a sample's end holds up loads from the next. */
+static void CNN__FN(cnn__softmax_samples)(const float *x, float *y, float *max, float *sum, int c, int n) {
+    const int whole = (c - 1) / CNN__V * CNN__V, r = c - whole;
+    float top[CNN__V], scale[CNN__V];
+    CNN__VEC v[CNN__V], ends[CNN__V];
+    CNN__STORE(top, CNN__SET1(1.0f));
+    const CNN__VEC none = CNN__IF_ABOVE(CNN__SET1(1.0f), CNN__LOAD_UP_TO(top, r), CNN__SET1(-INFINITY));
+    for (int s = 0; s < CNN__V; s++)
+        v[s] = CNN__SET1(1.0f);
+    for (int s = 0; s < n; s++) {
+        const float *from = x + (size_t)s * (size_t)c;
+        v[s] = CNN__LOAD_UP_TO(from + whole, r) + none;
+        for (int k = 0; k < whole; k += CNN__V)
+            v[s] = CNN__MAX_NAN(CNN__LOAD(from + k), v[s]);
+    }
+    const CNN__VEC tops = CNN__FN(cnn__across)(v, 1);
+    CNN__STORE(top, tops);
+    for (int s = n - 1; s >= 0; s--) {
+        const float *from = x + (size_t)s * (size_t)c;
+        float *to = y + (size_t)s * (size_t)c;
+        const CNN__VEC t = CNN__SET1(top[s]);
+        ends[s] = CNN__FN(cnn__exp)(CNN__LOAD_UP_TO(from + whole, r) + none - t, 1.0f);
+        CNN__VEC total = ends[s];
+        for (int k = 0; k < whole; k += CNN__V) {
+            const CNN__VEC e = CNN__FN(cnn__exp)(CNN__LOAD(from + k) - t, 1.0f);
+            CNN__STORE(to + k, e);
+            total = total + e;
+        }
+        v[s] = total;
+    }
+    const CNN__VEC totals = CNN__FN(cnn__across)(v, 0);
+    CNN__STORE(scale, CNN__SET1(1.0f) / totals);
+    for (int s = n - 1; s >= 0; s--) {
+        float *to = y + (size_t)s * (size_t)c;
+        const CNN__VEC t = CNN__SET1(scale[s]);
+        for (int k = 0; k < whole; k += CNN__V)
+            CNN__STORE(to + k, CNN__LOAD(to + k) * t);
+        CNN__STORE_UP_TO(to + whole, ends[s] * t, r);
+    }
+    if (max)
+        CNN__STORE_UP_TO(max, tops, n);
+    if (sum)
+        CNN__STORE_UP_TO(sum, totals, n);
+}
+
+/* Of one sample, or, where n is 1, of `samples`; max and sum, unless NULL, get n values of each. */
+static void CNN__FN(cnn__softmax)(const float *x, float *y, float *max, float *sum, int c, size_t n,
+                                  int samples) {
+    const size_t all = n == 1 ? (size_t)samples : n, step = n == 1 ? (size_t)c : 1;
+    for (size_t i = 0; i < all; i += CNN__V) {
+        const int r = all - i < CNN__V ? (int)(all - i) : CNN__V;
+        float *m = max ? max + i : NULL, *t = sum ? sum + i : NULL;
+        if (n == 1)
+            CNN__FN(cnn__softmax_samples)(x + i * step, y + i * step, m, t, c, r);
+        else
+            CNN__FN(cnn__softmax_at)(x + i, y + i, m, t, c, n, r);
+    }
 }
 
 /* dx = y * (dy - sum over k of y dy). */
@@ -1863,10 +1932,39 @@ static void CNN__FN(cnn__softmax_backward_at)(const float *y, const float *dy, f
     }
 }
 
-static void CNN__FN(cnn__softmax_backward)(const float *y, const float *dy, float *dx, int c, size_t n) {
-    for (size_t i = 0; i < n; i += CNN__V)
-        CNN__FN(cnn__softmax_backward_at)
-    (y + i, dy + i, dx + i, c, n, n - i < CNN__V ? (int)(n - i) : CNN__V);
+static void CNN__FN(cnn__softmax_samples_backward)(const float *y, const float *dy, float *dx, int c, int n) {
+    const int whole = (c - 1) / CNN__V * CNN__V, r = c - whole;
+    float total[CNN__V];
+    CNN__VEC v[CNN__V];
+    for (int s = 0; s < CNN__V; s++)
+        v[s] = CNN__SET1(0.0f);
+    for (int s = 0; s < n; s++) {
+        const float *a = y + (size_t)s * (size_t)c, *b = dy + (size_t)s * (size_t)c;
+        v[s] = CNN__LOAD_UP_TO(a + whole, r) * CNN__LOAD_UP_TO(b + whole, r);
+        for (int k = 0; k < whole; k += CNN__V)
+            v[s] = CNN__FMA(CNN__LOAD(a + k), CNN__LOAD(b + k), v[s]);
+    }
+    CNN__STORE(total, CNN__FN(cnn__across)(v, 0));
+    for (int s = n - 1; s >= 0; s--) {
+        const size_t at = (size_t)s * (size_t)c, last = at + (size_t)whole;
+        const CNN__VEC t = CNN__SET1(total[s]);
+        for (size_t k = at; k < last; k += CNN__V)
+            CNN__STORE(dx + k, CNN__LOAD(y + k) * (CNN__LOAD(dy + k) - t));
+        CNN__STORE_UP_TO(dx + last, CNN__LOAD_UP_TO(y + last, r) * (CNN__LOAD_UP_TO(dy + last, r) - t), r);
+    }
+}
+
+static void CNN__FN(cnn__softmax_backward)(const float *y, const float *dy, float *dx, int c, size_t n,
+                                           int samples) {
+    const size_t all = n == 1 ? (size_t)samples : n, step = n == 1 ? (size_t)c : 1;
+    for (size_t i = 0; i < all; i += CNN__V) {
+        const int r = all - i < CNN__V ? (int)(all - i) : CNN__V;
+        const size_t at = i * step;
+        if (n == 1)
+            CNN__FN(cnn__softmax_samples_backward)(y + at, dy + at, dx + at, c, r);
+        else
+            CNN__FN(cnn__softmax_backward_at)(y + at, dy + at, dx + at, c, n, r);
+    }
 }
 
 /* Pooling of cells: cell is 1, in the instance whose vectors are single floats, or a multiple of CNN__V.
@@ -4623,37 +4721,49 @@ CNN_API cnn_status cnn_dropout_backward(const cnn_tensor *dy, float p, int train
     return cnn__dropout("cnn_dropout_backward", "dy", "dx", dy, p, training, seed, dx);
 }
 
-/* Softmax: a task is one sample. */
+/* Softmax: a task is `band` samples. */
 typedef struct cnn__softmax_call {
     const float *x, *dy;
     float *y;
-    int c;
+    int n, c;
     size_t plane;
+    int band;
 } cnn__softmax_call;
 
 static void cnn__softmax_task(void *context, int task, int thread) {
     const cnn__softmax_call *a = (const cnn__softmax_call *)context;
-    const size_t at = (size_t)task * (size_t)a->c * a->plane;
+    const cnn__kernels *k = cnn__k();
+    const int end = a->n - task * a->band < a->band ? a->n : (task + 1) * a->band;
+    const int together = a->plane == 1 ? a->band : 1;
     (void)thread;
-    if (a->dy)
-        cnn__k()->softmax_backward(a->x + at, a->dy + at, a->y + at, a->c, a->plane);
-    else
-        cnn__k()->softmax(a->x + at, a->y + at, NULL, NULL, a->c, a->plane);
+    for (int s = task * a->band; s < end; s += together) {
+        const size_t at = (size_t)s * (size_t)a->c * a->plane;
+        if (a->dy)
+            k->softmax_backward(a->x + at, a->dy + at, a->y + at, a->c, a->plane,
+                                cnn__min(together, end - s));
+        else
+            k->softmax(a->x + at, a->y + at, NULL, NULL, a->c, a->plane, cnn__min(together, end - s));
+    }
+}
+
+static cnn_status cnn__softmax_run(const cnn_tensor *x, const cnn_tensor *dy, cnn_tensor *y, double work) {
+    const size_t plane = (size_t)x->h * (size_t)x->w, sample = plane * (size_t)x->c;
+    const int band = sample < CNN__PIECE ? (int)(CNN__PIECE / sample) : 1;
+    cnn__softmax_call a = {x->data, dy ? dy->data : NULL, y->data, x->n, x->c, plane, band};
+    cnn__parallel(cnn__threads_for(work * (double)cnn__size(x)), (x->n - 1) / band + 1, cnn__softmax_task,
+                  &a);
+    return CNN_OK;
 }
 
 static cnn_status cnn__cpu_softmax_forward(const char *where, const cnn_tensor *x, cnn_tensor *y) {
     (void)where;
-    cnn__softmax_call a = {x->data, NULL, y->data, x->c, (size_t)x->h * (size_t)x->w};
-    cnn__parallel(cnn__threads_for(10.0 * (double)cnn__size(x)), x->n, cnn__softmax_task, &a);
-    return CNN_OK;
+    return cnn__softmax_run(x, NULL, y, 10.0);
 }
 
 static cnn_status cnn__cpu_softmax_backward(const char *where, const cnn_tensor *y, const cnn_tensor *dy,
                                             cnn_tensor *dx) {
     (void)where;
-    cnn__softmax_call a = {y->data, dy->data, dx->data, y->c, (size_t)y->h * (size_t)y->w};
-    cnn__parallel(cnn__threads_for((double)cnn__size(y)), y->n, cnn__softmax_task, &a);
-    return CNN_OK;
+    return cnn__softmax_run(y, dy, dx, 1.0);
 }
 
 CNN_API cnn_status cnn_softmax_forward(const cnn_tensor *x, cnn_tensor *y) {
@@ -6248,7 +6358,7 @@ static void cnn__forward_layer(const cnn__pass *e, int layer, const float *x, fl
         e->k->relu(x, y, n);
         break;
     case CNN_SOFTMAX:
-        e->k->softmax(x, y, NULL, NULL, e->net->info[layer].c, n / (size_t)e->net->info[layer].c);
+        e->k->softmax(x, y, NULL, NULL, e->net->info[layer].c, n / (size_t)e->net->info[layer].c, 1);
         break;
     case CNN_DROPOUT:
         if (e->training)
@@ -6405,7 +6515,7 @@ static void cnn__backward_layer(const cnn__pass *e, int layer, const float *x, c
         e->k->relu_backward(y, dy, dy, n);
         break;
     case CNN_SOFTMAX:
-        e->k->softmax_backward(y, dy, dy, c, n / (size_t)c);
+        e->k->softmax_backward(y, dy, dy, c, n / (size_t)c, 1);
         break;
     case CNN_DROPOUT:
         if (e->training)
@@ -6847,7 +6957,7 @@ static void cnn__block_loss(const cnn__pass *e, const float *logits, float *d) {
     float max[CNN__LANES], sum[CNN__LANES];
     double loss = 0;
     int correct = 0;
-    e->k->softmax(logits, d, max, sum, classes, (size_t)cell);
+    e->k->softmax(logits, d, max, sum, classes, (size_t)cell, 1);
     for (int s = 0; s < e->count; s++) {
         const int label = e->data->labels[e->index ? e->index[e->first + s] : e->first + s];
         const float own = logits[label * cell + s];
