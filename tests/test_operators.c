@@ -675,13 +675,16 @@ static void check_pool_shape(trial *t, int max, const pool_case *k) {
           k->out_w);
 }
 
-/* Often with ties, sometimes with values that are not finite, sometimes nothing but minus infinity. */
+/* Often with ties, sometimes with values that are not finite, in every place of a window, sometimes nothing
+   but minus infinity. */
 static void set_pool_input(trial *t) {
     slot *s = &t->slots[X];
     const int kind = check_range(t->random, 0, 7);
     for (size_t i = 0; i < s->count; i++)
         if (kind == 0)
             set_element(s, i, -(float)INFINITY);
+        else if (kind == 5 && check_range(t->random, 0, 1))
+            set_element(s, i, check_range(t->random, 0, 1) ? (float)NAN : (float)INFINITY);
         else if (kind < 4)
             set_element(s, i, (float)check_range(t->random, -2, 2));
     for (size_t i = 0; kind == 4 && i < s->count; i += 5)
@@ -693,8 +696,7 @@ static void alloc_indices(trial *t, size_t count) {
     t->want_indices = (int *)ref_memory(count, sizeof(int));
 }
 
-static void test_maxpool2d(uint64_t *random) {
-    const pool_case k = draw_pool_case(random, 1);
+static void test_maxpool2d(uint64_t *random, pool_case k) {
     trial t = pool_trial("maxpool2d forward", random, call_maxpool2d_forward, &k.pool);
     trial back = pool_trial("maxpool2d backward", random, call_maxpool2d_backward, &k.pool);
     add_input(&t, X, k.n, k.c, k.h, k.w);
@@ -716,8 +718,7 @@ static void test_maxpool2d(uint64_t *random) {
     run(&back);
 }
 
-static void test_avgpool2d(uint64_t *random) {
-    const pool_case k = draw_pool_case(random, 0);
+static void test_avgpool2d(uint64_t *random, pool_case k) {
     trial t = pool_trial("avgpool2d forward", random, call_avgpool2d_forward, &k.pool);
     trial back = pool_trial("avgpool2d backward", random, call_avgpool2d_backward, &k.pool);
     add_input(&t, X, k.n, k.c, k.h, k.w);
@@ -754,11 +755,33 @@ static void test_globalavgpool2d(uint64_t *random) {
     run(&back);
 }
 
+/* The windows that vectors take, for rows of every length that there is around the vectors' lengths. */
+static void test_pool_widths(uint64_t *random) {
+    static const int windows[][4] = {{2, 2, 0, 1}, {3, 2, 0, 1}, {3, 2, 1, 1}, {3, 1, 1, 1}, {2, 1, 0, 3}};
+    for (int w = 2; w <= 70; w++)
+        for (int i = 0; i < 5; i++) {
+            const int kernel = windows[i][0], stride = windows[i][1], pad = windows[i][2];
+            const int dilation = windows[i][3], ceil_mode = check_range(random, 0, 1);
+            pool_case k = {1, check_range(random, 1, 3), check_range(random, 2, 9), w, 0, 0, {0}};
+            const ref_pool pool = {kernel, kernel,   stride,   stride,    pad,
+                                   pad,    dilation, dilation, ceil_mode, 0};
+            k.pool = pool;
+            k.out_h = ref_pool_size(k.h, pad, kernel, stride, dilation, ceil_mode);
+            k.out_w = ref_pool_size(k.w, pad, kernel, stride, dilation, ceil_mode);
+            if (k.out_h < 1 || k.out_w < 1)
+                continue;
+            test_maxpool2d(random, k);
+            if (dilation == 1)
+                test_avgpool2d(random, k);
+        }
+}
+
 static void test_pooling(uint64_t *random) {
     for (int i = 0; i < 150; i++) {
-        test_maxpool2d(random);
-        test_avgpool2d(random);
+        test_maxpool2d(random, draw_pool_case(random, 1));
+        test_avgpool2d(random, draw_pool_case(random, 0));
     }
+    test_pool_widths(random);
     for (int i = 0; i < 20; i++)
         test_globalavgpool2d(random);
 }
