@@ -1912,10 +1912,10 @@ static void CNN__FN(cnn__softmax)(const float *x, float *y, float *max, float *s
     for (size_t i = 0; i < all; i += CNN__V) {
         const int r = all - i < CNN__V ? (int)(all - i) : CNN__V;
         float *m = max ? max + i : NULL, *t = sum ? sum + i : NULL;
-        if (n == 1)
+        if (n == 1 && CNN__V > 1)
             CNN__FN(cnn__softmax_samples)(x + i * step, y + i * step, m, t, c, r);
         else
-            CNN__FN(cnn__softmax_at)(x + i, y + i, m, t, c, n, r);
+            CNN__FN(cnn__softmax_at)(x + i * step, y + i * step, m, t, c, n, r);
     }
 }
 
@@ -1961,7 +1961,7 @@ static void CNN__FN(cnn__softmax_backward)(const float *y, const float *dy, floa
     for (size_t i = 0; i < all; i += CNN__V) {
         const int r = all - i < CNN__V ? (int)(all - i) : CNN__V;
         const size_t at = i * step;
-        if (n == 1)
+        if (n == 1 && CNN__V > 1)
             CNN__FN(cnn__softmax_samples_backward)(y + at, dy + at, dx + at, c, r);
         else
             CNN__FN(cnn__softmax_backward_at)(y + at, dy + at, dx + at, c, n, r);
@@ -2105,11 +2105,11 @@ static void CNN__FN(cnn__maxpool_row)(const cnn__pool *p, const float *x, cnn__w
 static void CNN__FN(cnn__maxpool_planes)(const cnn__pool *p, const float *x, float *y, int *indices, int c) {
     const int last = p->w - 1 - (p->kw - 1) * p->dw + p->pw; /* where the last whole window would start */
     const int vectors = CNN__V > 1 && p->sw <= 2 && last >= 0 && p->h * p->w <= 1 << 24;
-    const int from = (p->pw + p->sw - 1) / p->sw, to = vectors ? last / p->sw + 1 : 0;
+    const int from = (p->pw + p->sw - 1) / p->sw, to = last / p->sw + 1;
     for (; c > 0; c--, x += (size_t)p->h * (size_t)p->w)
         for (int oh = 0; oh < p->oh; oh++, y += p->ow) {
             const cnn__window v = cnn__window_at(oh, p->h, p->kh, p->sh, p->ph, p->dh, 0);
-            const int inner = v.first < v.end && from < to;
+            const int inner = vectors && v.first < v.end && from < to;
             CNN__FN(cnn__maxpool_windows)(p, x, v, 0, inner ? from : p->ow, y, indices);
             if (inner) {
                 CNN__FN(cnn__maxpool_row)(p, x, v, from, to, y, indices);
