@@ -1191,9 +1191,9 @@ typedef struct cnn__kernels {
     void (*sigmoid_backward)(const float *y, const float *dy, float *dx, size_t n);
     void (*tanh_backward)(const float *y, const float *dy, float *dx, size_t n);
     void (*relu_backward)(const float *y, const float *dy, float *dx, size_t n);
-    void (*softmax)(const float *x, float *y, float *max, float *sum, int c, size_t n);
-    void (*softmax_backward)(const float *y, const float *dy, float *dx, int c, size_t n);
-    void (*maxpool)(const cnn__pool *p, const float *x, float *y, int c, int cell);
+    void (*softmax)(const float *x, float *y, float *max, float *sum, int c, size_t n, int samples);
+    void (*softmax_backward)(const float *y, const float *dy, float *dx, int c, size_t n, int samples);
+    void (*maxpool)(const cnn__pool *p, const float *x, float *y, int *indices, int c, int cell);
     void (*maxpool_backward)(const cnn__pool *p, const float *x, const float *y, const float *dy, float *dx,
                              int c, int cell);
     void (*avgpool)(const cnn__pool *p, const float *x, float *y, int c, int cell);
@@ -1216,6 +1216,7 @@ typedef struct cnn__kernels {
      RECIPROCAL(v)                 1/v for 1 <= v < 2^127, to 1 ulp
      LOAD_BYTES(p)                 V bytes as floats
      EVEN(a, b) ODD(a, b)          the even or odd lanes of a, then those of b
+     ZIP_LOW(a, b) ZIP_HIGH(a, b)  lanes of a and b in turn: the first or the last V of these 2V
    and + - * / on vectors. */
 
 #ifdef CNN__INSTANCE
@@ -2173,10 +2174,79 @@ static void CNN__FN(cnn__softmax_at)(const float *x, float *y, float *max, float
         CNN__STORE_UP_TO(sum, total, r);
 }
 
-static void CNN__FN(cnn__softmax)(const float *x, float *y, float *max, float *sum, int c, size_t n) {
-    for (size_t i = 0; i < n; i += CNN__V)
-        CNN__FN(cnn__softmax_at)
-    (x + i, y + i, max ? max + i : NULL, sum ? sum + i : NULL, c, n, n - i < CNN__V ? (int)(n - i) : CNN__V);
+/* Lane i of the result: the sum, or the maximum, of the lanes of v[i], i < V. Spoils v. */
+CNN__INLINE CNN__VEC CNN__FN(cnn__across)(CNN__VEC *v, const int max) {
+    for (int n = CNN__V / 2; n > 0; n /= 2)
+        for (int i = 0; i < n; i++) {
+            const CNN__VEC a = CNN__EVEN(v[2 * i], v[2 * i + 1]), b = CNN__ODD(v[2 * i], v[2 * i + 1]);
+            if (max)
+                v[i] = CNN__MAX_NAN(a, b);
+            else
+                v[i] = a + b;
+        }
+    return v[0];
+}
+
+/* Softmax of n <= V samples of c values side by side: vectors run along a sample, whose maximum and sum come
+   together with those of the others. Lanes beyond a sample's end count as minus infinity, whose exponential
+   does not show beside that of the maximum, 1. What writes goes from the last sample to the first: a masked
+   store at a sample's end holds up loads from the next. */
+static void CNN__FN(cnn__softmax_samples)(const float *x, float *y, float *max, float *sum, int c, int n) {
+    const int whole = (c - 1) / CNN__V * CNN__V, r = c - whole;
+    float top[CNN__V], scale[CNN__V];
+    CNN__VEC v[CNN__V], ends[CNN__V];
+    CNN__STORE(top, CNN__SET1(1.0f));
+    const CNN__VEC none = CNN__IF_ABOVE(CNN__SET1(1.0f), CNN__LOAD_UP_TO(top, r), CNN__SET1(-INFINITY));
+    for (int s = 0; s < CNN__V; s++)
+        v[s] = CNN__SET1(1.0f);
+    for (int s = 0; s < n; s++) {
+        const float *from = x + (size_t)s * (size_t)c;
+        v[s] = CNN__LOAD_UP_TO(from + whole, r) + none;
+        for (int k = 0; k < whole; k += CNN__V)
+            v[s] = CNN__MAX_NAN(CNN__LOAD(from + k), v[s]);
+    }
+    const CNN__VEC tops = CNN__FN(cnn__across)(v, 1);
+    CNN__STORE(top, tops);
+    for (int s = n - 1; s >= 0; s--) {
+        const float *from = x + (size_t)s * (size_t)c;
+        float *to = y + (size_t)s * (size_t)c;
+        const CNN__VEC t = CNN__SET1(top[s]);
+        ends[s] = CNN__FN(cnn__exp)(CNN__LOAD_UP_TO(from + whole, r) + none - t, 1.0f);
+        CNN__VEC total = ends[s];
+        for (int k = 0; k < whole; k += CNN__V) {
+            const CNN__VEC e = CNN__FN(cnn__exp)(CNN__LOAD(from + k) - t, 1.0f);
+            CNN__STORE(to + k, e);
+            total = total + e;
+        }
+        v[s] = total;
+    }
+    const CNN__VEC totals = CNN__FN(cnn__across)(v, 0);
+    CNN__STORE(scale, CNN__SET1(1.0f) / totals);
+    for (int s = n - 1; s >= 0; s--) {
+        float *to = y + (size_t)s * (size_t)c;
+        const CNN__VEC t = CNN__SET1(scale[s]);
+        for (int k = 0; k < whole; k += CNN__V)
+            CNN__STORE(to + k, CNN__LOAD(to + k) * t);
+        CNN__STORE_UP_TO(to + whole, ends[s] * t, r);
+    }
+    if (max)
+        CNN__STORE_UP_TO(max, tops, n);
+    if (sum)
+        CNN__STORE_UP_TO(sum, totals, n);
+}
+
+/* Of one sample, or, where n is 1, of `samples`; max and sum, unless NULL, get n values of each. */
+static void CNN__FN(cnn__softmax)(const float *x, float *y, float *max, float *sum, int c, size_t n,
+                                  int samples) {
+    const size_t all = n == 1 ? (size_t)samples : n, step = n == 1 ? (size_t)c : 1;
+    for (size_t i = 0; i < all; i += CNN__V) {
+        const int r = all - i < CNN__V ? (int)(all - i) : CNN__V;
+        float *m = max ? max + i : NULL, *t = sum ? sum + i : NULL;
+        if (n == 1 && CNN__V > 1)
+            CNN__FN(cnn__softmax_samples)(x + i * step, y + i * step, m, t, c, r);
+        else
+            CNN__FN(cnn__softmax_at)(x + i * step, y + i * step, m, t, c, n, r);
+    }
 }
 
 /* dx = y * (dy - sum over k of y dy). */
@@ -2193,10 +2263,39 @@ static void CNN__FN(cnn__softmax_backward_at)(const float *y, const float *dy, f
     }
 }
 
-static void CNN__FN(cnn__softmax_backward)(const float *y, const float *dy, float *dx, int c, size_t n) {
-    for (size_t i = 0; i < n; i += CNN__V)
-        CNN__FN(cnn__softmax_backward_at)
-    (y + i, dy + i, dx + i, c, n, n - i < CNN__V ? (int)(n - i) : CNN__V);
+static void CNN__FN(cnn__softmax_samples_backward)(const float *y, const float *dy, float *dx, int c, int n) {
+    const int whole = (c - 1) / CNN__V * CNN__V, r = c - whole;
+    float total[CNN__V];
+    CNN__VEC v[CNN__V];
+    for (int s = 0; s < CNN__V; s++)
+        v[s] = CNN__SET1(0.0f);
+    for (int s = 0; s < n; s++) {
+        const float *a = y + (size_t)s * (size_t)c, *b = dy + (size_t)s * (size_t)c;
+        v[s] = CNN__LOAD_UP_TO(a + whole, r) * CNN__LOAD_UP_TO(b + whole, r);
+        for (int k = 0; k < whole; k += CNN__V)
+            v[s] = CNN__FMA(CNN__LOAD(a + k), CNN__LOAD(b + k), v[s]);
+    }
+    CNN__STORE(total, CNN__FN(cnn__across)(v, 0));
+    for (int s = n - 1; s >= 0; s--) {
+        const size_t at = (size_t)s * (size_t)c, last = at + (size_t)whole;
+        const CNN__VEC t = CNN__SET1(total[s]);
+        for (size_t k = at; k < last; k += CNN__V)
+            CNN__STORE(dx + k, CNN__LOAD(y + k) * (CNN__LOAD(dy + k) - t));
+        CNN__STORE_UP_TO(dx + last, CNN__LOAD_UP_TO(y + last, r) * (CNN__LOAD_UP_TO(dy + last, r) - t), r);
+    }
+}
+
+static void CNN__FN(cnn__softmax_backward)(const float *y, const float *dy, float *dx, int c, size_t n,
+                                           int samples) {
+    const size_t all = n == 1 ? (size_t)samples : n, step = n == 1 ? (size_t)c : 1;
+    for (size_t i = 0; i < all; i += CNN__V) {
+        const int r = all - i < CNN__V ? (int)(all - i) : CNN__V;
+        const size_t at = i * step;
+        if (n == 1 && CNN__V > 1)
+            CNN__FN(cnn__softmax_samples_backward)(y + at, dy + at, dx + at, c, r);
+        else
+            CNN__FN(cnn__softmax_backward_at)(y + at, dy + at, dx + at, c, n, r);
+    }
 }
 
 /* Pooling of cells: cell is 1, in the instance whose vectors are single floats, or a multiple of CNN__V.
@@ -2273,6 +2372,83 @@ CNN__INLINE void CNN__FN(cnn__maxpool_tiled_backward)(const cnn__pool *p, const 
                 }
 }
 
+/* Max pooling of a plane: outputs from..to-1 of the row whose windows have the rows v. PyTorch's rule: the
+   first of equal elements, the last NaN. y and indices (or NULL) are the row's. */
+static void CNN__FN(cnn__maxpool_windows)(const cnn__pool *p, const float *x, cnn__window v, int from, int to,
+                                          float *y, int *indices) {
+    for (int ow = from; ow < to; ow++) {
+        const cnn__window u = cnn__window_at(ow, p->w, p->kw, p->sw, p->pw, p->dw, 0);
+        float best = -INFINITY;
+        int index = -1;
+        for (int i = v.first; i < v.end; i += p->dh)
+            for (int j = u.first; j < u.end; j += p->dw) {
+                const float value = x[(size_t)i * (size_t)p->w + (size_t)j];
+                if (value > best || index < 0 || value != value) {
+                    best = value;
+                    index = i * p->w + j;
+                }
+            }
+        y[ow] = best;
+        if (indices)
+            indices[ow] = index;
+    }
+}
+
+/* n <= V elements of a row, every one or, for step 2, every other. */
+CNN__INLINE CNN__VEC CNN__FN(cnn__strided)(const float *x, int step, int n) {
+    const int span = (n - 1) * step + 1;
+    const CNN__VEC u = CNN__LOAD_UP_TO(x, span < CNN__V ? span : CNN__V);
+    if (step == 1)
+        return u;
+    return CNN__EVEN(u, span > CNN__V ? CNN__LOAD_UP_TO(x + CNN__V, span - CNN__V) : u);
+}
+
+/* Outputs from..to-1 of a row, whose windows have columns on the image only: V windows together, element by
+   element. Where an element is taken for the maximum, by the rule of cnn__maxpool_windows, its distance from
+   the window's first is greater than what `place` held. */
+static void CNN__FN(cnn__maxpool_row)(const cnn__pool *p, const float *x, cnn__window v, int from, int to,
+                                      float *y, int *indices) {
+    const CNN__VEC infinity = CNN__SET1(INFINITY);
+    for (int ow = from; ow < to; ow += CNN__V) {
+        const int r = to - ow < CNN__V ? to - ow : CNN__V, first = v.first * p->w + ow * p->sw - p->pw;
+        CNN__VEC best = CNN__FN(cnn__strided)(x + first, p->sw, r), place = CNN__SET1(0.0f);
+        for (int i = 0; i < v.end - v.first; i += p->dh)
+            for (int j = i ? 0 : 1; j < p->kw; j++) {
+                const int at = i * p->w + j * p->dw;
+                const CNN__VEC value = CNN__FN(cnn__strided)(x + first + at, p->sw, r);
+                /* a best that is NaN gives way to NaN only, as infinity does */
+                const CNN__VEC bar = CNN__MIN(best, infinity);
+                place = CNN__MAX(place, CNN__IF_ABOVE(value, bar, CNN__SET1((float)at)));
+                best = CNN__MAX_NAN(value, best);
+            }
+        CNN__STORE_UP_TO(y + ow, best, r);
+        if (indices) {
+            float places[CNN__V];
+            CNN__STORE(places, place);
+            for (int i = 0; i < r; i++)
+                indices[ow + i] = first + i * p->sw + (int)places[i];
+        }
+    }
+}
+
+/* Planes; places within a window must be exact as floats. */
+static void CNN__FN(cnn__maxpool_planes)(const cnn__pool *p, const float *x, float *y, int *indices, int c) {
+    const int last = p->w - 1 - (p->kw - 1) * p->dw + p->pw; /* where the last whole window would start */
+    const int vectors = CNN__V > 1 && p->sw <= 2 && last >= 0 && p->h * p->w <= 1 << 24;
+    const int from = (p->pw + p->sw - 1) / p->sw, to = last / p->sw + 1;
+    for (; c > 0; c--, x += (size_t)p->h * (size_t)p->w)
+        for (int oh = 0; oh < p->oh; oh++, y += p->ow) {
+            const cnn__window v = cnn__window_at(oh, p->h, p->kh, p->sh, p->ph, p->dh, 0);
+            const int inner = vectors && v.first < v.end && from < to;
+            CNN__FN(cnn__maxpool_windows)(p, x, v, 0, inner ? from : p->ow, y, indices);
+            if (inner) {
+                CNN__FN(cnn__maxpool_row)(p, x, v, from, to, y, indices);
+                CNN__FN(cnn__maxpool_windows)(p, x, v, to, p->ow, y, indices);
+            }
+            indices = indices ? indices + p->ow : NULL;
+        }
+}
+
 /* Windows of 2x2 side by side on planes: rows first, then neighbours. */
 CNN__INLINE void CNN__FN(cnn__pool_pairs)(const cnn__pool *p, const float *x, float *y, int c,
                                           const int max) {
@@ -2302,12 +2478,54 @@ CNN__INLINE void CNN__FN(cnn__pool_pairs)(const cnn__pool *p, const float *x, fl
             }
 }
 
-static void CNN__FN(cnn__maxpool)(const cnn__pool *p, const float *x, float *y, int c, int cell) {
-    if (cell == 1 && CNN__V > 1) { /* see cnn__pool_kernels */
+/* 2*n elements of a row, n <= V: element 2*i is lane i of even, the next that of odd. */
+CNN__INLINE void CNN__FN(cnn__spread)(float *x, int n, CNN__VEC even, CNN__VEC odd) {
+    CNN__STORE_UP_TO(x, CNN__ZIP_LOW(even, odd), 2 * n < CNN__V ? 2 * n : CNN__V);
+    if (2 * n > CNN__V)
+        CNN__STORE_UP_TO(x + CNN__V, CNN__ZIP_HIGH(even, odd), 2 * n - CNN__V);
+}
+
+/* The inverse of pool_pairs; x and y for max alone, whose rule is that of maxpool_backward. */
+CNN__INLINE void CNN__FN(cnn__pool_pairs_backward)(const cnn__pool *p, const float *x, const float *y,
+                                                   const float *dy, float *dx, int c, const int max) {
+    const size_t w = (size_t)p->w, plane = (size_t)p->h * w;
+    for (int k = 0; k < c * p->oh; k++, y += p->ow, dy += p->ow) {
+        const size_t row = (size_t)(k / p->oh) * plane + 2 * (size_t)(k % p->oh) * w;
+        for (int ow = 0; ow < p->ow; ow += CNN__V) {
+            const int r = p->ow - ow < CNN__V ? p->ow - ow : CNN__V;
+            const size_t at = row + 2 * (size_t)ow;
+            CNN__VEC rest = CNN__LOAD_UP_TO(dy + ow, r), even = rest * CNN__SET1(0.25f), odd = even;
+            const CNN__VEC top = max ? CNN__LOAD_UP_TO(y + ow, r) : rest;
+            for (int i = 0; i < 2; i++) {
+                const size_t o = at + (size_t)i * w;
+                if (max) {
+                    const int most = 2 * r < CNN__V ? 2 * r : CNN__V;
+                    const CNN__VEC u = CNN__LOAD_UP_TO(x + o, most);
+                    const CNN__VEC v = 2 * r > CNN__V ? CNN__LOAD_UP_TO(x + o + CNN__V, 2 * r - CNN__V) : u;
+                    CNN__VEC kept = CNN__IF_ABOVE(top, CNN__EVEN(u, v), rest);
+                    even = rest - kept;
+                    rest = CNN__IF_ABOVE(top, CNN__ODD(u, v), kept);
+                    odd = kept - rest;
+                }
+                CNN__FN(cnn__spread)(dx + o, r, even, odd);
+            }
+        }
+    }
+}
+
+/* indices, or NULL: of planes. */
+static void CNN__FN(cnn__maxpool)(const cnn__pool *p, const float *x, float *y, int *indices, int c,
+                                  int cell) {
+    const int pairs = p->tiled && p->kh == 2 && p->kw == 2;
+    if (cell == 1 && pairs && !indices) {
         CNN__FN(cnn__pool_pairs)(p, x, y, c, 1);
         return;
     }
-    if (p->tiled && p->kh == 2 && p->kw == 2) {
+    if (cell == 1) {
+        CNN__FN(cnn__maxpool_planes)(p, x, y, indices, c);
+        return;
+    }
+    if (pairs) {
         CNN__FN(cnn__maxpool_tiled)(p, x, y, c, cell, 2, 2);
         return;
     }
@@ -2337,6 +2555,10 @@ static void CNN__FN(cnn__maxpool_backward)(const cnn__pool *p, const float *x, c
     const int pairs = p->tiled && p->kh == 2 && p->kw == 2;
     if (!pairs || !p->covers)
         memset(dx, 0, (size_t)c * plane * sizeof(float));
+    if (pairs && cell == 1) {
+        CNN__FN(cnn__pool_pairs_backward)(p, x, y, dy, dx, c, 1);
+        return;
+    }
     if (pairs) {
         CNN__FN(cnn__maxpool_tiled_backward)(p, x, y, dy, dx, c, cell, 2, 2);
         return;
@@ -2392,6 +2614,10 @@ static void CNN__FN(cnn__avgpool_backward)(const cnn__pool *p, const float *dy, 
     const int pairs = p->tiled && p->kh == 2 && p->kw == 2;
     if (!pairs || !p->covers)
         memset(dx, 0, (size_t)c * (size_t)p->h * (size_t)p->w * (size_t)cell * sizeof(float));
+    if (pairs && cell == 1) {
+        CNN__FN(cnn__pool_pairs_backward)(p, NULL, dy, dy, dx, c, 0);
+        return;
+    }
     if (pairs) {
         CNN__FN(cnn__avgpool_tiled_backward)(p, dy, dx, c, cell, 2, 2);
         return;
@@ -2508,6 +2734,8 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
 #undef CNN__EVEN
 #undef CNN__HALVES
 #undef CNN__ODD
+#undef CNN__ZIP_LOW
+#undef CNN__ZIP_HIGH
 #undef CNN__FN
 #undef CNN__JOIN
 #undef CNN__JOIN_
@@ -2567,6 +2795,10 @@ CNN__INLINE __m512 cnn__lanes16(__m512 a, __m512 b, int first) {
     const __m512i lane = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     return _mm512_permutex2var_ps(a, _mm512_add_epi32(lane, _mm512_set1_epi32(first)), b);
 }
+CNN__INLINE __m512 cnn__zip16(__m512 a, __m512 b, int first) {
+    const __m512i lane = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    return _mm512_permutex2var_ps(a, _mm512_add_epi32(lane, _mm512_set1_epi32(first)), b);
+}
 /* From 14 right bits, one step of Newton's method; a division takes longer than the whole sigmoid. */
 CNN__INLINE __m512 cnn__reciprocal16(__m512 v) {
     const __m512 r = _mm512_maskz_rcp14_ps((__mmask16)0xffff, v);
@@ -2595,10 +2827,12 @@ CNN__INLINE __m512 cnn__reciprocal16(__m512 v) {
 #define CNN__SCALE(v, t)                                                                                     \
     _mm512_castsi512_ps(_mm512_add_epi32(                                                                    \
         _mm512_castps_si512(v), _mm512_maskz_slli_epi32(CNN__LANE_MASK(16), _mm512_castps_si512(t), 23)))
-#define CNN__RECIPROCAL(v) cnn__reciprocal16(v)
-#define CNN__EVEN(a, b)    cnn__lanes16(a, b, 0)
-#define CNN__ODD(a, b)     cnn__lanes16(a, b, 1)
-#define CNN__HALVES(p, q)  cnn__halves16(p, q)
+#define CNN__RECIPROCAL(v)  cnn__reciprocal16(v)
+#define CNN__EVEN(a, b)     cnn__lanes16(a, b, 0)
+#define CNN__ODD(a, b)      cnn__lanes16(a, b, 1)
+#define CNN__ZIP_LOW(a, b)  cnn__zip16(a, b, 0)
+#define CNN__ZIP_HIGH(a, b) cnn__zip16(a, b, 8)
+#define CNN__HALVES(p, q)   cnn__halves16(p, q)
 #define CNN__LOAD_BYTES(p)                                                                                   \
     _mm512_maskz_cvtepi32_ps(                                                                                \
         CNN__LANE_MASK(16),                                                                                  \
@@ -2637,9 +2871,11 @@ CNN__INLINE float cnn__sum8(__m256 v) {
 #define CNN__SCALE(v, t)                                                                                     \
     _mm256_castsi256_ps(                                                                                     \
         _mm256_add_epi32(_mm256_castps_si256(v), _mm256_slli_epi32(_mm256_castps_si256(t), 23)))
-#define CNN__RECIPROCAL(v) _mm256_div_ps(_mm256_set1_ps(1.0f), v)
-#define CNN__EVEN(a, b)    cnn__lanes8(_mm256_shuffle_ps(a, b, 0x88))
-#define CNN__ODD(a, b)     cnn__lanes8(_mm256_shuffle_ps(a, b, 0xdd))
+#define CNN__RECIPROCAL(v)  _mm256_div_ps(_mm256_set1_ps(1.0f), v)
+#define CNN__EVEN(a, b)     cnn__lanes8(_mm256_shuffle_ps(a, b, 0x88))
+#define CNN__ODD(a, b)      cnn__lanes8(_mm256_shuffle_ps(a, b, 0xdd))
+#define CNN__ZIP_LOW(a, b)  _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20)
+#define CNN__ZIP_HIGH(a, b) _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31)
 #define CNN__LOAD_BYTES(p)                                                                                   \
     _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p))))
 #include "cnn.h"
@@ -2715,6 +2951,8 @@ CNN__INLINE cnn__vec4 cnn__select4(cnn__ivec4 mask, cnn__vec4 a, cnn__vec4 b) { 
 #define CNN__RECIPROCAL(v)     (cnn__set4(1.0f) / (v))
 #define CNN__EVEN(a, b)        cnn__make4((a)[0], (a)[2], (b)[0], (b)[2])
 #define CNN__ODD(a, b)         cnn__make4((a)[1], (a)[3], (b)[1], (b)[3])
+#define CNN__ZIP_LOW(a, b)     cnn__make4((a)[0], (b)[0], (a)[1], (b)[1])
+#define CNN__ZIP_HIGH(a, b)    cnn__make4((a)[2], (b)[2], (a)[3], (b)[3])
 #define CNN__LOAD_BYTES(p)     cnn__load_bytes4(p)
 #include "cnn.h"
 #endif /* CNN__VECTORS */
@@ -2748,6 +2986,8 @@ CNN__INLINE float cnn__scale1(float v, float t) {
 #define CNN__RECIPROCAL(v)     (1.0f / (v))
 #define CNN__EVEN(a, b)        (a)
 #define CNN__ODD(a, b)         (b)
+#define CNN__ZIP_LOW(a, b)     (a)
+#define CNN__ZIP_HIGH(a, b)    (b)
 #define CNN__LOAD_BYTES(p)     ((float)*(p))
 #include "cnn.h"
 
@@ -4986,13 +5226,10 @@ CNN_API cnn_status cnn_convolve2d_backward(const cnn_tensor *x, const cnn_tensor
 
 /* ---- >>pool ----------------------------------------------------------------------------------------- */
 
-/* Whose kernels: those of single floats for planes, unless windows are 2x2 side by side. */
+/* Whose kernels, but for the maxima: those of single floats for planes, unless windows are 2x2 side by
+   side. */
 static const cnn__kernels *cnn__pool_kernels(const cnn__pool *p, int cell) {
     return cell == 1 && !(p->tiled && p->kh == 2 && p->kw == 2) ? &cnn__kernels_scalar : cnn__k();
-}
-
-static const cnn__kernels *cnn__pool_gradients(int cell) {
-    return cell == 1 ? &cnn__kernels_scalar : cnn__k();
 }
 
 /* Output size along one axis, PyTorch's rule; 0 or less where the window does not fit. In ceil mode the last
@@ -5081,29 +5318,10 @@ typedef struct cnn__pool_call {
 
 static void cnn__maxpool_task(void *context, int task, int thread) {
     const cnn__pool_call *a = (const cnn__pool_call *)context;
-    const cnn__pool *p = a->p;
-    const float *x = a->x + (size_t)task * (size_t)p->h * (size_t)p->w;
-    size_t at = (size_t)task * (size_t)p->oh * (size_t)p->ow;
+    const size_t out = (size_t)task * (size_t)a->p->oh * (size_t)a->p->ow;
     (void)thread;
-    for (int oh = 0; oh < p->oh; oh++) {
-        const cnn__window v = cnn__window_at(oh, p->h, p->kh, p->sh, p->ph, p->dh, 0);
-        for (int ow = 0; ow < p->ow; ow++, at++) {
-            const cnn__window u = cnn__window_at(ow, p->w, p->kw, p->sw, p->pw, p->dw, 0);
-            float best = -INFINITY;
-            int index = -1;
-            for (int i = v.first; i < v.end; i += p->dh)
-                for (int j = u.first; j < u.end; j += p->dw) {
-                    const float value = x[(size_t)i * (size_t)p->w + (size_t)j];
-                    if (value > best || index < 0 || value != value) { /* PyTorch: the last NaN wins */
-                        best = value;
-                        index = i * p->w + j;
-                    }
-                }
-            a->y[at] = best;
-            if (a->indices)
-                a->indices[at] = index;
-        }
-    }
+    cnn__k()->maxpool(a->p, a->x + (size_t)task * (size_t)a->p->h * (size_t)a->p->w, a->y + out,
+                      a->indices ? a->indices + out : NULL, 1, 1);
 }
 
 static void cnn__maxpool_backward_task(void *context, int task, int thread) {
@@ -5130,8 +5348,8 @@ static void cnn__avgpool_backward_task(void *context, int task, int thread) {
     const cnn__pool_call *a = (const cnn__pool_call *)context;
     const size_t in = (size_t)a->p->h * (size_t)a->p->w;
     (void)thread;
-    cnn__kernels_scalar.avgpool_backward(a->p, a->x + (size_t)task * (size_t)a->p->oh * (size_t)a->p->ow,
-                                         a->y + (size_t)task * in, 1, 1);
+    cnn__pool_kernels(a->p, 1)->avgpool_backward(
+        a->p, a->x + (size_t)task * (size_t)a->p->oh * (size_t)a->p->ow, a->y + (size_t)task * in, 1, 1);
 }
 
 /* Planes of a tensor as tasks. */
@@ -5402,37 +5620,49 @@ CNN_API cnn_status cnn_dropout_backward(const cnn_tensor *dy, float p, int train
     return cnn__dropout("cnn_dropout_backward", "dy", "dx", dy, p, training, seed, dx);
 }
 
-/* Softmax: a task is one sample. */
+/* Softmax: a task is `band` samples. */
 typedef struct cnn__softmax_call {
     const float *x, *dy;
     float *y;
-    int c;
+    int n, c;
     size_t plane;
+    int band;
 } cnn__softmax_call;
 
 static void cnn__softmax_task(void *context, int task, int thread) {
     const cnn__softmax_call *a = (const cnn__softmax_call *)context;
-    const size_t at = (size_t)task * (size_t)a->c * a->plane;
+    const cnn__kernels *k = cnn__k();
+    const int end = a->n - task * a->band < a->band ? a->n : (task + 1) * a->band;
+    const int together = a->plane == 1 ? a->band : 1;
     (void)thread;
-    if (a->dy)
-        cnn__k()->softmax_backward(a->x + at, a->dy + at, a->y + at, a->c, a->plane);
-    else
-        cnn__k()->softmax(a->x + at, a->y + at, NULL, NULL, a->c, a->plane);
+    for (int s = task * a->band; s < end; s += together) {
+        const size_t at = (size_t)s * (size_t)a->c * a->plane;
+        if (a->dy)
+            k->softmax_backward(a->x + at, a->dy + at, a->y + at, a->c, a->plane,
+                                cnn__min(together, end - s));
+        else
+            k->softmax(a->x + at, a->y + at, NULL, NULL, a->c, a->plane, cnn__min(together, end - s));
+    }
+}
+
+static cnn_status cnn__softmax_run(const cnn_tensor *x, const cnn_tensor *dy, cnn_tensor *y, double work) {
+    const size_t plane = (size_t)x->h * (size_t)x->w, sample = plane * (size_t)x->c;
+    const int band = sample < CNN__PIECE ? (int)(CNN__PIECE / sample) : 1;
+    cnn__softmax_call a = {x->data, dy ? dy->data : NULL, y->data, x->n, x->c, plane, band};
+    cnn__parallel(cnn__threads_for(work * (double)cnn__size(x)), (x->n - 1) / band + 1, cnn__softmax_task,
+                  &a);
+    return CNN_OK;
 }
 
 static cnn_status cnn__cpu_softmax_forward(const char *where, const cnn_tensor *x, cnn_tensor *y) {
     (void)where;
-    cnn__softmax_call a = {x->data, NULL, y->data, x->c, (size_t)x->h * (size_t)x->w};
-    cnn__parallel(cnn__threads_for(10.0 * (double)cnn__size(x)), x->n, cnn__softmax_task, &a);
-    return CNN_OK;
+    return cnn__softmax_run(x, NULL, y, 10.0);
 }
 
 static cnn_status cnn__cpu_softmax_backward(const char *where, const cnn_tensor *y, const cnn_tensor *dy,
                                             cnn_tensor *dx) {
     (void)where;
-    cnn__softmax_call a = {y->data, dy->data, dx->data, y->c, (size_t)y->h * (size_t)y->w};
-    cnn__parallel(cnn__threads_for((double)cnn__size(y)), y->n, cnn__softmax_task, &a);
-    return CNN_OK;
+    return cnn__softmax_run(y, dy, dx, 1.0);
 }
 
 CNN_API cnn_status cnn_softmax_forward(const cnn_tensor *x, cnn_tensor *y) {
@@ -6991,8 +7221,7 @@ static void cnn__block_conv_strips(const cnn__pass *e, int layer, const float *x
             if (p->activation)
                 activation(at, at, (size_t)rows * (size_t)v->y_pitch);
             if (pools && pool->max)
-                cnn__pool_kernels(pool, e->cell)
-                    ->maxpool(&part, at, pooled + cnn__pooled_at(pool, m, row, e->cell), 1, e->cell);
+                e->k->maxpool(&part, at, pooled + cnn__pooled_at(pool, m, row, e->cell), NULL, 1, e->cell);
             else if (pools)
                 cnn__pool_kernels(pool, e->cell)
                     ->avgpool(&part, at, pooled + cnn__pooled_at(pool, m, row, e->cell), 1, e->cell);
@@ -7008,7 +7237,7 @@ static void cnn__forward_layer(const cnn__pass *e, int layer, const float *x, fl
         cnn__block_conv(e, layer, x, y, packed);
         break;
     case CNN_MAXPOOL2D:
-        cnn__pool_kernels(&p->pool, e->cell)->maxpool(&p->pool, x, y, e->net->info[layer].c, e->cell);
+        e->k->maxpool(&p->pool, x, y, NULL, e->net->info[layer].c, e->cell);
         break;
     case CNN_AVGPOOL2D:
     case CNN_GLOBALAVGPOOL2D:
@@ -7027,7 +7256,7 @@ static void cnn__forward_layer(const cnn__pass *e, int layer, const float *x, fl
         e->k->relu(x, y, n);
         break;
     case CNN_SOFTMAX:
-        e->k->softmax(x, y, NULL, NULL, e->net->info[layer].c, n / (size_t)e->net->info[layer].c);
+        e->k->softmax(x, y, NULL, NULL, e->net->info[layer].c, n / (size_t)e->net->info[layer].c, 1);
         break;
     case CNN_DROPOUT:
         if (e->training)
@@ -7165,11 +7394,11 @@ static void cnn__backward_layer(const cnn__pass *e, int layer, const float *x, c
         cnn__block_conv_backward(e, layer, x, dy, dx, slot, packed);
         break;
     case CNN_MAXPOOL2D:
-        cnn__pool_gradients(e->cell)->maxpool_backward(&p->pool, x, y, dy, dx, c, e->cell);
+        cnn__pool_kernels(&p->pool, e->cell)->maxpool_backward(&p->pool, x, y, dy, dx, c, e->cell);
         break;
     case CNN_AVGPOOL2D:
     case CNN_GLOBALAVGPOOL2D:
-        cnn__pool_gradients(e->cell)->avgpool_backward(&p->pool, dy, dx, c, e->cell);
+        cnn__pool_kernels(&p->pool, e->cell)->avgpool_backward(&p->pool, dy, dx, c, e->cell);
         break;
     case CNN_LINEAR:
         cnn__block_linear_backward(e, layer, x, dy, dx);
@@ -7184,7 +7413,7 @@ static void cnn__backward_layer(const cnn__pass *e, int layer, const float *x, c
         e->k->relu_backward(y, dy, dy, n);
         break;
     case CNN_SOFTMAX:
-        e->k->softmax_backward(y, dy, dy, c, n / (size_t)c);
+        e->k->softmax_backward(y, dy, dy, c, n / (size_t)c, 1);
         break;
     case CNN_DROPOUT:
         if (e->training)
@@ -7212,10 +7441,11 @@ static void cnn__strip_gradient(const cnn__pass *e, int layer, float *acts, int 
         if (row / pool->kh >= pool->oh)
             memset(to, 0, n * sizeof(float));
         else if (pool->max)
-            cnn__pool_gradients(e->cell)->maxpool_backward(&part, y, cnn__layer_act(e, p->pooling, acts) + at,
-                                                           dy + at, to, 1, e->cell);
+            cnn__pool_kernels(pool, e->cell)
+                ->maxpool_backward(&part, y, cnn__layer_act(e, p->pooling, acts) + at, dy + at, to, 1,
+                                   e->cell);
         else
-            cnn__pool_gradients(e->cell)->avgpool_backward(&part, dy + at, to, 1, e->cell);
+            cnn__pool_kernels(pool, e->cell)->avgpool_backward(&part, dy + at, to, 1, e->cell);
         from = to;
     }
     if (p->activation)
@@ -7630,7 +7860,7 @@ static void cnn__block_loss(const cnn__pass *e, const float *logits, float *d) {
     float max[CNN__LANES], sum[CNN__LANES];
     double loss = 0;
     int correct = 0;
-    e->k->softmax(logits, d, max, sum, classes, (size_t)cell);
+    e->k->softmax(logits, d, max, sum, classes, (size_t)cell, 1);
     for (int s = 0; s < e->count; s++) {
         const int label = e->data->labels[e->index ? e->index[e->first + s] : e->first + s];
         const float own = logits[label * cell + s];

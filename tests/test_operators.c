@@ -699,13 +699,16 @@ static void check_pool_shape(trial *t, int max, const pool_case *k) {
           k->out_w);
 }
 
-/* Often with ties, sometimes with values that are not finite, sometimes nothing but minus infinity. */
+/* Often with ties, sometimes with values that are not finite, in every place of a window, sometimes nothing
+   but minus infinity. */
 static void set_pool_input(trial *t) {
     slot *s = &t->slots[X];
     const int kind = check_range(t->random, 0, 7);
     for (size_t i = 0; i < s->count; i++)
         if (kind == 0)
             set_element(s, i, -(float)INFINITY);
+        else if (kind == 5 && check_range(t->random, 0, 1))
+            set_element(s, i, check_range(t->random, 0, 1) ? (float)NAN : (float)INFINITY);
         else if (kind < 4)
             set_element(s, i, (float)check_range(t->random, -2, 2));
     for (size_t i = 0; kind == 4 && i < s->count; i += 5)
@@ -717,8 +720,7 @@ static void alloc_indices(trial *t, size_t count) {
     t->want_indices = (int *)ref_memory(count, sizeof(int));
 }
 
-static void test_maxpool2d(uint64_t *random) {
-    const pool_case k = draw_pool_case(random, 1);
+static void test_maxpool2d(uint64_t *random, pool_case k) {
     trial t = pool_trial("maxpool2d forward", random, call_maxpool2d_forward, &k.pool);
     trial back = pool_trial("maxpool2d backward", random, call_maxpool2d_backward, &k.pool);
     add_input(&t, X, k.n, k.c, k.h, k.w);
@@ -740,8 +742,7 @@ static void test_maxpool2d(uint64_t *random) {
     run(&back);
 }
 
-static void test_avgpool2d(uint64_t *random) {
-    const pool_case k = draw_pool_case(random, 0);
+static void test_avgpool2d(uint64_t *random, pool_case k) {
     trial t = pool_trial("avgpool2d forward", random, call_avgpool2d_forward, &k.pool);
     trial back = pool_trial("avgpool2d backward", random, call_avgpool2d_backward, &k.pool);
     add_input(&t, X, k.n, k.c, k.h, k.w);
@@ -778,11 +779,33 @@ static void test_globalavgpool2d(uint64_t *random) {
     run(&back);
 }
 
+/* The windows that vectors take, for rows of every length that there is around the vectors' lengths. */
+static void test_pool_widths(uint64_t *random) {
+    static const int windows[][4] = {{2, 2, 0, 1}, {3, 2, 0, 1}, {3, 2, 1, 1}, {3, 1, 1, 1}, {2, 1, 0, 3}};
+    for (int w = 2; w <= 70; w++)
+        for (int i = 0; i < 5; i++) {
+            const int kernel = windows[i][0], stride = windows[i][1], pad = windows[i][2];
+            const int dilation = windows[i][3], ceil_mode = check_range(random, 0, 1);
+            pool_case k = {1, check_range(random, 1, 3), check_range(random, 2, 9), w, 0, 0, {0}};
+            const ref_pool pool = {kernel, kernel,   stride,   stride,    pad,
+                                   pad,    dilation, dilation, ceil_mode, 0};
+            k.pool = pool;
+            k.out_h = ref_pool_size(k.h, pad, kernel, stride, dilation, ceil_mode);
+            k.out_w = ref_pool_size(k.w, pad, kernel, stride, dilation, ceil_mode);
+            if (k.out_h < 1 || k.out_w < 1)
+                continue;
+            test_maxpool2d(random, k);
+            if (dilation == 1)
+                test_avgpool2d(random, k);
+        }
+}
+
 static void test_pooling(uint64_t *random) {
     for (int i = 0; i < 150; i++) {
-        test_maxpool2d(random);
-        test_avgpool2d(random);
+        test_maxpool2d(random, draw_pool_case(random, 1));
+        test_avgpool2d(random, draw_pool_case(random, 0));
     }
+    test_pool_widths(random);
     for (int i = 0; i < 20; i++)
         test_globalavgpool2d(random);
 }
@@ -1056,6 +1079,70 @@ static void test_activations(uint64_t *random) {
     test_relu_backward_nan(random);
 }
 
+/* Matrices, whose vectors run along the classes: every rest of a vector, and more samples than one task has. */
+static void test_softmax_matrices(uint64_t *random) {
+    for (int c = 1; c <= 65; c += c < 40 || c == 47 || c == 48 || c == 63 || c == 64 ? 1 : c == 40 ? 7 : 14) {
+        const int shape[4] = {check_range(random, 1, 40), c, 1, 1};
+        test_activation_forward(random, SOFTMAX, shape);
+        test_activation_backward(random, SOFTMAX, shape);
+    }
+    static const int large[][4] = {{4000, 10, 1, 1}, {50, 1000, 1, 1}, {3, 16385, 1, 1}, {70, 100, 3, 2}};
+    for (int i = 0; i < 4; i++) {
+        test_activation_forward(random, SOFTMAX, large[i]);
+        test_activation_backward(random, SOFTMAX, large[i]);
+    }
+}
+
+/* What a logit that is not finite, at position `at` of row s of n, makes of the row, and of the others. */
+static void check_softmax_special(float special, int n, int c, int s, int at, const char *isa) {
+    static float values[40 * 65];
+    cnn_tensor x = {n, c, 1, 1, values};
+    for (int i = 0; i < n * c; i++)
+        values[i] = -40.0f - (float)(i % 7);
+    values[s * c + at] = special;
+    CHECK(cnn_softmax_forward(&x, &x) == CNN_OK, "%s", cnn_last_error());
+    for (int i = 0; i < n * c; i++) {
+        const int nan = i / c == s && (special > 0 || isnan(special) || c == 1);
+        const int none = i == s * c + at && !nan;
+        CHECK(nan    ? isnan(values[i])
+              : none ? values[i] >= 0 && values[i] < 1e-30f
+                     : values[i] > 1e-5f,
+              "element %d of %dx%d is %.9g where %d,%d was %g; %s", i, n, c, (double)values[i], s, at,
+              (double)special, isa);
+    }
+}
+
+static void test_softmax_special(uint64_t *random, const char *isa) {
+    static const float specials[] = {(float)NAN, (float)INFINITY, -(float)INFINITY};
+    for (int c = 1; c <= 65; c++)
+        for (int k = 0; k < 3; k++) {
+            const int n = check_range(random, 1, 40);
+            check_softmax_special(specials[k], n, c, check_range(random, 0, n - 1),
+                                  check_range(random, 0, c - 1), isa);
+        }
+}
+
+/* Rows of a matrix, of differences that are exact: 4 units in the last place, and what a sum of 65 adds. */
+static void test_softmax_matrix_ulps(uint64_t *random, const char *isa) {
+    static float x[40 * 65], y[40 * 65];
+    double worst = 0;
+    for (int c = 1; c <= 65; c++) {
+        cnn_tensor in = {40, c, 1, 1, x}, out = {40, c, 1, 1, y};
+        for (int i = 0; i < 40 * c; i++)
+            x[i] = (float)check_range(random, -40960, -20480) / 1024;
+        CHECK(cnn_softmax_forward(&in, &out) == CNN_OK, "%s", cnn_last_error());
+        for (int i = 0; i < 40 * c; i++) {
+            double sum = 0;
+            for (int k = 0; k < c; k++)
+                sum += exp((double)x[i / c * c + k] - (double)x[i]);
+            worst = fmax(worst, ulps(y[i], 1 / sum));
+        }
+    }
+    CHECK(worst <= 16, "softmax of matrices is off by %.2f units in the last place; %s", worst, isa);
+    if (getenv("CNN_TEST_VERBOSE"))
+        printf("%s: softmax of matrices %.2f units in the last place\n", isa, worst);
+}
+
 /* Logits of any size, several of the greatest: a row is still finite and sums to 1. */
 static void test_softmax_extremes(uint64_t *random) {
     static const float logits[] = {1e30f, -1e30f, 3e38f, -3e38f, 0.0f, 1.0f, 88.0f, -88.0f};
@@ -1296,9 +1383,12 @@ int main(void) {
     test_linear(&random);
     test_activations(&random);
     test_softmax_extremes(&random);
+    test_softmax_matrices(&random);
     for (int k = 0; k < instruction_set_count; k++) {
         check_select_isa(instruction_sets[k]);
         check_softmax_rows(&random, instruction_sets[k]);
+        test_softmax_special(&random, instruction_sets[k]);
+        test_softmax_matrix_ulps(&random, instruction_sets[k]);
     }
     check_select_isa(NULL);
     test_dropout(&random);
