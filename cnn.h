@@ -3826,8 +3826,9 @@ typedef struct cnn__conv_call {
     int slices;                 /* of a part's panels, packed by different threads */
     cnn__stretch *stretch;      /* depthwise */
     int stretches;
-    size_t dy_plane; /* dx: floats of a channel of the padded dy */
-    char *scratch;   /* for each thread `stride` bytes: a cnn__cache, then the task's own */
+    size_t dy_plane;    /* dx: floats of a channel of the padded dy */
+    cnn__arena *memory; /* see cnn__conv_memory */
+    char *scratch;      /* for each thread `stride` bytes: a cnn__cache, then the task's own */
     size_t stride;
 } cnn__conv_call;
 
@@ -4194,7 +4195,16 @@ static void cnn__conv_dw_task(void *context, int task, int thread) {
         }
 }
 
-/* ---- planning and running ---- */
+/* ---- planning and running ----
+
+   A call's jobs are gone through twice: first each only says how much memory it wants, one after the other in
+   the same place; then they run. So a failure to get it leaves the outputs untouched. */
+
+static int cnn__conv_memory(const cnn__conv_call *a, const cnn__arena *arena) {
+    if (arena->used > a->memory->used)
+        a->memory->used = arena->used;
+    return arena->base != NULL;
+}
 
 /* Runs one job: tasks of `need` floats of scratch a thread. Tables and panels are the caller's. */
 static void cnn__conv_run(cnn__conv_call *a, int threads, int tasks, cnn__task task) {
@@ -4255,7 +4265,7 @@ static void cnn__conv_cut(cnn__conv_call *a, int threads) {
 static cnn_status cnn__conv_run_forward(const char *where, cnn__conv_call *a) {
     cnn__conv *v = a->v;
     const int threads = cnn__conv_threads(v, a->n);
-    cnn__arena arena = {NULL, 0};
+    cnn__arena arena = {a->memory->base, 0};
     cnn__conv_cut(a, threads);
     const int64_t tasks = (int64_t)a->n * v->groups * a->strips * a->parts;
     if (tasks > INT_MAX)
@@ -4263,19 +4273,13 @@ static cnn_status cnn__conv_run_forward(const char *where, cnn__conv_call *a) {
     const size_t own = cnn__padded(v->direct ? 0 : (size_t)v->c * (size_t)v->plane) +
                        (v->flat ? (size_t)a->part * (size_t)v->y_plane : 0);
     const size_t scratch = cnn__conv_scratch_bytes(a, threads, own);
-    for (int pass = 0; pass < 2; pass++) {
-        arena.used = 0;
-        cnn__conv_taps(v, &arena);
-        a->panels = cnn__take_floats(&arena, (size_t)v->groups * (size_t)v->o * (size_t)v->steps);
-        a->scratch = (char *)cnn__take(&arena, scratch, 1);
-        if (!pass)
-            arena.base = (char *)cnn__alloc_raw(arena.used);
-        if (!arena.base)
-            return cnn__no_memory(where, arena.used);
-    }
+    cnn__conv_taps(v, &arena);
+    a->panels = cnn__take_floats(&arena, (size_t)v->groups * (size_t)v->o * (size_t)v->steps);
+    a->scratch = (char *)cnn__take(&arena, scratch, 1);
+    if (!cnn__conv_memory(a, &arena))
+        return CNN_OK;
     cnn__parallel(threads, v->groups * a->parts * a->slices, cnn__conv_panels_task, a);
     cnn__conv_run(a, threads, (int)tasks, cnn__conv_forward_task);
-    cnn__free(arena.base);
     return CNN_OK;
 }
 
@@ -4442,7 +4446,7 @@ CNN__COLD static cnn_status cnn__depthwise_run(const char *where, cnn__conv_call
                                                const cnn__conv *geometry, int flip, cnn__task task) {
     cnn__conv v = *geometry;
     const int threads = cnn__conv_threads(&v, a->n), rows = cnn__depthwise_rows(&v);
-    cnn__arena arena = {NULL, 0};
+    cnn__arena arena = {a->memory->base, 0};
     a->v = &v;
     v.direct = v.flat = 0;
     const int lead = cnn__depthwise_align(&v);
@@ -4457,22 +4461,15 @@ CNN__COLD static cnn_status cnn__depthwise_run(const char *where, cnn__conv_call
     const size_t scratch =
         cnn__conv_scratch_bytes(a, threads, cnn__depthwise_floats(&v) + (size_t)v.steps * CNN__TALL);
     const size_t sums = (size_t)v.steps * CNN__TALL * (size_t)v.o;
-    for (int pass = 0; pass < 2; pass++) {
-        arena.used = 0;
-        a->stretch = (cnn__stretch *)cnn__take(&arena, (size_t)v.steps, sizeof *a->stretch);
-        a->panels = NULL;
-        if (task == cnn__depthwise_dw_task)
-            a->panels =
-                cnn__take_floats(&arena, cnn__mul((size_t)threads, cnn__padded(sums * (CNN__LANES + 1))));
-        a->scratch = (char *)cnn__take(&arena, scratch, 1);
-        if (!pass)
-            arena.base = (char *)cnn__alloc_raw(arena.used);
-        if (!arena.base)
-            return cnn__no_memory(where, arena.used);
-    }
+    a->stretch = (cnn__stretch *)cnn__take(&arena, (size_t)v.steps, sizeof *a->stretch);
+    a->panels = NULL;
+    if (task == cnn__depthwise_dw_task)
+        a->panels = cnn__take_floats(&arena, cnn__mul((size_t)threads, cnn__padded(sums * (CNN__LANES + 1))));
+    a->scratch = (char *)cnn__take(&arena, scratch, 1);
+    if (!cnn__conv_memory(a, &arena))
+        return CNN_OK;
     a->stretches = cnn__depthwise_stretches(&v, flip, lead, a->stretch);
     cnn__conv_run(a, threads, task == cnn__depthwise_task ? (int)units * a->strips : v.groups, task);
-    cnn__free(arena.base);
     return CNN_OK;
 }
 
@@ -4724,24 +4721,18 @@ static cnn_status cnn__wino_run(const char *where, const cnn__conv_call *c, int 
     a.y_unit = (size_t)w.rows * (size_t)w.oh * (size_t)w.ow;
     a.weight_group = (size_t)v->o * (size_t)v->steps;
     a.stride = CNN__ALIGN + cnn__padded(cnn__wino_floats(&w)) * sizeof(float);
-    cnn__arena arena = {NULL, 0};
+    cnn__arena arena = {c->memory->base, 0};
     int *tap = NULL;
-    for (int pass = 0; pass < 2; pass++) {
-        arena.used = 0;
-        tap = (int *)cnn__take(&arena, (size_t)w.steps, sizeof(int));
-        a.scratch = (char *)cnn__take(&arena, cnn__mul(a.stride, (size_t)threads), 1);
-        if (!pass)
-            arena.base = (char *)cnn__alloc_raw(arena.used);
-        if (!arena.base)
-            return cnn__no_memory(where, arena.used);
-    }
+    tap = (int *)cnn__take(&arena, (size_t)w.steps, sizeof(int));
+    a.scratch = (char *)cnn__take(&arena, cnn__mul(a.stride, (size_t)threads), 1);
+    if (!cnn__conv_memory(c, &arena))
+        return CNN_OK;
     for (int k = 0; k < w.steps; k++)
         tap[k] = k * w.run;
     a.tap = tap;
     for (int t = 0; t < threads; t++)
         ((cnn__cache *)(void *)(a.scratch + (size_t)t * a.stride))->key = 0;
     cnn__parallel(threads, units * w.runs * w.parts, cnn__wino_task, &a);
-    cnn__free(arena.base);
     return CNN_OK;
 }
 
@@ -4900,27 +4891,21 @@ static void cnn__wino_dw_task(void *context, int task, int thread) {
 
 static cnn_status cnn__wino_dw_run(const char *where, const cnn__conv_call *c) {
     const int threads = cnn__conv_threads(c->v, c->n);
-    cnn__arena arena = {NULL, 0};
+    cnn__arena arena = {c->memory->base, 0};
     cnn__wino_dw w;
     if ((int64_t)c->n * c->v->oh > INT_MAX)
         return cnn__conv_too_many(where, c);
     cnn__wino_dw_plan(&w, c, threads);
     w.stride = CNN__ALIGN + cnn__padded(cnn__wino_dw_floats(&w)) * sizeof(float);
-    for (int pass = 0; pass < 2; pass++) {
-        arena.used = 0;
-        w.tap = (int *)cnn__take(&arena, (size_t)(w.run * w.across), sizeof(int));
-        w.scratch = (char *)cnn__take(&arena, cnn__mul(w.stride, (size_t)threads), 1);
-        if (!pass)
-            arena.base = (char *)cnn__alloc_raw(arena.used);
-        if (!arena.base)
-            return cnn__no_memory(where, arena.used);
-    }
+    w.tap = (int *)cnn__take(&arena, (size_t)(w.run * w.across), sizeof(int));
+    w.scratch = (char *)cnn__take(&arena, cnn__mul(w.stride, (size_t)threads), 1);
+    if (!cnn__conv_memory(c, &arena))
+        return CNN_OK;
     for (int k = 0; k < w.run * w.across; k++)
         w.tap[k] = k * (int)w.c_pitch;
     for (int t = 0; t < threads; t++)
         ((cnn__cache *)(void *)(w.scratch + (size_t)t * w.stride))->key = 0;
     cnn__parallel(threads, c->v->groups * w.parts, cnn__wino_dw_task, &w);
-    cnn__free(arena.base);
     return CNN_OK;
 }
 
@@ -4956,12 +4941,11 @@ static size_t cnn__conv_dw_floats(cnn__conv_call *a, int threads) {
            (a->dw ? (size_t)a->part * (size_t)v->steps : 0);
 }
 
-/* All memory is taken before the first job, so that a failure leaves the outputs untouched. */
 static cnn_status cnn__conv_run_backward(const char *where, cnn__conv_call *a) {
     cnn__conv *v = a->v, w = *v;
     const int threads = cnn__conv_threads(v, a->n);
     cnn__conv_call b = *a;
-    cnn__arena arena = {NULL, 0};
+    cnn__arena arena = {a->memory->base, 0};
     b.v = &w;
     const size_t dx = cnn__conv_scratch_bytes(a, threads, a->dx ? cnn__conv_dx_floats(a, threads) : 0);
     const size_t dw =
@@ -4970,29 +4954,23 @@ static cnn_status cnn__conv_run_backward(const char *where, cnn__conv_call *a) {
         return cnn__conv_too_many(where, a);
     if (a->dx && cnn__mul((size_t)v->o, a->dy_plane) > INT_MAX)
         return cnn__fail(CNN_ERR_SHAPE, "%s: dx of %dx%dx%d is too large", where, v->c, v->h, v->w);
-    for (int pass = 0; pass < 2; pass++) {
-        arena.used = 0;
-        if (a->dx) {
-            cnn__conv_dx_taps(a, &arena);
-            a->panels = cnn__take_floats(&arena, (size_t)v->groups * (size_t)v->o * (size_t)v->steps);
-        }
-        if (a->dw && cnn__dw_dots(&w))
-            cnn__conv_taps(&w, &arena);
-        else if (a->dw)
-            cnn__conv_dw_taps(&w, w.strip, &arena, &w.tap);
-        a->scratch = b.scratch = (char *)cnn__take(&arena, dx > dw ? dx : dw, 1);
-        if (!pass)
-            arena.base = (char *)cnn__alloc_raw(arena.used);
-        if (!arena.base)
-            return cnn__no_memory(where, arena.used);
+    if (a->dx) {
+        cnn__conv_dx_taps(a, &arena);
+        a->panels = cnn__take_floats(&arena, (size_t)v->groups * (size_t)v->o * (size_t)v->steps);
     }
+    if (a->dw && cnn__dw_dots(&w))
+        cnn__conv_taps(&w, &arena);
+    else if (a->dw)
+        cnn__conv_dw_taps(&w, w.strip, &arena, &w.tap);
+    a->scratch = b.scratch = (char *)cnn__take(&arena, dx > dw ? dx : dw, 1);
+    if (!cnn__conv_memory(a, &arena))
+        return CNN_OK;
     if (a->dx) {
         cnn__parallel(threads, v->groups * a->parts * a->slices, cnn__conv_dx_panels_task, a);
         cnn__conv_run(a, threads, a->n * v->groups * a->parts, cnn__conv_dx_task);
     }
     if (a->dw || a->db)
         cnn__conv_run(&b, threads, v->groups * b.parts, cnn__conv_dw_task);
-    cnn__free(arena.base);
     return CNN_OK;
 }
 
@@ -5049,6 +5027,52 @@ static int cnn__conv_depthwise(const cnn__conv *v, int backward) {
     return cnn__pack_plain(v) && v->sh == 1 && v->sw == 1 && cnn__depthwise_rows(&r) > 0;
 }
 
+static cnn_status cnn__conv_forward_jobs(const char *where, cnn__conv_call a) {
+    const cnn__conv *v = a.v;
+    return cnn__conv_depthwise(v, 0)  ? cnn__depthwise_run(where, &a, v, 0, cnn__depthwise_task)
+           : cnn__conv_winograd(v, 0) ? cnn__wino_run(where, &a, 0)
+                                      : cnn__conv_run_forward(where, &a);
+}
+
+static cnn_status cnn__conv_backward_jobs(const char *where, cnn__conv_call a) {
+    const cnn__conv *v = a.v;
+    const int depthwise = (a.dw || a.db) && cnn__conv_depthwise(v, 0);
+    const int winograd = a.dw && cnn__conv_winograd(v, 0) && v->mode == CNN_PAD_ZEROS;
+    cnn__conv_call b = a;
+    if (a.dx && cnn__conv_winograd(v, 1)) {
+        CNN__TRY(cnn__wino_run(where, &a, 1));
+        a.dx = NULL;
+    } else if (a.dx && cnn__conv_depthwise(v, 1)) {
+        const cnn__conv r = cnn__depthwise_reverse(v);
+        b.x = a.dy;
+        b.y = a.dx;
+        CNN__TRY(cnn__depthwise_run(where, &b, &r, 1, cnn__depthwise_task));
+        b = a;
+        a.dx = NULL;
+    }
+    if (depthwise || winograd)
+        a.dw = a.db = NULL;
+    if (a.dx || a.dw || a.db)
+        CNN__TRY(cnn__conv_run_backward(where, &a));
+    return depthwise  ? cnn__depthwise_run(where, &b, v, 0, cnn__depthwise_dw_task)
+           : winograd ? cnn__wino_dw_run(where, &b)
+                      : CNN_OK;
+}
+
+static cnn_status cnn__conv_jobs(const char *where, cnn__conv_call *a,
+                                 cnn_status (*jobs)(const char *where, cnn__conv_call a)) {
+    cnn__arena memory = {NULL, 0};
+    a->k = cnn__k();
+    a->memory = &memory;
+    CNN__TRY(jobs(where, *a));
+    memory.base = (char *)cnn__alloc_raw(memory.used);
+    if (!memory.base)
+        return cnn__no_memory(where, memory.used);
+    const cnn_status status = jobs(where, *a);
+    cnn__free(memory.base);
+    return status;
+}
+
 static cnn_status cnn__cpu_conv2d_forward(const char *where, cnn__conv *v, const cnn_tensor *x,
                                           const cnn_tensor *weight, const cnn_tensor *bias, cnn_tensor *y) {
     cnn__conv_call a;
@@ -5059,10 +5083,7 @@ static cnn_status cnn__cpu_conv2d_forward(const char *where, cnn__conv *v, const
     a.y = y->data;
     a.n = x->n;
     a.v = v;
-    a.k = cnn__k();
-    if (cnn__conv_depthwise(v, 0))
-        return cnn__depthwise_run(where, &a, v, 0, cnn__depthwise_task);
-    return cnn__conv_winograd(v, 0) ? cnn__wino_run(where, &a, 0) : cnn__conv_run_forward(where, &a);
+    return cnn__conv_jobs(where, &a, cnn__conv_forward_jobs);
 }
 
 static cnn_status cnn__cpu_conv2d_backward(const char *where, cnn__conv *v, const cnn_tensor *x,
@@ -5078,28 +5099,7 @@ static cnn_status cnn__cpu_conv2d_backward(const char *where, cnn__conv *v, cons
     a.dw = dw ? dw->data : NULL;
     a.db = db ? db->data : NULL;
     a.v = v;
-    a.k = cnn__k();
-    const int depthwise = (dw || db) && cnn__conv_depthwise(v, 0);
-    const int winograd = dw && cnn__conv_winograd(v, 0) && v->mode == CNN_PAD_ZEROS;
-    cnn__conv_call b = a;
-    if (dx && cnn__conv_winograd(v, 1)) {
-        CNN__TRY(cnn__wino_run(where, &a, 1));
-        a.dx = NULL;
-    } else if (dx && cnn__conv_depthwise(v, 1)) {
-        const cnn__conv r = cnn__depthwise_reverse(v);
-        b.x = a.dy;
-        b.y = a.dx;
-        CNN__TRY(cnn__depthwise_run(where, &b, &r, 1, cnn__depthwise_task));
-        b = a;
-        a.dx = NULL;
-    }
-    if (depthwise || winograd)
-        a.dw = a.db = NULL;
-    if (a.dx || a.dw || a.db)
-        CNN__TRY(cnn__conv_run_backward(where, &a));
-    return depthwise  ? cnn__depthwise_run(where, &b, v, 0, cnn__depthwise_dw_task)
-           : winograd ? cnn__wino_dw_run(where, &b)
-                      : CNN_OK;
+    return cnn__conv_jobs(where, &a, cnn__conv_backward_jobs);
 }
 
 static cnn_status cnn__conv2d_forward(const char *where, const cnn_tensor *x, const cnn_tensor *weight,
