@@ -2015,33 +2015,29 @@ static void CNN__FN(cnn__copy)(const float *from, size_t from_pitch, float *to, 
     }
 }
 
-/* y[i] = x[i*step], i < n; by vectors for steps of 2 and 4, the usual strides. */
-CNN__INLINE void CNN__FN(cnn__every_nth)(const float *x, const int step, float *y, size_t n) {
-    for (size_t i = 0; i < n; i += CNN__V, x += step * CNN__V) {
-        const int r = n - i < CNN__V ? (int)(n - i) : CNN__V, has = step * (r - 1) + 1;
-        CNN__VEC v[4];
-        CNN__UNROLL
-        for (int j = 0; j < step; j++) {
-            const int lanes = has - j * CNN__V < CNN__V ? has - j * CNN__V : CNN__V;
-            v[j] = lanes > 0 ? CNN__LOAD_UP_TO(x + j * CNN__V, lanes) : CNN__SET1(0.0f);
-        }
-        v[0] = CNN__EVEN(v[0], v[1]);
-        if (step == 4) {
-            v[2] = CNN__EVEN(v[2], v[3]);
-            v[0] = CNN__EVEN(v[0], v[2]);
-        }
-        CNN__STORE_UP_TO(y + i, v[0], r);
-    }
+/* n <= V elements of a row, every one or, for step 2, every other. */
+CNN__INLINE CNN__VEC CNN__FN(cnn__strided)(const float *x, int step, int n) {
+    const int span = (n - 1) * step + 1;
+    const CNN__VEC u = CNN__LOAD_UP_TO(x, span < CNN__V ? span : CNN__V);
+    if (step == 1)
+        return u;
+    return CNN__EVEN(u, span > CNN__V ? CNN__LOAD_UP_TO(x + CNN__V, span - CNN__V) : u);
 }
 
+/* y[i] = x[i*step], i < n; by vectors for steps of 2 and 4, the usual strides. */
 static void CNN__FN(cnn__every)(const float *x, int step, float *y, size_t n) {
-    if (step == 2)
-        CNN__FN(cnn__every_nth)(x, 2, y, n);
-    else if (step == 4)
-        CNN__FN(cnn__every_nth)(x, 4, y, n);
-    else
+    if (step != 2 && step != 4) {
         for (size_t i = 0; i < n; i++)
             y[i] = x[i * (size_t)step];
+        return;
+    }
+    for (size_t i = 0; i < n; i += CNN__V, x += step * CNN__V) {
+        const int r = n - i < CNN__V ? (int)(n - i) : CNN__V, twice = step == 2 ? r : 2 * r - 1;
+        CNN__VEC v = CNN__FN(cnn__strided)(x, 2, twice < CNN__V ? twice : CNN__V);
+        if (step == 4)
+            v = CNN__EVEN(v, twice > CNN__V ? CNN__FN(cnn__strided)(x + 2 * CNN__V, 2, twice - CNN__V) : v);
+        CNN__STORE_UP_TO(y + i, v, r);
+    }
 }
 
 static float CNN__FN(cnn__sum)(const float *x, size_t n) {
@@ -2392,15 +2388,6 @@ static void CNN__FN(cnn__maxpool_windows)(const cnn__pool *p, const float *x, cn
         if (indices)
             indices[ow] = index;
     }
-}
-
-/* n <= V elements of a row, every one or, for step 2, every other. */
-CNN__INLINE CNN__VEC CNN__FN(cnn__strided)(const float *x, int step, int n) {
-    const int span = (n - 1) * step + 1;
-    const CNN__VEC u = CNN__LOAD_UP_TO(x, span < CNN__V ? span : CNN__V);
-    if (step == 1)
-        return u;
-    return CNN__EVEN(u, span > CNN__V ? CNN__LOAD_UP_TO(x + CNN__V, span - CNN__V) : u);
 }
 
 /* Outputs from..to-1 of a row, whose windows have columns on the image only: V windows together, element by
