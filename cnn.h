@@ -3522,15 +3522,19 @@ static void cnn__pack_image(const cnn__conv *v, const float *x, int c0, int c1, 
                     packed + (size_t)from * row + left, row, (size_t)(right - left), to - from);
         return;
     }
-    for (int c = c0; c < c1; c++, x += image, packed += v->plane)
-        for (int i = 0; i < v->rows * v->sh; i++) { /* rows of the padded image */
-            const int64_t at = (int64_t)row0 * v->sh + i - v->pt;
-            for (int s = 0, from = 0, to = 0; s < v->sw && at >= 0 && at < v->h; s++) {
-                cnn__inside(s, v->sw, v->pl, v->w, v->wq, &from, &to);
-                if (to > from)
-                    k->every(x + (size_t)at * (size_t)v->w + (from * v->sw + s - v->pl), v->sw,
-                             packed + (size_t)((i % v->sh * v->sw + s) * v->rows + i / v->sh) * row + from,
-                             (size_t)(to - from));
+    for (int r = 0; r < v->sh; r++)
+        for (int s = 0, from = 0, to = 0; s < v->sw; s++) {
+            int first = 0, end = 0; /* the rows and columns of the phase that lie on the image */
+            cnn__inside(s, v->sw, v->pl, v->w, v->wq, &from, &to);
+            cnn__inside(r, v->sh, v->pt, v->h, row0 + v->rows, &first, &end);
+            first = cnn__max(first, row0);
+            for (int c = 0; c < c1 - c0 && to > from; c++) {
+                const float *at = x + (size_t)c * image + (ptrdiff_t)(first * v->sh + r - v->pt) * v->w +
+                                  (from * v->sw + s - v->pl);
+                float *p = packed + (size_t)c * (size_t)v->plane +
+                           (size_t)((r * v->sw + s) * v->rows + first - row0) * row + from;
+                for (int i = first; i < end; i++, at += v->sh * v->w, p += row)
+                    k->every(at, v->sw, p, (size_t)(to - from));
             }
         }
 }
