@@ -3593,24 +3593,26 @@ static void cnn__unpack_row(const cnn__conv *v, const cnn__kernels *k, const flo
     }
 }
 
-/* dx of channels c0..c1-1 = the adjoint of cnn__pack applied to packed, which begins with channel c0. */
+/* Rows h0..h1-1 of dx, channels c0..c1-1 = the adjoint of cnn__pack applied to packed, which begins with
+   channel c0. Some rows alone only where padding is zeros. */
 static void cnn__unpack(const cnn__conv *v, const cnn__kernels *k, const float *packed, int c0, int c1,
-                        float *dx) {
+                        int h0, int h1, float *dx) {
     const size_t image = (size_t)v->h * (size_t)v->w * (size_t)v->cell, row = (size_t)v->x_pitch;
+    const size_t line = (size_t)v->w * (size_t)v->cell, first = (size_t)h0 * line;
     if (v->sh == 1 && v->sw == 1 && v->mode == CNN_PAD_ZEROS) { /* every pixel was copied once */
-        const size_t line = (size_t)v->w * (size_t)v->cell;
-        const float *from = packed + (size_t)v->pt * row + (size_t)(v->pl * v->cell);
+        const float *from = packed + (size_t)(v->pt + h0) * row + (size_t)(v->pl * v->cell);
         for (int c = c0; c < c1; c++, from += v->plane)
-            k->copy(from, row, dx + (size_t)c * image, line, line, v->h);
+            k->copy(from, row, dx + (size_t)c * image + first, line, line, h1 - h0);
         return;
     }
-    memset(dx + (size_t)c0 * image, 0, (size_t)(c1 - c0) * image * sizeof(float));
+    for (int c = c0; c < c1; c++)
+        memset(dx + (size_t)c * image + first, 0, (size_t)(h1 - h0) * line * sizeof(float));
     for (int c = c0; c < c1; c++)
         for (int r = 0; r < v->sh; r++)
             for (int i = 0; i < v->rows; i++) {
                 const int64_t at = (int64_t)i * v->sh + r;
                 const int source = at < v->hp ? cnn__source((int)at, v->pt, v->h, v->mode) : -1;
-                if (source < 0)
+                if (source < h0 || source >= h1)
                     continue;
                 float *dst = dx + (size_t)c * image + (size_t)source * (size_t)v->w * (size_t)v->cell;
                 for (int s = 0; s < v->sw; s++)
@@ -3998,8 +4000,10 @@ static void cnn__pad_dy(const cnn__conv_call *a, const float *dy, float *to) {
 static void cnn__conv_dx_task(void *context, int task, int thread) {
     const cnn__conv_call *a = (const cnn__conv_call *)context;
     const cnn__conv *v = a->v;
-    const int unit = task / a->parts, group = unit % v->groups;
+    const int unit = task / a->parts / a->strips, group = unit % v->groups;
     const int c0 = task % a->parts * a->part, c1 = cnn__min(c0 + a->part, v->c);
+    const int strip = task / a->parts % a->strips, h0 = (int)((int64_t)v->h * strip / a->strips);
+    const int h1 = (int)((int64_t)v->h * (strip + 1) / a->strips); /* rows of dx; all, with other padding */
     const size_t image = (size_t)v->h * (size_t)v->w;
     float *dx = a->dx + (size_t)unit * (size_t)v->c * image;
     int have = 0;
@@ -4020,8 +4024,10 @@ static void cnn__conv_dx_task(void *context, int task, int thread) {
     for (int r = 0; r < v->sh; r++)
         for (int s = 0; s < v->sw; s++) {
             int from = 0, to = v->rows;
-            if (v->mode == CNN_PAD_ZEROS) /* of the padding nothing is needed */
-                cnn__inside(r, v->sh, v->pt, v->h, v->rows, &from, &to);
+            if (v->mode == CNN_PAD_ZEROS) { /* of the padding nothing is needed */
+                from = cnn__ceil_div(cnn__max(h0 + v->pt - r, 0), v->sh);
+                to = cnn__min(cnn__ceil_div(cnn__max(h1 + v->pt - r, 0), v->sh), v->rows);
+            }
             p.steps = cnn__phase_taps(v, r, s, NULL) * v->o;
             p.n = (size_t)(to - from) * (size_t)v->wq;
             p.x = dy + (size_t)from * (size_t)v->wq;
@@ -4029,11 +4035,11 @@ static void cnn__conv_dx_task(void *context, int task, int thread) {
             p.panel = p.steps;
             p.y = packed + cnn__packed_row(v, r, from) + (size_t)s * (size_t)v->rows * (size_t)v->wq;
             if (v->dense) { /* dx itself, without the padding's columns */
-                p.n = image;
+                p.n = (size_t)(to - from) * (size_t)v->w;
                 p.x += v->pl;
                 p.line = v->w;
                 p.pitch = v->wq;
-                p.y = packed;
+                p.y = packed + (size_t)h0 * (size_t)v->w;
                 p.ym = (ptrdiff_t)image;
             }
             if (to > from)
@@ -4042,7 +4048,7 @@ static void cnn__conv_dx_task(void *context, int task, int thread) {
             panels += (size_t)v->c * (size_t)p.steps;
         }
     if (!v->direct && !v->dense)
-        cnn__unpack(v, a->k, packed, c0, c1, dx);
+        cnn__unpack(v, a->k, packed, c0, c1, h0, h1, dx);
 }
 
 /* ---- dw ----
@@ -4559,8 +4565,11 @@ static void cnn__wino_weights(const cnn__wino_call *a, const float *weight, int 
         const float *from = weight + (size_t)m * w->rs;
         if (w->ks == 9)
             cnn__panel(from, w->rs, 1, mr, 9 * w->steps, packed);
-        for (int k = 0; w->ks != 9 && k < w->steps; k++)
+        for (int k = 0; w->ks != 9 && k < w->steps; k++) { /* too far apart to be fetched ahead otherwise */
+            for (int i = 0; i < 9 * mr && k + 6 < w->steps; i += 16)
+                CNN__PREFETCH(from + (size_t)(k + 6) * w->ks + i);
             cnn__panel(from + (size_t)k * w->ks, w->rs, 1, mr, 9, packed + (size_t)(9 * mr) * (size_t)k);
+        }
         a->k->wino_weight(packed, mr, w->steps, w->flip, u + (size_t)(m - m0) * (size_t)w->steps, w->u_pitch);
     }
 }
@@ -4909,6 +4918,9 @@ static size_t cnn__conv_dx_floats(cnn__conv_call *a, int threads) {
                                                   (size_t)v->wq; /* one row: the rest's */
     a->part = cnn__conv_part(v->c, units < threads ? (int)((threads + units - 1) / units) : 1);
     a->parts = cnn__ceil_div(v->c, a->part);
+    a->strips = 1;
+    if (v->mode == CNN_PAD_ZEROS && units * a->parts < threads)
+        a->strips = cnn__min(v->h, (int)((threads + units * a->parts - 1) / (units * a->parts)));
     a->slices = v->groups < threads ? threads : 1;
     v->dense = !v->direct && v->sh == 1 && v->sw == 1 && v->mode == CNN_PAD_ZEROS && v->c >= CNN__GATHER_ROWS;
     return cnn__padded((size_t)v->o * a->dy_plane) +
@@ -4941,7 +4953,7 @@ static cnn_status cnn__conv_run_backward(const char *where, cnn__conv_call *a) {
     const size_t dx = cnn__conv_scratch_bytes(a, threads, a->dx ? cnn__conv_dx_floats(a, threads) : 0);
     const size_t dw =
         cnn__conv_scratch_bytes(&b, threads, a->dw || a->db ? cnn__conv_dw_floats(&b, threads) : 0);
-    if ((int64_t)a->n * v->groups * cnn__max(a->parts, 1) > INT_MAX)
+    if ((double)a->n * v->groups * cnn__max(a->parts, 1) * cnn__max(a->strips, 1) > (double)INT_MAX)
         return cnn__conv_too_many(where, a);
     if (a->dx && cnn__mul((size_t)v->o, a->dy_plane) > INT_MAX)
         return cnn__fail(CNN_ERR_SHAPE, "%s: dx of %dx%dx%d is too large", where, v->c, v->h, v->w);
@@ -4958,7 +4970,7 @@ static cnn_status cnn__conv_run_backward(const char *where, cnn__conv_call *a) {
         return CNN_OK;
     if (a->dx) {
         cnn__parallel(threads, v->groups * a->parts * a->slices, cnn__conv_dx_panels_task, a);
-        cnn__conv_run(a, threads, a->n * v->groups * a->parts, cnn__conv_dx_task);
+        cnn__conv_run(a, threads, a->n * v->groups * a->parts * a->strips, cnn__conv_dx_task);
     }
     if (a->dw || a->db)
         cnn__conv_run(&b, threads, v->groups * b.parts, cnn__conv_dw_task);
@@ -7332,7 +7344,7 @@ static void cnn__block_conv_backward(const cnn__pass *e, int layer, const float 
         memset(to, 0, (size_t)v->c * (size_t)v->plane * sizeof(float));
         cnn__conv_backward_x(v, e->k, panels + weights, dy_g, to);
         if (!v->direct)
-            cnn__unpack(v, e->k, packed, 0, v->c, dx_g);
+            cnn__unpack(v, e->k, packed, 0, v->c, 0, v->h, dx_g);
     }
 }
 
