@@ -610,6 +610,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__WINO_CACHED    150000  /* transformed weight gradients that are to stay in the cache, floats */
 #define CNN__WINO_SUMS      2500000 /* transformed weight gradients at a time, where they pass through, floats */
 #define CNN__STRIP_FLOATS   131072 /* a packed strip of a plane */
+#define CNN__SLOT_WEIGHTS   16384  /* of a planar convolution, whose dw is summed in slots of images */
 #define CNN__SHORT_RUN      8      /* floats of a kernel's row, all channels, too few for a vector */
 #define CNN__DOT_PIXELS     512    /* of a 1x1 convolution whose dw is taken by dot products */
 #define CNN__STRIP_COLUMNS  96     /* outputs below which a strip is not worth cutting off */
@@ -3807,14 +3808,17 @@ static void cnn__conv_backward_w(const cnn__conv *v, const cnn__kernels *k, cons
 
    Three jobs, each cut into tasks that a thread does alone, with scratch memory of its own: forward a strip
    of one image, or a part of the channels where the image is too small to cut; dx a part of the channels of
-   one image; dw a part of the output channels over all images in turn, so that each gradient is summed in one
-   order, whatever the number of threads. */
+   one image, or some of its rows where channels are few; dw a part of the output channels over all images, or
+   the images of a slot, in turn, so that each gradient is summed in one order, whatever the number of threads.
+*/
 typedef struct cnn__conv_call {
     cnn__conv *v;
     const cnn__kernels *k;
     const float *x, *weight, *bias, *dy;
     float *y, *dx, *dw, *db;
     float *panels;
+    float *sums; /* dw: the slots */
+    int slots;
     int n, strips, parts, part; /* images; strips of an image; parts of a group's channels, channels in one */
     int slices;                 /* of a part's panels, packed by different threads */
     cnn__stretch *stretch;      /* depthwise */
@@ -4078,9 +4082,14 @@ static void cnn__to_pixels(const cnn__conv *v, const float *x, int row0, int row
             for (int j = from; j < whole; j += 4)
                 for (size_t k = k0; k + 4 <= c && k < k0 + 16; k += 4)
                     cnn__transpose4(row + k * image + (size_t)(j - v->pl), image, to + (size_t)j * c + k, c);
+        for (size_t k = 0; k < c; k++)
+            for (int j = k < c / 4 * 4 ? whole : from; j < end; j++)
+                to[(size_t)j * c + k] = row[k * image + (size_t)(j - v->pl)];
         for (int j = 0; j < v->wp; j++) {
-            const int at = cnn__source(j, v->pl, v->w, v->mode);
-            for (size_t k = j >= from && j < whole ? c / 4 * 4 : 0; k < c; k++)
+            if (j == from && end > from)
+                j = end;
+            const int at = j < v->wp ? cnn__source(j, v->pl, v->w, v->mode) : -1;
+            for (size_t k = 0; k < c && j < v->wp; k++)
                 to[(size_t)j * c + k] = at < 0 ? 0.0f : row[k * image + (size_t)at];
         }
     }
@@ -4132,14 +4141,30 @@ static void cnn__conv_dw_dots(const cnn__conv_call *a, const float *x, const flo
     }
 }
 
+/* Floats of a slot. Where images are many and weights few, a fixed number of slots of images have sums of
+   their own, to be added up in order. */
+static size_t cnn__dw_slot(const cnn__conv *v) {
+    return cnn__padded((size_t)(v->groups * v->o) * (size_t)(v->steps + 1));
+}
+
+static int cnn__dw_slots(const cnn__conv *v, int n) {
+    return cnn__dw_slot(v) > CNN__SLOT_WEIGHTS ? 1 : cnn__clamp(n / 8, 1, 16);
+}
+
 static void cnn__conv_dw_task(void *context, int task, int thread) {
     const cnn__conv_call *a = (const cnn__conv_call *)context;
     const cnn__conv *v = a->v;
-    const int group = task / a->parts, m0 = task % a->parts * a->part, m1 = cnn__min(m0 + a->part, v->o);
+    const int slot = task / a->parts / v->groups, group = task / a->parts % v->groups;
+    const int m0 = task % a->parts * a->part, m1 = cnn__min(m0 + a->part, v->o);
     const int run = cnn__dw_run(v), runs = v->kh * (v->dw == 1 ? 1 : v->kw), part = m1 - m0;
     const size_t out = (size_t)v->oh * (size_t)v->ow, image = (size_t)v->h * (size_t)v->w;
     const size_t first = (size_t)group * (size_t)v->o + (size_t)m0;
     const int pixel_rows = (v->strip - 1) * v->sh + (v->kh - 1) * v->dh + 1;
+    const int images = (int)((int64_t)a->n * slot / a->slots),
+              end = (int)((int64_t)a->n * (slot + 1) / a->slots);
+    float *const own = a->slots > 1 ? a->sums + (size_t)slot * cnn__dw_slot(v) : NULL; /* dw, db */
+    float *const all_dw = own ? own : a->dw;
+    float *const all_db = own && a->db ? own + cnn__dw_slot(v) - (size_t)(v->groups * v->o) : a->db;
     int have = 0;
     float *pixels = cnn__conv_scratch(a, thread, 0, &have);
     float *panels = pixels + cnn__padded((size_t)pixel_rows * (size_t)v->wp * (size_t)v->c);
@@ -4153,16 +4178,16 @@ static void cnn__conv_dw_task(void *context, int task, int thread) {
     p.ym = run;
     p.gather = 1;
     p.slack = 1;
-    for (int i = 0; i < a->n; i++) {
+    for (int i = images; i < end; i++) {
         const size_t unit = (size_t)i * (size_t)v->groups + (size_t)group;
         const float *dy = a->dy + (unit * (size_t)v->o + (size_t)m0) * out;
         for (int m = 0; a->db && m < part; m++)
-            a->db[first + (size_t)m] += a->k->sum(dy + (size_t)m * out, out);
+            all_db[first + (size_t)m] += a->k->sum(dy + (size_t)m * out, out);
         if (a->dw && cnn__dw_dots(v)) {
             const float *x = a->x + unit * (size_t)v->c * image;
             if (!v->direct)
                 cnn__pack(v, x, 0, v->c, 0, pixels);
-            cnn__conv_dw_dots(a, v->direct ? x : pixels, dy, part, a->dw + first * (size_t)v->steps);
+            cnn__conv_dw_dots(a, v->direct ? x : pixels, dy, part, all_dw + first * (size_t)v->steps);
             continue;
         }
         for (int row = 0; a->dw && row < v->oh; row += v->strip) {
@@ -4171,7 +4196,7 @@ static void cnn__conv_dw_task(void *context, int task, int thread) {
                            (rows - 1) * v->sh + (v->kh - 1) * v->dh + 1, pixels);
             p.steps = rows * v->ow;
             p.panel = p.steps;
-            p.start = i || row ? CNN__ACCUMULATE : CNN__ZERO;
+            p.start = i > images || row ? CNN__ACCUMULATE : CNN__ZERO;
             cnn__panels(a->k, dy + (size_t)row * (size_t)v->ow, out, 1, part, p.steps, 0, 1, panels);
             for (int j = 0; j < runs; j++) {
                 const int e = v->dw == 1 ? j : j / v->kw, b = v->dw == 1 ? 0 : j % v->kw;
@@ -4184,7 +4209,7 @@ static void cnn__conv_dw_task(void *context, int task, int thread) {
     const int columns = v->dw == 1 ? v->kw : 1; /* kernel columns in a run */
     for (int j = 0; a->dw && !cnn__dw_dots(v) && j < runs; j++)
         for (int m = 0; m < part; m++) {
-            float *dw = a->dw + (first + (size_t)m) * (size_t)v->steps + (size_t)(j * columns);
+            float *dw = all_dw + (first + (size_t)m) * (size_t)v->steps + (size_t)(j * columns);
             const float *from = sum + ((size_t)j * (size_t)part + (size_t)m) * (size_t)run;
             for (int b = 0; b < columns; b++)
                 for (int c = 0; c < v->c; c++)
@@ -4929,7 +4954,8 @@ static size_t cnn__conv_dx_floats(cnn__conv_call *a, int threads) {
 
 static size_t cnn__conv_dw_floats(cnn__conv_call *a, int threads) {
     cnn__conv *v = a->v;
-    a->part = cnn__conv_part(v->o, v->groups < threads ? cnn__ceil_div(threads, v->groups) : 1);
+    a->slots = cnn__dw_slots(v, a->n);
+    a->part = cnn__conv_part(v->o, cnn__ceil_div(threads, a->slots * v->groups));
     a->parts = cnn__ceil_div(v->o, a->part);
     if (cnn__dw_dots(v)) {
         cnn__conv_strips(v, v->oh);
@@ -4966,14 +4992,25 @@ static cnn_status cnn__conv_run_backward(const char *where, cnn__conv_call *a) {
     else if (a->dw)
         cnn__conv_dw_taps(&w, w.strip, &arena, &w.tap);
     a->scratch = b.scratch = (char *)cnn__take(&arena, dx > dw ? dx : dw, 1);
+    const size_t sums = b.slots > 1 ? (size_t)b.slots * cnn__dw_slot(v) : 0;
+    b.sums = cnn__take_floats(&arena, sums);
     if (!cnn__conv_memory(a, &arena))
         return CNN_OK;
     if (a->dx) {
         cnn__parallel(threads, v->groups * a->parts * a->slices, cnn__conv_dx_panels_task, a);
         cnn__conv_run(a, threads, a->n * v->groups * a->parts * a->strips, cnn__conv_dx_task);
     }
-    if (a->dw || a->db)
-        cnn__conv_run(&b, threads, v->groups * b.parts, cnn__conv_dw_task);
+    if (!a->dw && !a->db)
+        return CNN_OK;
+    memset(b.sums, 0, sums * sizeof(float));
+    cnn__conv_run(&b, threads, v->groups * b.parts * b.slots, cnn__conv_dw_task);
+    const size_t outputs = (size_t)(v->groups * v->o);
+    for (const float *own = b.sums; own < b.sums + sums; own += cnn__dw_slot(v)) {
+        if (a->dw)
+            a->k->add(a->dw, own, outputs * (size_t)v->steps);
+        if (a->db)
+            a->k->add(a->db, own + cnn__dw_slot(v) - outputs, outputs);
+    }
     return CNN_OK;
 }
 
