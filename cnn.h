@@ -3678,6 +3678,12 @@ static void cnn__panels(const cnn__kernels *k, const float *w, size_t rs, size_t
 
 /* A block's products. The panels, and dw, are the group's; packed is the group's packed image. */
 
+/* Whether the lines of a single example's rows fill vectors so badly that gathering pays. */
+static int cnn__short_lines(const cnn__conv *v, const cnn__kernels *k) {
+    const int vectors = cnn__ceil_div(v->ow, k->lanes);
+    return v->cell == 1 && v->lines > 1 && v->o >= 8 && 4 * vectors * k->lanes > 5 * v->ow;
+}
+
 /* All output channels of the group, lines i0..i1-1. bias, of the group, may be NULL. */
 static void cnn__conv_forward(const cnn__conv *v, const cnn__kernels *k, const float *packed,
                               const float *panels, const float *bias, int i0, int i1, float *y) {
@@ -3693,6 +3699,12 @@ static void cnn__conv_forward(const cnn__conv *v, const cnn__kernels *k, const f
     a.start = bias ? CNN__BIAS : CNN__ZERO;
     a.ym = v->y_plane;
     a.slack = 1;
+    if (cnn__short_lines(v, k)) {
+        a.line = v->ow;
+        a.pitch = v->x_pitch;
+        a.n = (size_t)(i1 - i0) * (size_t)v->ow;
+        i1 = i0 + 1;
+    }
     for (int i = i0; i < i1; i++) {
         a.x = packed + (size_t)i * (size_t)v->x_pitch;
         a.y = y + (size_t)i * (size_t)v->y_pitch;
