@@ -3641,6 +3641,21 @@ CNN__INLINE void cnn__transpose4(const float *from, size_t from_pitch, float *to
 #endif
 }
 
+/* The first two rows of that. */
+CNN__INLINE void cnn__transpose2(const float *from, size_t from_pitch, float *to, size_t to_pitch) {
+#if CNN__X86
+    const __m128 a = _mm_unpacklo_ps(_mm_loadu_ps(from), _mm_loadu_ps(from + from_pitch));
+    const __m128 b =
+        _mm_unpacklo_ps(_mm_loadu_ps(from + 2 * from_pitch), _mm_loadu_ps(from + 3 * from_pitch));
+    _mm_storeu_ps(to, _mm_movelh_ps(a, b));
+    _mm_storeu_ps(to + to_pitch, _mm_movehl_ps(b, a));
+#else
+    for (size_t i = 0; i < 4; i++)
+        for (size_t j = 0; j < 2; j++)
+            to[j * to_pitch + i] = from[i * from_pitch + j];
+#endif
+}
+
 /* ---- >>conv ------------------------------------------------------------------------------------------
 
    First, weights in the order that the kernels want. */
@@ -4519,11 +4534,12 @@ CNN__COLD static cnn_status cnn__depthwise_run(const char *where, cnn__conv_call
    The transforms' factors cost accuracy: errors of up to 4.4 * 2^-23 of the sum of |terms| were seen, where
    direct convolution's are up to 2.9. */
 typedef struct cnn__wino {
-    cnn__conv v;                            /* the image in 4x4 phases; padding may be negative */
+    cnn__conv v;                            /* the image, padded to whole tiles; padding may be negative */
     int rows, steps, oh, ow, tiles, across; /* output channels, input channels, tiles of an image, in a row */
     int flip;                               /* dx: kernels turned around */
     size_t rs, ks;                          /* weight of (row, step) at row*rs + step*ks */
     int run, group;                         /* tiles in a run, output channels at a time */
+    int lines, phase;                       /* rows of tiles in a run; floats of a phase */
     int runs, part, parts;
     size_t u_pitch, v_pitch, m_pitch;
 } cnn__wino;
@@ -4551,7 +4567,7 @@ CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows,
     w->across = cnn__ceil_div(ow, 4);
     w->tiles = w->across * cnn__ceil_div(oh, 4);
     /* The more tiles in a run, the fewer times weights are transformed, unless those of all channels stay. */
-    const int most = (int64_t)36 * steps * rows <= CNN__WINO_WEIGHTS ? 112 : 208;
+    const int most = (int64_t)36 * steps * rows <= CNN__WINO_WEIGHTS ? 96 : 208;
     const int run = cnn__clamp(CNN__WINO_INPUT / (36 * steps) / 16 * 16, 16, most);
     int runs = cnn__ceil_div(w->tiles, run);
     w->parts = 1;
@@ -4571,24 +4587,23 @@ CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows,
     w->u_pitch = (size_t)w->group * (size_t)steps + 16;
     w->m_pitch = (size_t)w->group * (size_t)w->run + 16;
     cnn__conv *p = &w->v;
-    p->c = steps;
+    p->c = p->cell = p->sh = p->sw = 1;
     p->h = h;
     p->w = width;
-    p->sh = p->sw = 4;
     p->pt = top;
     p->pl = left;
     p->mode = v->mode;
-    p->cell = 1;
-    p->hp = w->across ? cnn__ceil_div(oh, 4) * 4 + 2 : 0;
+    p->hp = p->hq = cnn__ceil_div(oh, 4) * 4 + 2;
     p->wp = w->across * 4 + 2;
-    p->wq = (w->across + 1 + 3) / 4 * 4 + 16; /* vectors may read on beyond the last tile */
-    p->x_pitch = p->wq;
-    p->rows = (w->run + w->across - 2) / w->across + 2; /* tile rows that a run may meet, and one below */
-    p->plane = 16 * p->rows * p->wq + 16;
+    p->wq = p->x_pitch = cnn__ceil_div(w->across, 4) * 16 + 16;
+    w->lines = (w->run + w->across - 2) / w->across + 1; /* rows of tiles that a run may meet */
+    p->rows = 4 * w->lines + 2;
+    p->plane = p->rows * p->wq;
+    w->phase = (w->lines + 1) * w->across + 3; /* the transposition writes fours */
 }
 
 static size_t cnn__wino_floats(const cnn__wino *w) {
-    return cnn__padded((size_t)w->v.plane + (size_t)w->v.wp + 32) +
+    return cnn__padded((size_t)w->v.plane) + cnn__padded(24 * (size_t)w->phase + 16) +
            36 * (w->u_pitch + w->v_pitch + w->m_pitch) + (size_t)(9 * 8) * (size_t)w->steps + 16 * 16 + 16;
 }
 
@@ -4611,53 +4626,66 @@ static void cnn__wino_weights(const cnn__wino_call *a, const float *weight, int 
     }
 }
 
-/* The rows of channel x that tiles of rows first and below need, padded and split into 4x4 phases: pixel (r,
-   s) of padded rows goes to phase (r % 4, s % 4) at (r / 4, s / 4). line has room for a padded row. */
-static void cnn__wino_phases(const cnn__wino *w, const float *x, int first, int rows, float *line,
-                             float *phases) {
-    const cnn__conv *v = &w->v;
-    const size_t phase = (size_t)v->rows * (size_t)v->wq;
-    const int width = v->wp + 2; /* whole fours */
-    int from = 0, to = 0;
-    cnn__inside(0, 1, v->pl, v->w, width, &from, &to);
-    for (int i = 0; i < 4 * rows + 2; i++) {
-        const int at = 4 * first + i, source = at < v->hp ? cnn__source(at, v->pt, v->h, v->mode) : -1;
-        const float *row = x + (size_t)(source < 0 ? 0 : source) * (size_t)v->w;
-        if (source >= 0 && source < v->h)
-            memcpy(line + from, row + (from - v->pl), (size_t)(to - from) * sizeof(float));
-        for (int j = 0; j < width; j++) {
-            const int column = j >= from && j < to && source >= 0 ? (j = to - 1, -2)
-                               : source < 0 || j >= v->wp         ? -1
-                                                                  : cnn__source(j, v->pl, v->w, v->mode);
-            if (column != -2)
-                line[j] = column < 0 || column >= v->w ? 0.0f : row[column];
+/* The padded rows that `lines` rows of tiles need, split into 4x6 phases: pixel (r, s) of a tile's 6x6 lies in
+   phase (r % 4, s), row r / 4 below the tile's own, at the tile's place in reading order. So a vector holds
+   as many tiles as it has lanes, however few there are in a row. */
+static void cnn__wino_phases(const cnn__wino *w, const float *image, int lines, float *phases) {
+    const size_t phase = (size_t)w->phase;
+    for (int i = 0; i < 4 * lines + 2; i++) {
+        const float *row = image + (size_t)i * (size_t)w->v.wq;
+        float *p = phases + (size_t)(i % 4 * 6) * phase + (size_t)(i / 4) * (size_t)w->across;
+        for (int j = 0; j < w->across; j += 4) {
+            cnn__transpose4(row + 4 * j, 4, p + j, phase);
+            cnn__transpose2(row + 4 * j + 4, 4, p + 4 * phase + j, phase);
         }
-        float *p = phases + (size_t)(i % 4 * 4) * phase + (size_t)(i / 4) * (size_t)v->wq;
-        for (int j = 0; j < width; j += 16)
-            cnn__transpose4(line + j, 4, p + j / 4, phase);
     }
 }
 
 /* V of tiles t0 to t1 - 1. */
-static void cnn__wino_inputs(const cnn__wino_call *a, const float *x, int t0, int t1, float *phases,
-                             float *to) {
+static void cnn__wino_inputs(const cnn__wino_call *a, const float *x, int t0, int t1, float *image,
+                             float *phases, float *to) {
     const cnn__wino *w = a->w;
-    const int lanes = a->k->lanes, first = t0 / w->across, rows = (t1 - 1) / w->across - first + 1;
-    const size_t image = (size_t)w->v.h * (size_t)w->v.w;
-    float *line = phases + w->v.plane;
+    const int lanes = a->k->lanes, first = t0 / w->across, lines = (t1 - 1) / w->across - first + 1;
+    const size_t plane = (size_t)w->v.h * (size_t)w->v.w;
     ptrdiff_t row[6], column[6];
     for (int i = 0; i < 6; i++) {
-        row[i] = ((ptrdiff_t)(i % 4 * 4) * w->v.rows + i / 4) * w->v.wq;
-        column[i] = (ptrdiff_t)(i % 4) * w->v.rows * w->v.wq + i / 4;
+        row[i] = (ptrdiff_t)(i % 4 * 6) * w->phase + i / 4 * w->across;
+        column[i] = (ptrdiff_t)i * w->phase;
     }
-    for (int c = 0; c < w->steps; c++) {
-        int n = 0;
-        cnn__wino_phases(w, x + (size_t)c * image, first, rows, line, phases);
-        for (int t = t0; t < t1; t += n) {
-            const int i = t / w->across, j = t % w->across;
-            n = cnn__min(cnn__min(lanes, w->across - j), t1 - t);
-            a->k->wino_input(phases + (size_t)(i - first) * (size_t)w->v.wq + (size_t)j, row, column, n,
+    memset(image, 0, (size_t)w->v.plane * sizeof(float)); /* the padding stays from channel to channel */
+    for (int c = 0; c < w->steps; c++, x += plane) {
+        if (cnn__pack_plain(&w->v))
+            cnn__pack_image(&w->v, x, 0, 1, 4 * first, image);
+        else
+            cnn__pack(&w->v, x, 0, 1, 4 * first, image);
+        cnn__wino_phases(w, image, lines, phases);
+        for (int t = t0; t < t1; t += lanes)
+            a->k->wino_input(phases + (t - first * w->across), row, column, cnn__min(lanes, t1 - t),
                              to + (size_t)c * (size_t)w->run + (size_t)(t - t0), w->v_pitch);
+    }
+}
+
+/* Four tiles of those of cnn__kernels.wino_output, the first at (i, j) of the image's, to the image y; `left`
+   of them and of what follows exist. */
+static void cnn__wino_put(const cnn__wino *w, const float *tile, int lanes, int i, int j, int left,
+                          float *y) {
+    const int whole = left >= 4 && j + 4 <= w->across && 4 * j + 16 <= w->ow;
+    float row[16];
+    for (int r = 0; r < 4; r++) {
+        const size_t pitch = (size_t)w->ow, at = (size_t)(4 * i + r) * pitch + (size_t)(4 * j);
+        if (whole && 4 * i + r < w->oh)
+            cnn__transpose4(tile + 4 * r * lanes, (size_t)lanes, y + at, 4);
+        if (whole)
+            continue;
+        cnn__transpose4(tile + 4 * r * lanes, (size_t)lanes, row, 4);
+        for (int s = 0, u = i, v = j; s < 4 && s < left; s++, v++) {
+            if (v == w->across) {
+                u++;
+                v = 0;
+            }
+            const int columns = cnn__min(4, w->ow - 4 * v);
+            for (int b = 0; b < columns && 4 * u + r < w->oh; b++)
+                y[(size_t)(4 * u + r) * pitch + (size_t)(4 * v + b)] = row[4 * s + b];
         }
     }
 }
@@ -4666,24 +4694,14 @@ static void cnn__wino_inputs(const cnn__wino_call *a, const float *x, int t0, in
 static void cnn__wino_outputs(const cnn__wino_call *a, const float *m, int t0, int t1, float bias, float *y) {
     const cnn__wino *w = a->w;
     const int lanes = a->k->lanes;
-    float tile[16 * 16], row[4 * 16];
-    int n = 0;
-    for (int t = t0; t < t1; t += n) {
-        const int i = t / w->across, j = t % w->across;
-        n = cnn__min(cnn__min(lanes, w->across - j), t1 - t);
-        a->k->wino_output(m + (t - t0), w->m_pitch, n, bias, tile);
-        const int columns = cnn__min(4 * n, w->ow - 4 * j), high = cnn__min(4, w->oh - 4 * i);
-        for (int r = 0; r < high; r++) {
-            float *at = y + (size_t)(4 * i + r) * (size_t)w->ow + (size_t)(4 * j);
-            float *to = columns == 4 * lanes ? at : row;
-            int s = 0;
-            for (; s + 4 <= lanes; s += 4)
-                cnn__transpose4(tile + 4 * r * lanes + s, (size_t)lanes, to + 4 * s, 4);
-            for (; s < lanes; s++)
-                for (int b = 0; b < 4; b++)
-                    to[4 * s + b] = tile[(4 * r + b) * lanes + s];
-            if (to != at)
-                memcpy(at, row, (size_t)columns * sizeof(float));
+    float tile[16 * 16];
+    int i = t0 / w->across, j = t0 % w->across;
+    for (int t = t0; t < t1; t += lanes) {
+        a->k->wino_output(m + (t - t0), w->m_pitch, cnn__min(lanes, t1 - t), bias, tile);
+        for (int s = 0; s < lanes && t + s < t1; s += 4, j += 4) {
+            for (; j >= w->across; j -= w->across)
+                i++;
+            cnn__wino_put(w, tile + s, lanes, i, j, t1 - t - s, y);
         }
     }
 }
@@ -4697,9 +4715,10 @@ static void cnn__wino_task(void *context, int task, int thread) {
     const size_t at = (size_t)group * (size_t)w->rows, out = (size_t)w->oh * (size_t)w->ow;
     cnn__cache *cache = (cnn__cache *)(void *)(a->scratch + (size_t)thread * a->stride);
     float *u = (float *)(void *)((char *)cache + CNN__ALIGN), *v = u + 36 * w->u_pitch;
-    float *m = v + 36 * w->v_pitch, *phases = m + 36 * w->m_pitch;
-    float *packed = phases + cnn__padded((size_t)w->v.plane + (size_t)w->v.wp + 32);
-    cnn__wino_inputs(a, a->x + (size_t)unit * a->x_unit, t0, t1, phases, v);
+    float *m = v + 36 * w->v_pitch, *image = m + 36 * w->m_pitch;
+    float *phases = image + cnn__padded((size_t)w->v.plane);
+    float *packed = phases + cnn__padded(24 * (size_t)w->phase + 16);
+    cnn__wino_inputs(a, a->x + (size_t)unit * a->x_unit, t0, t1, image, phases, v);
     for (int m0 = first; m0 < end; m0 += w->group) {
         const int m1 = cnn__min(m0 + w->group, end);
         const int64_t key = (int64_t)at + m0 + 1;
@@ -5111,16 +5130,16 @@ static cnn_status cnn__conv_backward_jobs(const char *where, cnn__conv_call a) {
                       : CNN_OK;
 }
 
-static cnn_status cnn__conv_jobs(const char *where, cnn__conv_call *a,
+static cnn_status cnn__conv_jobs(const char *where, cnn__conv_call a,
                                  cnn_status (*jobs)(const char *where, cnn__conv_call a)) {
     cnn__arena memory = {NULL, 0};
-    a->k = cnn__k();
-    a->memory = &memory;
-    CNN__TRY(jobs(where, *a));
+    a.k = cnn__k();
+    a.memory = &memory;
+    CNN__TRY(jobs(where, a));
     memory.base = (char *)cnn__alloc_raw(memory.used);
     if (!memory.base)
         return cnn__no_memory(where, memory.used);
-    const cnn_status status = jobs(where, *a);
+    const cnn_status status = jobs(where, a);
     cnn__free(memory.base);
     return status;
 }
@@ -5135,7 +5154,7 @@ static cnn_status cnn__cpu_conv2d_forward(const char *where, cnn__conv *v, const
     a.y = y->data;
     a.n = x->n;
     a.v = v;
-    return cnn__conv_jobs(where, &a, cnn__conv_forward_jobs);
+    return cnn__conv_jobs(where, a, cnn__conv_forward_jobs);
 }
 
 static cnn_status cnn__cpu_conv2d_backward(const char *where, cnn__conv *v, const cnn_tensor *x,
@@ -5151,7 +5170,7 @@ static cnn_status cnn__cpu_conv2d_backward(const char *where, cnn__conv *v, cons
     a.dw = dw ? dw->data : NULL;
     a.db = db ? db->data : NULL;
     a.v = v;
-    return cnn__conv_jobs(where, &a, cnn__conv_backward_jobs);
+    return cnn__conv_jobs(where, a, cnn__conv_backward_jobs);
 }
 
 static cnn_status cnn__conv2d_forward(const char *where, const cnn_tensor *x, const cnn_tensor *weight,
