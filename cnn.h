@@ -1387,10 +1387,14 @@ static void CNN__FN(cnn__product_part)(const cnn__product *a, int v0, int v1, in
     t.ym = a->ym;
     t.start = k0 > a->first ? CNN__ACCUMULATE : a->start;
     t.bias = NULL;
+    t.ahead = NULL;
+    t.ahead_tap = NULL;
     for (int m = 0; m < a->rows; m += mr) {
         mr = cnn__panel_rows(CNN__PANEL, a->rows - m);
-        t.ahead = a->ahead && m < 8 * CNN__PANEL ? a->ahead + m / CNN__PANEL % 4 * 16 : NULL;
-        t.ahead_tap = t.ahead ? a->ahead_tap + m / CNN__PANEL / 4 * (t.steps / 2) : NULL;
+        if (a->ahead) {
+            t.ahead = m < 8 * CNN__PANEL ? a->ahead + m / CNN__PANEL % 4 * 16 : NULL;
+            t.ahead_tap = a->ahead_tap + m / CNN__PANEL % 8 / 4 * (t.steps / 2);
+        }
         t.w = a->w + m * a->panel + k0 * (a->wk ? a->wk : mr);
         if (t.start == CNN__BIAS)
             t.bias = a->bias + m;
