@@ -217,8 +217,8 @@ typedef struct cnn_conv2d_options {
      OH = (H + pad_top + pad_bottom - dilation_h*(KH-1) - 1) / stride_h + 1, rounded down; OW alike.
    groups = C is the depthwise convolution. 3x3 kernels with stride and dilation 1, padding up to 1 and 24
    channels or more on both sides go by Winograd's minimal filtering unless no_winograd is set: two to three
-   times as fast. Errors are then up to 8 * 2^-23 of the sum of |weight * x| (4.4 seen; directly 2.9), and an
-   x that is not finite spoils its 4x4 outputs. */
+   times as fast. Errors are then up to 8 * 2^-23 of the sum of |weight * x| (4.4 seen; directly 2.9), for dw,
+   from 12x12 outputs on, of |dy * x|; and an x that is not finite spoils its 4x4 outputs. */
 CNN_API cnn_status cnn_conv2d_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
                                       const cnn_conv2d_options *options, cnn_tensor *y);
 CNN_API cnn_status cnn_conv2d_backward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *dy,
@@ -5080,23 +5080,28 @@ CNN_API cnn_status cnn_conv2d_shape(const cnn_tensor *x, const cnn_tensor *weigh
 
 /* The choice among the ways to do a planar convolution. Winograd for 3x3 kernels with so many channels that
    the transforms are little beside the products, and with at most one row or column of padding: an output
-   that sees little but padding would get the rounding errors of its whole tile. */
-static int cnn__conv_winograd(const cnn__conv *v, int backward) {
-    const int bottom = v->hp - v->h - v->pt, right = v->wp - v->w - v->pl;
+   that sees little but padding would get the rounding errors of its whole tile. So would a gradient that is a
+   sum over few tiles, of which many reach over the edge: dw wants images of 12x12. */
+enum { CNN__Y, CNN__DX, CNN__DW };
+
+static int cnn__conv_winograd(const cnn__conv *v, int what) {
+    const int bottom = v->hp - v->h - v->pt, right = v->wp - v->w - v->pl, least = what == CNN__DW ? 12 : 6;
     if (!cnn__k()->wino_input || v->kh != 3 || v->kw != 3 || v->sh > 1 || v->sw > 1 || v->dh > 1 ||
-        v->dw > 1 || v->c < 24 || v->o < 24 || v->oh < 6 || v->ow < 6 ||
+        v->dw > 1 || v->c < 24 || v->o < 24 || v->oh < least || v->ow < least ||
         (int64_t)v->oh * v->ow > INT_MAX / 64 || v->no_winograd)
         return 0;
-    if (backward) /* dx is a convolution of dy with padding 2 less this */
-        return v->mode == CNN_PAD_ZEROS && v->pt == 1 && v->pl == 1 && bottom == 1 && right == 1;
+    if (what != CNN__Y && v->mode != CNN_PAD_ZEROS)
+        return 0;
+    if (what == CNN__DX) /* a convolution of dy with padding 2 less this */
+        return v->pt == 1 && v->pl == 1 && bottom == 1 && right == 1;
     return v->pt < 2 && v->pl < 2 && bottom < 2 && right < 2;
 }
 
 /* Depthwise: see there. dx only where it is a convolution of dy with stride 1. */
-static int cnn__conv_depthwise(const cnn__conv *v, int backward) {
+static int cnn__conv_depthwise(const cnn__conv *v, int what) {
     if (v->c > 1 || v->o > CNN__MULTIPLIER || (v->groups == 1 && v->o > 1))
         return 0;
-    if (!backward)
+    if (what != CNN__DX)
         return cnn__depthwise_rows(v) > 0;
     const cnn__conv r = cnn__depthwise_reverse(v);
     return cnn__pack_plain(v) && v->sh == 1 && v->sw == 1 && cnn__depthwise_rows(&r) > 0;
@@ -5104,20 +5109,20 @@ static int cnn__conv_depthwise(const cnn__conv *v, int backward) {
 
 static cnn_status cnn__conv_forward_jobs(const char *where, cnn__conv_call a) {
     const cnn__conv *v = a.v;
-    return cnn__conv_depthwise(v, 0)  ? cnn__depthwise_run(where, &a, v, 0, cnn__depthwise_task)
-           : cnn__conv_winograd(v, 0) ? cnn__wino_run(where, &a, 0)
-                                      : cnn__conv_run_forward(where, &a);
+    return cnn__conv_depthwise(v, CNN__Y)  ? cnn__depthwise_run(where, &a, v, 0, cnn__depthwise_task)
+           : cnn__conv_winograd(v, CNN__Y) ? cnn__wino_run(where, &a, 0)
+                                           : cnn__conv_run_forward(where, &a);
 }
 
 static cnn_status cnn__conv_backward_jobs(const char *where, cnn__conv_call a) {
     const cnn__conv *v = a.v;
-    const int depthwise = (a.dw || a.db) && cnn__conv_depthwise(v, 0);
-    const int winograd = a.dw && cnn__conv_winograd(v, 0) && v->mode == CNN_PAD_ZEROS;
+    const int depthwise = (a.dw || a.db) && cnn__conv_depthwise(v, CNN__DW);
+    const int winograd = a.dw && cnn__conv_winograd(v, CNN__DW);
     cnn__conv_call b = a;
-    if (a.dx && cnn__conv_winograd(v, 1)) {
+    if (a.dx && cnn__conv_winograd(v, CNN__DX)) {
         CNN__TRY(cnn__wino_run(where, &a, 1));
         a.dx = NULL;
-    } else if (a.dx && cnn__conv_depthwise(v, 1)) {
+    } else if (a.dx && cnn__conv_depthwise(v, CNN__DX)) {
         const cnn__conv r = cnn__depthwise_reverse(v);
         b.x = a.dy;
         b.y = a.dx;

@@ -329,7 +329,7 @@ static int or_default(uint64_t *random, int value) {
     return value == 1 && check_range(random, 0, 1) ? 0 : value;
 }
 
-static void set_conv_options(trial *t, const ref_conv *c) {
+static void set_conv_options(trial *t, const ref_conv *c, int no_winograd) {
     static const cnn_padding_mode modes[] = {CNN_PAD_ZEROS, CNN_PAD_REFLECT, CNN_PAD_REPLICATE,
                                              CNN_PAD_CIRCULAR};
     const cnn_conv2d_options options = {or_default(t->random, c->stride_h),
@@ -342,12 +342,12 @@ static void set_conv_options(trial *t, const ref_conv *c) {
                                         or_default(t->random, c->dilation_w),
                                         or_default(t->random, c->groups),
                                         modes[c->mode],
-                                        check_range(t->random, 0, 1)};
+                                        no_winograd};
     const int padding = c->top + c->bottom + c->left + c->right;
     t->conv = *c;
     t->conv_options = options;
     t->options_null = c->stride_h * c->stride_w * c->dilation_h * c->dilation_w * c->groups == 1 &&
-                      !padding && c->mode == REF_ZEROS && check_range(t->random, 0, 1);
+                      !padding && c->mode == REF_ZEROS && !no_winograd && check_range(t->random, 0, 1);
 }
 
 static void conv_case_size(const conv_case *k, int *h, int *w) {
@@ -373,11 +373,11 @@ static void put_special_conv(trial *t, int which) {
     t->options_null = 0;
 }
 
-static void test_conv2d_forward(const conv_case *k, uint64_t *random) {
+static void test_conv2d_forward(const conv_case *k, int no_winograd, uint64_t *random) {
     trial t = new_trial("conv2d forward", random, call_conv2d_forward);
     int h, w;
     conv_case_size(k, &h, &w);
-    set_conv_options(&t, &k->conv);
+    set_conv_options(&t, &k->conv, no_winograd);
     add_input(&t, X, k->n, k->c, k->h, k->w);
     add_input(&t, WEIGHT, k->out, k->c / k->conv.groups, k->kernel_h, k->kernel_w);
     check_conv_shape(&t, k->n, k->out, h, w);
@@ -392,11 +392,11 @@ static void test_conv2d_forward(const conv_case *k, uint64_t *random) {
 }
 
 /* subset: of dx, dw and db. */
-static void test_conv2d_backward(const conv_case *k, int subset, uint64_t *random) {
+static void test_conv2d_backward(const conv_case *k, int subset, int no_winograd, uint64_t *random) {
     trial t = new_trial("conv2d backward", random, call_conv2d_backward);
     int h, w;
     conv_case_size(k, &h, &w);
-    set_conv_options(&t, &k->conv);
+    set_conv_options(&t, &k->conv, no_winograd);
     add_input(&t, X, k->n, k->c, k->h, k->w);
     add_input(&t, WEIGHT, k->out, k->c / k->conv.groups, k->kernel_h, k->kernel_w);
     add_input(&t, DY, k->n, k->out, h, w);
@@ -414,9 +414,9 @@ static void test_conv2d_backward(const conv_case *k, int subset, uint64_t *rando
     run(&t);
 }
 
-static void test_conv2d(const conv_case *k, int subset, uint64_t *random) {
-    test_conv2d_forward(k, random);
-    test_conv2d_backward(k, subset, random);
+static void test_conv2d(const conv_case *k, int subset, int no_winograd, uint64_t *random) {
+    test_conv2d_forward(k, no_winograd, random);
+    test_conv2d_backward(k, subset, no_winograd, random);
 }
 
 /* Shapes that random ones seldom are: crossing blocks of channels, pixels and samples, and extremes. */
@@ -431,6 +431,11 @@ static const conv_case conv_cases[] = {
     {1, 260, 14, 14, 24, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}},
     {1, 24, 8, 8, 200, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_CIRCULAR}},
     {1, 32, 12, 12, 30, 3, 3, {1, 1, 2, 2, 2, 2, 1, 1, 1, REF_ZEROS}},
+    {2, 40, 26, 26, 72, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}},
+    {1, 200, 12, 13, 40, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}},
+    {3, 24, 13, 37, 50, 3, 3, {1, 1, 1, 1, 0, 1, 1, 1, 1, REF_ZEROS}},
+    {1, 40, 19, 23, 48, 5, 5, {1, 1, 2, 2, 2, 2, 1, 1, 1, REF_ZEROS}},
+    {1, 3, 50, 60, 40, 11, 11, {4, 4, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}},
     {1, 300, 7, 7, 70, 1, 1, {1, 1, 0, 0, 0, 0, 1, 1, 1, REF_ZEROS}},
     {1, 20, 40, 30, 33, 1, 1, {1, 1, 0, 0, 0, 0, 1, 1, 1, REF_ZEROS}},
     {1, 3, 64, 64, 32, 7, 7, {2, 2, 3, 3, 3, 3, 1, 1, 1, REF_ZEROS}},
@@ -546,10 +551,13 @@ static conv_case draw_conv_case(uint64_t *random, double macs) {
 
 static void test_convolutions(uint64_t *random) {
     for (size_t i = 0; i < sizeof conv_cases / sizeof conv_cases[0]; i++)
-        test_conv2d(&conv_cases[i], 7, random);
+        for (int direct = 0; direct < 2; direct++) /* what Winograd may do is done directly, too */
+            if (!direct || conv_cases[i].kernel_h * conv_cases[i].kernel_w == 9)
+                test_conv2d(&conv_cases[i], 7, direct, random);
     for (int i = 0; i < 400; i++) {
         const conv_case k = draw_conv_case(random, i % 16 ? 1e5 : 1e6);
-        test_conv2d(&k, check_range(random, 0, 3) ? 7 : check_range(random, 0, 7), random);
+        test_conv2d(&k, check_range(random, 0, 3) ? 7 : check_range(random, 0, 7), check_range(random, 0, 1),
+                    random);
     }
 }
 
