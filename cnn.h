@@ -6672,6 +6672,7 @@ typedef struct cnn__plan {  /* of one layer */
 typedef struct cnn__piece {
     int layer;
     size_t first, count;
+    double work; /* for one example */
 } cnn__piece;
 
 /* Columns of a linear layer's gradient in a piece: so few that their inputs, for a whole batch, stay in the
@@ -6860,6 +6861,11 @@ CNN__COLD static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net
     ws->gradients = cnn__take_floats(arena, net->parameter_count ? net->parameter_count : 1);
 }
 
+static int cnn__more_work(const void *a, const void *b) {
+    const double x = ((const cnn__piece *)a)->work, y = ((const cnn__piece *)b)->work;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
 CNN__COLD static void cnn__workspace_pieces(cnn_workspace *ws, const cnn_net *net) {
     cnn__piece *piece = ws->piece;
     for (int i = 0; i < net->count; i++) {
@@ -6871,6 +6877,7 @@ CNN__COLD static void cnn__workspace_pieces(cnn_workspace *ws, const cnn_net *ne
             piece->layer = i;
             piece->first = at;
             piece->count = all - at < step ? all - at : step;
+            piece->work = (double)piece->count * (linear ? net->layers[i].out : 1);
         }
         if (linear && info->biases)
             (piece++)->layer = i;
@@ -6878,6 +6885,7 @@ CNN__COLD static void cnn__workspace_pieces(cnn_workspace *ws, const cnn_net *ne
         for (int s = 0; linear && s < ws->blocks * CNN__LANES; s++)
             sample[s] = s * ws->plan[i].x_pitch;
     }
+    qsort(ws->piece, (size_t)ws->pieces, sizeof *ws->piece, cnn__more_work);
 }
 
 CNN__COLD static cnn_status cnn__workspace_check(const char *where, const cnn_net *net, cnn_mode mode,
@@ -7147,12 +7155,13 @@ static const float *cnn__layer_bias(const cnn__pass *e, int layer) {
     return info->biases ? e->net->parameters + e->net->offset[layer] + info->weights : NULL;
 }
 
-/* The layers' weights in panels: task i of every layer takes every CNN__PREPARE-th panel. */
+/* The layers' weights in panels: a task takes every CNN__PREPARE-th panel of a layer. Layers follow one another,
+   so that each thread gets some of every one. */
 enum { CNN__PREPARE = 4 };
 
 static void cnn__prepare_task(void *context, int task, int thread) {
     const cnn__pass *e = (const cnn__pass *)context;
-    const int layer = task / CNN__PREPARE, part = task % CNN__PREPARE;
+    const int layer = task % e->net->count, part = task / e->net->count;
     const cnn__plan *p = &e->ws->plan[layer];
     const float *weight = e->net->parameters + e->net->offset[layer];
     (void)thread;
@@ -7641,16 +7650,19 @@ static void cnn__piece_slots(const cnn__pass *e, const cnn__piece *piece) {
         e->k->add(g, from + (size_t)s * ws->slot_floats, piece->count);
 }
 
+/* The pieces are dealt out to the threads, those of the most work first. */
 static void cnn__piece_task(void *context, int task, int thread) {
     const cnn__pass *e = (const cnn__pass *)context;
-    const cnn__piece *piece = &e->ws->piece[task];
     (void)thread;
-    if (e->net->layers[piece->layer].kind == CNN_LINEAR && piece->count)
-        cnn__piece_linear(e, piece);
-    else if (e->net->layers[piece->layer].kind == CNN_LINEAR)
-        cnn__piece_biases(e, piece);
-    else
-        cnn__piece_slots(e, piece);
+    for (int i = task; i < e->ws->pieces; i += e->ws->threads) {
+        const cnn__piece *piece = &e->ws->piece[i];
+        if (e->net->layers[piece->layer].kind == CNN_LINEAR && piece->count)
+            cnn__piece_linear(e, piece);
+        else if (e->net->layers[piece->layer].kind == CNN_LINEAR)
+            cnn__piece_biases(e, piece);
+        else
+            cnn__piece_slots(e, piece);
+    }
 }
 
 /* ---- passes ---- */
@@ -7811,7 +7823,7 @@ static cnn_status cnn__cpu_backward(const char *where, const cnn_net *net, cnn_w
     e.back = 1;
     cnn__prepare(&e);
     cnn__parallel(ws->threads, cnn__min(ws->slots, cnn__units(e.n)), cnn__backward_task, &e);
-    cnn__parallel(ws->threads, ws->pieces, cnn__piece_task, &e);
+    cnn__parallel(ws->threads, ws->threads, cnn__piece_task, &e);
     return CNN_OK;
 }
 
@@ -8009,7 +8021,7 @@ static cnn_status cnn__cpu_train_batch(const char *where, const cnn_net *net, cn
         return cnn__fail(CNN_ERR_DIVERGED,
                          "%s: the loss is %g: the training diverged; try a smaller learning rate", where,
                          sum);
-    cnn__parallel(ws->threads, ws->pieces, cnn__piece_task, &e);
+    cnn__parallel(ws->threads, ws->threads, cnn__piece_task, &e);
     cnn__add_blocks(&e, loss, correct);
     return CNN_OK;
 }
