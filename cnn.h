@@ -1791,7 +1791,8 @@ CNN__COLD static void CNN__FN(cnn__depthwise_rest)(const cnn__depthwise *a) {
 static void CNN__FN(cnn__depthwise_dot)(const cnn__depthwise *a) {
     const cnn__stretch *s = a->stretch;
     for (int k = 0, columns = 0; k < a->stretches; k += columns) {
-        columns = k + 2 < a->stretches && s[k + 2].rows == 3 ? 3 : 1; /* the tallest come first */
+        columns =
+            CNN__V > 1 && k + 2 < a->stretches && s[k + 2].rows == 3 ? 3 : 1; /* the tallest come first */
         if (columns == 3)
             CNN__FN(cnn__depthwise_columns)(a, k, 3, 3);
         else if (s[k].rows == 3)
@@ -2021,7 +2022,7 @@ static void CNN__FN(cnn__copy)(const float *from, size_t from_pitch, float *to, 
 }
 
 /* n <= V elements of a row, every one or, for step 2, every other. */
-CNN__INLINE CNN__VEC CNN__FN(cnn__strided)(const float *x, int step, int n) {
+static CNN__VEC CNN__FN(cnn__strided)(const float *x, int step, int n) {
     const int span = (n - 1) * step + 1;
     const CNN__VEC u = CNN__LOAD_UP_TO(x, span < CNN__V ? span : CNN__V);
     if (step == 1)
@@ -2471,7 +2472,7 @@ CNN__INLINE void CNN__FN(cnn__pool_pairs)(const cnn__pool *p, const float *x, fl
 }
 
 /* 2*n elements of a row, n <= V: element 2*i is lane i of even, the next that of odd. */
-CNN__INLINE void CNN__FN(cnn__spread)(float *x, int n, CNN__VEC even, CNN__VEC odd) {
+static void CNN__FN(cnn__spread)(float *x, int n, CNN__VEC even, CNN__VEC odd) {
     CNN__STORE_UP_TO(x, CNN__ZIP_LOW(even, odd), 2 * n < CNN__V ? 2 * n : CNN__V);
     if (2 * n > CNN__V)
         CNN__STORE_UP_TO(x + CNN__V, CNN__ZIP_HIGH(even, odd), 2 * n - CNN__V);
@@ -2508,7 +2509,7 @@ CNN__INLINE void CNN__FN(cnn__pool_pairs_backward)(const cnn__pool *p, const flo
 /* indices, or NULL: of planes. */
 static void CNN__FN(cnn__maxpool)(const cnn__pool *p, const float *x, float *y, int *indices, int c,
                                   int cell) {
-    const int pairs = p->tiled && p->kh == 2 && p->kw == 2;
+    const int pairs = CNN__V > 1 && p->tiled && p->kh == 2 && p->kw == 2;
     if (cell == 1 && pairs && !indices) {
         CNN__FN(cnn__pool_pairs)(p, x, y, c, 1);
         return;
@@ -2544,7 +2545,7 @@ static void CNN__FN(cnn__maxpool)(const cnn__pool *p, const float *x, float *y, 
 static void CNN__FN(cnn__maxpool_backward)(const cnn__pool *p, const float *x, const float *y,
                                            const float *dy, float *dx, int c, int cell) {
     const size_t plane = (size_t)p->h * (size_t)p->w * (size_t)cell;
-    const int pairs = p->tiled && p->kh == 2 && p->kw == 2;
+    const int pairs = CNN__V > 1 && p->tiled && p->kh == 2 && p->kw == 2;
     if (!pairs || !p->covers)
         memset(dx, 0, (size_t)c * plane * sizeof(float));
     if (pairs && cell == 1) {
@@ -2581,7 +2582,7 @@ static void CNN__FN(cnn__avgpool)(const cnn__pool *p, const float *x, float *y, 
         CNN__FN(cnn__pool_pairs)(p, x, y, c, 0);
         return;
     }
-    if (p->tiled && p->kh == 2 && p->kw == 2) {
+    if (CNN__V > 1 && p->tiled && p->kh == 2 && p->kw == 2) {
         CNN__FN(cnn__avgpool_tiled)(p, x, y, c, cell, 2, 2);
         return;
     }
@@ -2603,7 +2604,7 @@ static void CNN__FN(cnn__avgpool)(const cnn__pool *p, const float *x, float *y, 
 }
 
 static void CNN__FN(cnn__avgpool_backward)(const cnn__pool *p, const float *dy, float *dx, int c, int cell) {
-    const int pairs = p->tiled && p->kh == 2 && p->kw == 2;
+    const int pairs = CNN__V > 1 && p->tiled && p->kh == 2 && p->kw == 2;
     if (!pairs || !p->covers)
         memset(dx, 0, (size_t)c * (size_t)p->h * (size_t)p->w * (size_t)cell * sizeof(float));
     if (pairs && cell == 1) {
