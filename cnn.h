@@ -607,21 +607,21 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__GATHER_ROWS    32      /* rows from which that pays */
 #define CNN__WINO_INPUT     2000000 /* transformed inputs in a run of tiles, floats */
 #define CNN__WINO_WEIGHTS   450000  /* transformed weights at a time, floats */
-#define CNN__WINO_CACHED    150000  /* transformed weight gradients that are to stay in the cache, floats */
-#define CNN__WINO_SUMS      2500000 /* transformed weight gradients at a time, where they pass through, floats */
-#define CNN__STRIP_FLOATS   131072 /* a packed strip of a plane */
-#define CNN__SLOT_WEIGHTS   16384  /* of a planar convolution, whose dw is summed in slots of images */
-#define CNN__SHORT_RUN      8      /* floats of a kernel's row, all channels, too few for a vector */
-#define CNN__DOT_PIXELS     512    /* of a 1x1 convolution whose dw is taken by dot products */
-#define CNN__STRIP_COLUMNS  96     /* outputs below which a strip is not worth cutting off */
-#define CNN__STRIP_ROWS     4      /* most rows in a strip; going backward, in half of one */
-#define CNN__STRIP_CHANNELS 4      /* going backward, most channels of a strip at a time */
-#define CNN__STRIP_WEIGHTS  512    /* most weights whose gradient is taken by strips: 32 KiB of lanes */
-#define CNN__BAND           8      /* output rows of a depthwise tile */
-#define CNN__TALL           3      /* most rows of a kernel that share a load in it */
-#define CNN__BAND_FLOATS    6144   /* a packed strip of a depthwise plane: half of the first-level cache */
-#define CNN__MULTIPLIER     4      /* outputs of a depthwise channel beyond which it is a product */
-#define CNN__SLOT_BYTES     64e6 /* what a workspace spends on partial gradients beyond its first four slots */
+#define CNN__WINO_CACHED    150000  /* transformed gradients of weights that stay in the cache, floats */
+#define CNN__WINO_SUMS      2500000 /* those that may pass through it at a time, floats */
+#define CNN__STRIP_FLOATS   131072  /* a packed strip of a plane */
+#define CNN__SLOT_WEIGHTS   16384   /* of a planar convolution, whose dw is summed in slots of images */
+#define CNN__SHORT_RUN      8       /* floats of a kernel's row, all channels, too few for a vector */
+#define CNN__DOT_PIXELS     512     /* of a 1x1 convolution whose dw is taken by dot products */
+#define CNN__STRIP_COLUMNS  96      /* outputs below which a strip is not worth cutting off */
+#define CNN__STRIP_ROWS     4       /* most rows in a strip; going backward, in half of one */
+#define CNN__STRIP_CHANNELS 4       /* going backward, most channels of a strip at a time */
+#define CNN__STRIP_WEIGHTS  512     /* most weights whose gradient is taken by strips: 32 KiB of lanes */
+#define CNN__BAND           8       /* output rows of a depthwise tile */
+#define CNN__TALL           3       /* most rows of a kernel that share a load in it */
+#define CNN__BAND_FLOATS    6144    /* a packed strip of a depthwise plane: half of the first-level cache */
+#define CNN__MULTIPLIER     4       /* outputs of a depthwise channel beyond which it is a product */
+#define CNN__SLOT_BYTES     64e6    /* what a workspace spends on partial gradients beyond four slots */
 
 /* ---- >>platform ------------------------------------------------------------------------------------ */
 
@@ -1120,14 +1120,14 @@ typedef struct cnn__dot {
     ptrdiff_t gm, gk;
 } cnn__dot;
 
-/* A stretch of a depthwise kernel's column: `rows` elements w[at[e]] that see the packed rows x + tap + e*xr. */
+/* A stretch of a depthwise kernel's column: `rows` elements w[at[e]] that see packed rows x + tap + e*xr. */
 typedef struct cnn__stretch {
     int tap, rows, at[CNN__TALL];
 } cnn__stretch;
 
-/* y[i*yr + p] = bias + sum over the stretches k, and e < rows of each, of w[CNN__TALL*k + e] * x[tap + (i +
-   e)*xr + p],
-   i < lines, p < n. x may be read on to the end of the last vector and to a multiple of CNN__BAND lines.
+/* y[i*yr + p] = bias + sum over the stretches k, and e < rows of each, of
+     w[CNN__TALL*k + e] * x[tap + (i + e)*xr + p],   i < lines, p < n.
+   x may be read on to the end of the last vector and to a multiple of CNN__BAND lines.
    Or, for dw, vector CNN__TALL*k + e of lanes += y[i*yr + p] * x[same], lane by lane, for stretch k. */
 typedef struct cnn__depthwise {
     int lines, n, stretches;
@@ -1446,8 +1446,8 @@ static void CNN__FN(cnn__product_rest)(const cnn__product *a, size_t p0) {
 #endif
 
 /* Columns v0 to v1 - 1, steps k0 to k1 - 1, with x first gathered: the inputs of a step together, one step
-   after the other, in the first-level cache and aligned, for all rows to use. Where lines end, vectors overlap:
-   each overwrites what its predecessor brought from beyond the end of the line. */
+   after the other, in the first-level cache and aligned, for all rows to use. Where lines end, vectors
+   overlap: each overwrites what its predecessor brought from beyond the end of the line. */
 static void CNN__FN(cnn__product_gathered)(const cnn__product *a, int v0, int v1, int k0, int k1, int last,
                                            float *x, const int *tap) {
     const int whole = (int)(a->n / CNN__V),
@@ -1935,7 +1935,7 @@ static void CNN__FN(cnn__wino_output)(const float *m, size_t pitch, int n, float
     }
 }
 
-/* For dw the transforms' adjoints: dg = G^T [sum over tiles of (B^T d B) * (A dy A^T)] G, a lane a channel. */
+/* For dw the transforms' adjoints: dg = G^T [sum over tiles of (B^T d B) * (A dy A^T)] G. Lanes: channels. */
 
 CNN__INLINE void CNN__FN(cnn__wino_gradient1)(const CNN__VEC *d, const int s, CNN__VEC *t) { /* t = A d */
     const CNN__VEC p = CNN__SET1(0.70710678f), q = CNN__SET1(1.41421356f);
@@ -3841,8 +3841,7 @@ static void cnn__conv_backward_w(const cnn__conv *v, const cnn__kernels *k, cons
    Three jobs, each cut into tasks that a thread does alone, with scratch memory of its own: forward a strip
    of one image, or a part of the channels where the image is too small to cut; dx a part of the channels of
    one image, or some of its rows where channels are few; dw a part of the output channels over all images, or
-   the images of a slot, in turn, so that each gradient is summed in one order, whatever the number of threads.
-*/
+   those of a slot, in turn, so that each gradient is summed in one order, whatever the number of threads. */
 typedef struct cnn__conv_call {
     cnn__conv *v;
     const cnn__kernels *k;
@@ -4631,9 +4630,9 @@ static void cnn__wino_weights(const cnn__wino_call *a, const float *weight, int 
     }
 }
 
-/* The padded rows that `lines` rows of tiles need, split into 4x6 phases: pixel (r, s) of a tile's 6x6 lies in
-   phase (r % 4, s), row r / 4 below the tile's own, at the tile's place in reading order. So a vector holds
-   as many tiles as it has lanes, however few there are in a row. */
+/* The padded rows that `lines` rows of tiles need, split into 4x6 phases: pixel (r, s) of a tile's 6x6 lies
+   in phase (r % 4, s), row r / 4 below the tile's own, at the tile's place in reading order. So a vector
+   holds as many tiles as it has lanes, however few there are in a row. */
 static void cnn__wino_phases(const cnn__wino *w, const float *image, int lines, float *phases) {
     const size_t phase = (size_t)w->phase;
     for (int i = 0; i < 4 * lines + 2; i++) {
@@ -7156,8 +7155,8 @@ static const float *cnn__layer_bias(const cnn__pass *e, int layer) {
     return info->biases ? e->net->parameters + e->net->offset[layer] + info->weights : NULL;
 }
 
-/* The layers' weights in panels: a task takes every CNN__PREPARE-th panel of a layer. Layers follow one another,
-   so that each thread gets some of every one. */
+/* The layers' weights in panels: a task takes every CNN__PREPARE-th panel of a layer. Layers follow one
+   another, so that each thread gets some of every one. */
 enum { CNN__PREPARE = 4 };
 
 static void cnn__prepare_task(void *context, int task, int thread) {
