@@ -7104,7 +7104,7 @@ typedef struct cnn__pass {
     const cnn_net *net;
     cnn_workspace *ws;
     const cnn__kernels *k;
-    int n, training;
+    int n, training, threads;
     int back; /* whether a backward pass follows */
     uint64_t seed;
     const cnn_tensor *x, *dy; /* planar input, or */
@@ -7181,7 +7181,7 @@ static void cnn__prepare_task(void *context, int task, int thread) {
 }
 
 static void cnn__prepare(const cnn__pass *e) {
-    cnn__parallel(e->ws->threads, e->net->count * CNN__PREPARE, cnn__prepare_task, (void *)(uintptr_t)e);
+    cnn__parallel(e->threads, e->net->count * CNN__PREPARE, cnn__prepare_task, (void *)(uintptr_t)e);
 }
 
 static void cnn__block_conv(const cnn__pass *e, int layer, const float *x, float *y, float *packed) {
@@ -7654,7 +7654,7 @@ static void cnn__piece_slots(const cnn__pass *e, const cnn__piece *piece) {
 static void cnn__piece_task(void *context, int task, int thread) {
     const cnn__pass *e = (const cnn__pass *)context;
     (void)thread;
-    for (int i = task; i < e->ws->pieces; i += e->ws->threads) {
+    for (int i = task; i < e->ws->pieces; i += e->threads) {
         const cnn__piece *piece = &e->ws->piece[i];
         if (e->net->layers[piece->layer].kind == CNN_LINEAR && piece->count)
             cnn__piece_linear(e, piece);
@@ -7667,6 +7667,26 @@ static void cnn__piece_task(void *context, int task, int thread) {
 
 /* ---- passes ---- */
 
+/* Threads for a pass of n examples: one, where the others would spare it less than it costs to pass the
+   weights and their gradients from core to core, about 12 multiply-accumulates each, or to start them. */
+static int cnn__pass_threads(const cnn_net *net, const cnn_workspace *ws, int n) {
+    const int units = cnn__units(n), blocks = cnn__blocks(n);
+    double macs = 0;
+    int most = 0;
+    for (int i = 0; i < net->count; i++)
+        macs += (double)net->info[i].macs;
+    for (int t = 0; t < ws->threads; t++) {
+        const int first = (int)((int64_t)units * t / ws->threads);
+        const int end = (int)((int64_t)units * (t + 1) / ws->threads);
+        most = cnn__max(most, cnn__min(end, blocks) * CNN__LANES + cnn__max(end - blocks, 0) -
+                                  cnn__min(first, blocks) * CNN__LANES - cnn__max(first - blocks, 0));
+    }
+    const double spared = ((double)n - most) * macs;
+    if (ws->mode == CNN_INFERENCE)
+        return spared < CNN__SMALL_WORK ? 1 : ws->threads;
+    return 3 * spared < 12 * (double)net->parameter_count ? 1 : ws->threads;
+}
+
 static void cnn__pass_begin(cnn__pass *e, const cnn_net *net, cnn_workspace *ws, int n) {
     memset(e, 0, sizeof *e);
     e->net = net;
@@ -7674,6 +7694,7 @@ static void cnn__pass_begin(cnn__pass *e, const cnn_net *net, cnn_workspace *ws,
     e->k = cnn__k();
     e->n = n;
     e->training = ws->mode != CNN_INFERENCE;
+    e->threads = cnn__pass_threads(net, ws, n);
     e->seed = cnn__random(ws->seed, ws->pass);
 }
 
@@ -7762,7 +7783,7 @@ static cnn_status cnn__cpu_forward(const char *where, const cnn_net *net, cnn_wo
     e.y = y;
     e.classes = classes;
     cnn__prepare(&e);
-    cnn__parallel(ws->threads, cnn__units(e.n), cnn__forward_task, &e);
+    cnn__parallel(e.threads, cnn__units(e.n), cnn__forward_task, &e);
     return CNN_OK;
 }
 
@@ -7822,8 +7843,8 @@ static cnn_status cnn__cpu_backward(const char *where, const cnn_net *net, cnn_w
     e.start = CNN__ACCUMULATE;
     e.back = 1;
     cnn__prepare(&e);
-    cnn__parallel(ws->threads, cnn__min(ws->slots, cnn__units(e.n)), cnn__backward_task, &e);
-    cnn__parallel(ws->threads, ws->threads, cnn__piece_task, &e);
+    cnn__parallel(e.threads, cnn__min(ws->slots, cnn__units(e.n)), cnn__backward_task, &e);
+    cnn__parallel(e.threads, e.threads, cnn__piece_task, &e);
     return CNN_OK;
 }
 
@@ -8015,13 +8036,13 @@ static cnn_status cnn__cpu_train_batch(const char *where, const cnn_net *net, cn
     e.start = CNN__ZERO;
     e.back = 1;
     cnn__prepare(&e);
-    cnn__parallel(ws->threads, cnn__min(ws->slots, cnn__units(n)), cnn__train_task, &e);
+    cnn__parallel(e.threads, cnn__min(ws->slots, cnn__units(n)), cnn__train_task, &e);
     cnn__add_blocks(&e, &sum, NULL);
     if (!cnn__finite(sum))
         return cnn__fail(CNN_ERR_DIVERGED,
                          "%s: the loss is %g: the training diverged; try a smaller learning rate", where,
                          sum);
-    cnn__parallel(ws->threads, ws->threads, cnn__piece_task, &e);
+    cnn__parallel(e.threads, e.threads, cnn__piece_task, &e);
     cnn__add_blocks(&e, loss, correct);
     return CNN_OK;
 }
