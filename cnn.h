@@ -271,8 +271,9 @@ CNN_API cnn_status cnn_linear_backward(const cnn_tensor *x, const cnn_tensor *we
 
 /* Activations, element by element; x and y of equal shape, y may be x itself (in place). The backward passes
    take the result y, not x, and work in place too (dx may be dy or y). sigmoid 1/(1 + exp(-x)); tanh; relu
-   max(x, 0), whose gradient at 0 is 0. Of NaN: NaN. Sigmoid, tanh and softmax are right to 4 units in the
-   last place, where the result is neither subnormal nor beyond exp(88). */
+   max(x, 0), whose gradient at 0 is 0. Of NaN: NaN. Sigmoid, tanh and the exponential in softmax are right to
+   4 units in the last place, where the result is neither subnormal nor beyond exp(88); to softmax the
+   roundings of x - max and of the sum are added. */
 CNN_API cnn_status cnn_sigmoid_forward(const cnn_tensor *x, cnn_tensor *y);
 CNN_API cnn_status cnn_sigmoid_backward(const cnn_tensor *y, const cnn_tensor *dy, cnn_tensor *dx);
 CNN_API cnn_status cnn_tanh_forward(const cnn_tensor *x, cnn_tensor *y);
@@ -1175,7 +1176,8 @@ typedef struct cnn__kernels {
                        size_t pitch);
     void (*wino_weight)(const float *g, int n, int steps, int flip, float *to, size_t pitch);
     void (*wino_output)(const float *m, size_t pitch, int n, float bias, float *to);
-    void (*wino_gradient)(const float *dy, size_t row, size_t column, float *to, size_t pitch);
+    void (*wino_gradient)(const float *dy, const ptrdiff_t *row, const ptrdiff_t *column, int n, float *to,
+                          size_t pitch);
     void (*wino_kernel)(const float *m, size_t pitch, float *to);
     void (*product)(const cnn__product *a);
     void (*dot)(const cnn__dot *a);
@@ -1463,14 +1465,15 @@ static void CNN__FN(cnn__product_gathered)(const cnn__product *a, int v0, int v1
         from[count] = cnn__column_at(a, column);
         to[count++] = p;
     }
-    for (int k = k0; k < k1; k++, x += CNN__GATHER) {
+    for (int k = k0; k < k1; k++) {
         const float *at = a->x + a->tap[k - a->first];
+        float *step = x + (k - k0) * CNN__GATHER;
         for (int i = 0; i < count - 1; i++)
-            CNN__STORE(x + to[i], CNN__LOAD(at + from[i]));
-        CNN__STORE(x + to[count - 1],
+            CNN__STORE(step + to[i], CNN__LOAD(at + from[i]));
+        CNN__STORE(step + to[count - 1],
                    CNN__LOAD_LAST(at + from[count - 1], a->slack || v1 <= whole ? all : some));
     }
-    part.x = x - (k1 - k0) * CNN__GATHER;
+    part.x = x;
     part.tap = tap;
     part.first = k0;
     part.steps = k1 - k0;
@@ -1830,27 +1833,55 @@ CNN__INLINE void CNN__FN(cnn__wino_input1)(const CNN__VEC *d, const int s, CNN__
     t[5] = CNN__FMA(sum, d[3 * s], d[s] + d[5 * s]);
 }
 
-/* V tiles side by side, or V channels of one, of which n count. Pixel (a, b) of them lies at x[row[a] +
-   column[b]]. to[(a*6 + b)*pitch + lane]. */
-static void CNN__FN(cnn__wino_input)(const float *x, const ptrdiff_t *row, const ptrdiff_t *column, int n,
-                                     float *to, size_t pitch) {
-    CNN__VEC t[36];
+CNN__INLINE void CNN__FN(cnn__wino_gradient1)(const CNN__VEC *d, const int s, CNN__VEC *t) { /* t = A d */
+    const CNN__VEC p = CNN__SET1(0.70710678f), q = CNN__SET1(1.41421356f);
+    const CNN__VEC a = CNN__FMA(CNN__SET1(0.5f), d[2 * s], d[0]),
+                   b = CNN__FMA(CNN__SET1(2.0f), d[2 * s], d[0]);
+    const CNN__VEC c = p * CNN__FMA(CNN__SET1(0.5f), d[3 * s], d[s]);
+    const CNN__VEC e = q * CNN__FMA(CNN__SET1(2.0f), d[3 * s], d[s]);
+    t[0] = d[0];
+    t[1] = a + c;
+    t[2] = a - c;
+    t[3] = b + e;
+    t[4] = b - e;
+    t[5] = d[3 * s];
+}
+
+/* V tiles side by side, or V channels of one, of which n count, of 6x6 inputs or 4x4 output gradients. Pixel
+   (a, b) of them lies at x[row[a] + column[b]]. to[(a*6 + b)*pitch + lane]. */
+CNN__INLINE void CNN__FN(cnn__wino_tile)(const float *x, const ptrdiff_t *row, const ptrdiff_t *column, int n,
+                                         float *to, size_t pitch, const int side) {
+    CNN__VEC t[36], d[6];
     CNN__UNROLL
-    for (int b = 0; b < 6; b++) {
-        CNN__VEC d[6];
+    for (int b = 0; b < side; b++) {
         CNN__UNROLL
-        for (int a = 0; a < 6; a++)
+        for (int a = 0; a < side; a++)
             d[a] = CNN__LOAD(x + row[a] + column[b]);
-        CNN__FN(cnn__wino_input1)(d, 1, t + b * 6);
+        if (side == 6)
+            CNN__FN(cnn__wino_input1)(d, 1, t + b * 6);
+        else
+            CNN__FN(cnn__wino_gradient1)(d, 1, t + b * 6);
     }
     CNN__UNROLL
     for (int a = 0; a < 6; a++) {
-        CNN__VEC d[6];
-        CNN__FN(cnn__wino_input1)(t + a, 6, d);
+        if (side == 6)
+            CNN__FN(cnn__wino_input1)(t + a, 6, d);
+        else
+            CNN__FN(cnn__wino_gradient1)(t + a, 6, d);
         CNN__UNROLL
         for (int b = 0; b < 6; b++)
             CNN__STORE_UP_TO(to + (size_t)(a * 6 + b) * pitch, d[b], n);
     }
+}
+
+static void CNN__FN(cnn__wino_input)(const float *x, const ptrdiff_t *row, const ptrdiff_t *column, int n,
+                                     float *to, size_t pitch) {
+    CNN__FN(cnn__wino_tile)(x, row, column, n, to, pitch, 6);
+}
+
+static void CNN__FN(cnn__wino_gradient)(const float *x, const ptrdiff_t *row, const ptrdiff_t *column, int n,
+                                        float *to, size_t pitch) {
+    CNN__FN(cnn__wino_tile)(x, row, column, n, to, pitch, 4);
 }
 
 CNN__INLINE void CNN__FN(cnn__wino_weight1)(CNN__VEC g0, CNN__VEC g1, CNN__VEC g2, CNN__VEC *t) { /* G g */
@@ -1936,41 +1967,6 @@ static void CNN__FN(cnn__wino_output)(const float *m, size_t pitch, int n, float
 }
 
 /* For dw the transforms' adjoints: dg = G^T [sum over tiles of (B^T d B) * (A dy A^T)] G. Lanes: channels. */
-
-CNN__INLINE void CNN__FN(cnn__wino_gradient1)(const CNN__VEC *d, const int s, CNN__VEC *t) { /* t = A d */
-    const CNN__VEC p = CNN__SET1(0.70710678f), q = CNN__SET1(1.41421356f);
-    const CNN__VEC a = CNN__FMA(CNN__SET1(0.5f), d[2 * s], d[0]),
-                   b = CNN__FMA(CNN__SET1(2.0f), d[2 * s], d[0]);
-    const CNN__VEC c = p * CNN__FMA(CNN__SET1(0.5f), d[3 * s], d[s]);
-    const CNN__VEC e = q * CNN__FMA(CNN__SET1(2.0f), d[3 * s], d[s]);
-    t[0] = d[0];
-    t[1] = a + c;
-    t[2] = a - c;
-    t[3] = b + e;
-    t[4] = b - e;
-    t[5] = d[3 * s];
-}
-
-/* dy of one tile, pixel (a, b) at dy[a*row + b*column]; to[(a*6 + b)*pitch]. */
-static void CNN__FN(cnn__wino_gradient)(const float *dy, size_t row, size_t column, float *to, size_t pitch) {
-    CNN__VEC t[24];
-    CNN__UNROLL
-    for (int b = 0; b < 4; b++) {
-        CNN__VEC d[4];
-        CNN__UNROLL
-        for (int a = 0; a < 4; a++)
-            d[a] = CNN__LOAD(dy + (size_t)a * row + (size_t)b * column);
-        CNN__FN(cnn__wino_gradient1)(d, 1, t + b * 6);
-    }
-    CNN__UNROLL
-    for (int a = 0; a < 6; a++) {
-        CNN__VEC d[6];
-        CNN__FN(cnn__wino_gradient1)(t + a, 6, d);
-        CNN__UNROLL
-        for (int b = 0; b < 6; b++)
-            CNN__STORE(to + (size_t)(a * 6 + b) * pitch, d[b]);
-    }
-}
 
 CNN__INLINE void CNN__FN(cnn__wino_kernel1)(const CNN__VEC *m, const int s, CNN__VEC *t) { /* t = G^T m */
     const CNN__VEC a = m[s] + m[2 * s], b = m[s] - m[2 * s], c = m[3 * s] + m[4 * s], e = m[3 * s] - m[4 * s];
@@ -2064,8 +2060,9 @@ static float CNN__FN(cnn__sum)(const float *x, size_t n) {
 
 /* exp(sign * x), sign 1 or -1, for sign*x in [-87.3, 88.3], clamped beyond; NaN stays. 2^i * exp(r), r = x -
    i ln 2, |r| <= ln 2 / 2; ln 2 in two parts, so that r is exact to the last bit but one; the polynomial of
-   degree 5 that is 1 at 0 and has the least relative error, 9.2e-8. With its roundings sigmoid, tanh and
-   softmax are right to 4 units in the last place (3.6 seen, in tests/test_operators). */
+   degree 5 that is 1 at 0 and has the least relative error, 9.2e-8. With its roundings sigmoid, tanh and,
+   where x - max is exact, softmax over two are right to 4 units in the last place (3.6 seen, in
+   tests/test_operators). */
 CNN__INLINE CNN__VEC CNN__FN(cnn__exp)(CNN__VEC x, const float sign) {
     x = CNN__MIN(CNN__SET1(sign > 0 ? 88.3f : 87.3f), CNN__MAX(CNN__SET1(sign > 0 ? -87.3f : -88.3f), x));
     const CNN__VEC magic = CNN__SET1(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
@@ -3545,13 +3542,10 @@ static void cnn__pack_image(const cnn__conv *v, const float *x, int c0, int c1, 
         }
 }
 
-/* Packs rows row0 to row0 + v->rows - 1 of the phases of channels c0..c1-1 of a group's image x; rows beyond
-   the padded image become zeros. */
-static void cnn__pack(const cnn__conv *v, const float *x, int c0, int c1, int row0, float *packed) {
+/* cnn__pack where the zeros are there already, from an image packed in the same place before. */
+static void cnn__repack(const cnn__conv *v, const float *x, int c0, int c1, int row0, float *packed) {
     const size_t row = (size_t)v->x_pitch;
     if (cnn__pack_plain(v)) {
-        memset(packed + (size_t)c0 * (size_t)v->plane, 0,
-               (size_t)(c1 - c0) * (size_t)v->plane * sizeof(float));
         cnn__pack_image(v, x, c0, c1, row0, packed);
         return;
     }
@@ -3571,6 +3565,15 @@ static void cnn__pack(const cnn__conv *v, const float *x, int c0, int c1, int ro
                         cnn__pack_row(v, src, s, dst);
                 }
             }
+}
+
+/* Packs rows row0 to row0 + v->rows - 1 of the phases of channels c0..c1-1 of a group's image x; rows beyond
+   the padded image become zeros. */
+static void cnn__pack(const cnn__conv *v, const float *x, int c0, int c1, int row0, float *packed) {
+    if (cnn__pack_plain(v))
+        memset(packed + (size_t)c0 * (size_t)v->plane, 0,
+               (size_t)(c1 - c0) * (size_t)v->plane * sizeof(float));
+    cnn__repack(v, x, c0, c1, row0, packed);
 }
 
 /* The adjoint of packing a row: every packed pixel is added to the one it was a copy of. */
@@ -4387,10 +4390,7 @@ static float *cnn__depthwise_strip(const cnn__conv_call *a, int unit, int strip,
     float *packed = cnn__conv_scratch(a, thread, strip + 1, &have);
     if (!have)
         memset(packed, 0, a->stride - CNN__ALIGN);
-    if (cnn__pack_plain(v))
-        cnn__pack_image(v, x, 0, v->c, row0, packed);
-    else
-        cnn__pack(v, x, 0, v->c, row0, packed);
+    cnn__repack(v, x, 0, v->c, row0, packed);
     memset(d, 0, sizeof *d);
     d->lines = cnn__min(v->strip, v->oh - row0);
     d->n = v->ow;
@@ -4658,10 +4658,7 @@ static void cnn__wino_inputs(const cnn__wino_call *a, const float *x, int t0, in
     }
     memset(image, 0, (size_t)w->v.plane * sizeof(float)); /* the padding stays from channel to channel */
     for (int c = 0; c < w->steps; c++, x += plane) {
-        if (cnn__pack_plain(&w->v))
-            cnn__pack_image(&w->v, x, 0, 1, 4 * first, image);
-        else
-            cnn__pack(&w->v, x, 0, 1, 4 * first, image);
+        cnn__repack(&w->v, x, 0, 1, 4 * first, image);
         cnn__wino_phases(w, image, lines, phases);
         for (int t = t0; t < t1; t += lanes)
             a->k->wino_input(phases + (t - first * w->across), row, column, cnn__min(lanes, t1 - t),
@@ -4874,13 +4871,9 @@ static void cnn__wino_dw_transform(const cnn__wino_dw *w, const cnn__conv *v, co
         cnn__to_pixels(v, x + (size_t)(i / down) * unit, 4 * at + have, size - have,
                        pixels + (size_t)have * line);
         for (int j = 0; j < w->across; j++, to += c_pitch)
-            for (size_t m = 0; m < c; m += (size_t)k->lanes) {
-                const float *from = pixels + (size_t)(4 * j) * c + m;
-                if (size == 6)
-                    k->wino_input(from, row, column, k->lanes, to + m, pitch);
-                else
-                    k->wino_gradient(from, line, c, to + m, pitch);
-            }
+            for (size_t m = 0; m < c; m += (size_t)k->lanes)
+                (size == 6 ? k->wino_input : k->wino_gradient)(pixels + (size_t)(4 * j) * c + m, row, column,
+                                                               k->lanes, to + m, pitch);
     }
 }
 
