@@ -622,6 +622,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__TALL           3       /* most rows of a kernel that share a load in it */
 #define CNN__BAND_FLOATS    6144    /* a packed strip of a depthwise plane: half of the first-level cache */
 #define CNN__MULTIPLIER     4       /* outputs of a depthwise channel beyond which it is a product */
+#define CNN__BEYOND         10      /* most positions of a tile with outputs as lanes */
 #define CNN__SLOT_BYTES     64e6    /* what a workspace spends on partial gradients beyond four slots */
 
 /* ---- >>platform ------------------------------------------------------------------------------------ */
@@ -1121,6 +1122,18 @@ typedef struct cnn__dot {
     ptrdiff_t gm, gk;
 } cnn__dot;
 
+/* With outputs as lanes, for images too narrow to fill vectors:
+     y[(i*n + m)*CNN__LANES + o] = bias[o] + sum over k of x[tap[k] + i*xr + m] * w[k*CNN__LANES + o],
+   i < lines, m < n, o < CNN__LANES. Each sum runs over k in order. x may be read, and y written, as far as
+   CNN__BEYOND positions after the last. */
+typedef struct cnn__pixels {
+    int lines, n, steps;
+    const int *tap;
+    const float *x, *w, *bias;
+    ptrdiff_t xr;
+    float *y;
+} cnn__pixels;
+
 /* A stretch of a depthwise kernel's column: `rows` elements w[at[e]] that see packed rows x + tap + e*xr. */
 typedef struct cnn__stretch {
     int tap, rows, at[CNN__TALL];
@@ -1181,6 +1194,8 @@ typedef struct cnn__kernels {
     void (*wino_kernel)(const float *m, size_t pitch, float *to);
     void (*product)(const cnn__product *a);
     void (*dot)(const cnn__dot *a);
+    void (*pixels)(const cnn__pixels *a);
+    void (*matrix_vector)(const float *w, const float *x, const float *bias, float *y, int rows, int n);
     void (*depthwise)(const cnn__depthwise *a);
     void (*depthwise_dot)(const cnn__depthwise *a);
     void (*fold)(const float *lanes, float *g, size_t n);
@@ -1659,6 +1674,73 @@ static void CNN__FN(cnn__dot_run)(const cnn__dot *a) {
     }
 }
 
+/* Positions of a tile with outputs as lanes: steps of two from the least to the most. */
+#if CNN__V == 16
+#define CNN__PIXELS_LEAST 4
+#define CNN__PIXELS_MOST  10
+#elif CNN__V == 8 || (CNN__V == 4 && CNN__REGISTERS >= 32)
+#define CNN__PIXELS_LEAST 4
+#define CNN__PIXELS_MOST  6
+#else
+#define CNN__PIXELS_LEAST (CNN__V == 1 ? 1 : 2)
+#define CNN__PIXELS_MOST  CNN__PIXELS_LEAST
+#endif
+
+/* A tile of MR positions: a broadcast of each for a step, as cnn__tile with its roles exchanged. */
+CNN__INLINE void CNN__FN(cnn__pixels_tile)(const cnn__pixels *a, const float *x, float *y, const int MR) {
+    enum { NV = CNN__LANES / CNN__V };
+    CNN__VEC acc[CNN__BEYOND][NV];
+    const int *CNN__RESTRICT tap = a->tap;
+    const float *CNN__RESTRICT w = a->w;
+    const int steps = a->steps;
+    CNN__UNROLL
+    for (int m = 0; m < MR; m++) {
+        CNN__UNROLL
+        for (int j = 0; j < NV; j++)
+            acc[m][j] = CNN__LOAD(a->bias + j * CNN__V);
+    }
+    for (int k = 0; k < steps; k++, w += CNN__LANES) {
+        const float *xk = x + tap[k];
+        CNN__VEC v[NV];
+        CNN__UNROLL
+        for (int j = 0; j < NV; j++)
+            v[j] = CNN__LOAD(w + j * CNN__V);
+        CNN__UNROLL
+        for (int m = 0; m < MR; m++) {
+            const CNN__VEC b = CNN__SET1(xk[m]);
+            CNN__UNROLL
+            for (int j = 0; j < NV; j++)
+                acc[m][j] = CNN__FMA(b, v[j], acc[m][j]);
+        }
+    }
+    CNN__UNROLL
+    for (int m = 0; m < MR; m++) {
+        CNN__UNROLL
+        for (int j = 0; j < NV; j++)
+            CNN__STORE(y + m * CNN__LANES + j * CNN__V, acc[m][j]);
+    }
+}
+
+/* A tile may go beyond the end of its line; the next line's tiles then put that right. */
+static void CNN__FN(cnn__pixels)(const cnn__pixels *a) {
+    for (int i = 0; i < a->lines; i++) {
+        const float *x = a->x + i * a->xr;
+        float *y = a->y + (ptrdiff_t)i * a->n * CNN__LANES;
+        for (int left = a->n, mr = 0; left > 0; left -= mr, x += mr, y += mr * CNN__LANES) {
+            for (mr = CNN__PIXELS_LEAST; mr < left && mr < CNN__PIXELS_MOST;)
+                mr += 2;
+            if (CNN__PIXELS_MOST > 6 && mr == 10)
+                CNN__FN(cnn__pixels_tile)(a, x, y, 10);
+            else if (CNN__PIXELS_MOST > 6 && mr == 8)
+                CNN__FN(cnn__pixels_tile)(a, x, y, 8);
+            else if (CNN__PIXELS_MOST > 4 && mr == 6)
+                CNN__FN(cnn__pixels_tile)(a, x, y, 6);
+            else
+                CNN__FN(cnn__pixels_tile)(a, x, y, CNN__PIXELS_LEAST);
+        }
+    }
+}
+
 /* A stretch of ROWS rows for a vector of all of a band's lines: what is loaded serves ROWS of them. */
 CNN__INLINE void CNN__FN(cnn__depthwise_stretch)(const float *x, ptrdiff_t xr, const float *w, CNN__VEC *acc,
                                                  const int ROWS) {
@@ -2007,13 +2089,14 @@ static void CNN__FN(cnn__fold)(const float *lanes, float *g, size_t n) {
 /* Rows of n floats; short ones, for which a call of memcpy each is too much. */
 static void CNN__FN(cnn__copy)(const float *from, size_t from_pitch, float *to, size_t to_pitch, size_t n,
                                int rows) {
-    const size_t whole = n / CNN__V * CNN__V;
-    const int rest = (int)(n - whole);
     for (; rows > 0; rows--, from += from_pitch, to += to_pitch) {
-        for (size_t i = 0; i < whole; i += CNN__V)
+        size_t i = 0;
+        for (; i + CNN__V <= n; i += CNN__V)
             CNN__STORE(to + i, CNN__LOAD(from + i));
-        if (rest)
-            CNN__STORE_N(to + whole, CNN__LOAD_N(from + whole, rest), rest);
+        if (i < n && n > CNN__V) /* once more some of what the vector before has copied */
+            CNN__STORE(to + n - CNN__V, CNN__LOAD(from + n - CNN__V));
+        else if (i < n)
+            CNN__STORE_N(to, CNN__LOAD_N(from, (int)n), (int)n);
     }
 }
 
@@ -2173,17 +2256,62 @@ static void CNN__FN(cnn__softmax_at)(const float *x, float *y, float *max, float
         CNN__STORE_UP_TO(sum, total, r);
 }
 
+/* The sums, or the maxima, of neighbouring lanes of 2*n vectors, in n. */
+CNN__INLINE void CNN__FN(cnn__halve)(CNN__VEC *v, const int n, const int max) {
+    CNN__UNROLL
+    for (int i = 0; i < n; i++) {
+        const CNN__VEC a = CNN__EVEN(v[2 * i], v[2 * i + 1]), b = CNN__ODD(v[2 * i], v[2 * i + 1]);
+        if (max)
+            v[i] = CNN__MAX_NAN(a, b);
+        else
+            v[i] = a + b;
+    }
+}
+
 /* Lane i of the result: the sum, or the maximum, of the lanes of v[i], i < V. Spoils v. */
 CNN__INLINE CNN__VEC CNN__FN(cnn__across)(CNN__VEC *v, const int max) {
-    for (int n = CNN__V / 2; n > 0; n /= 2)
-        for (int i = 0; i < n; i++) {
-            const CNN__VEC a = CNN__EVEN(v[2 * i], v[2 * i + 1]), b = CNN__ODD(v[2 * i], v[2 * i + 1]);
-            if (max)
-                v[i] = CNN__MAX_NAN(a, b);
-            else
-                v[i] = a + b;
-        }
+    if (CNN__V >= 16)
+        CNN__FN(cnn__halve)(v, 8, max);
+    if (CNN__V >= 8)
+        CNN__FN(cnn__halve)(v, 4, max);
+    if (CNN__V >= 4) {
+        CNN__FN(cnn__halve)(v, 2, max);
+        CNN__FN(cnn__halve)(v, 1, max);
+    }
     return v[0];
+}
+
+/* y[m] = bias[m] + sum over k < n of w[m*n + k] * x[k], m < rows; bias may be NULL. V rows at a time, one of them
+   again and again where fewer are left, so that as many loads are under way. */
+static void CNN__FN(cnn__matrix_vector)(const float *w, const float *x, const float *bias, float *y, int rows,
+                                        int n) {
+    const int whole = n / CNN__V * CNN__V;
+    for (int m = 0; m < rows; m += CNN__V) {
+        const int left = rows - m < CNN__V ? rows - m : CNN__V;
+        const float *row[CNN__V];
+        CNN__VEC acc[CNN__V];
+        CNN__UNROLL
+        for (int i = 0; i < CNN__V; i++) {
+            row[i] = w + (ptrdiff_t)(m + (i < left ? i : 0)) * n;
+            acc[i] = CNN__SET1(0.0f);
+        }
+        for (int k = 0; k < whole; k += CNN__V) {
+            const CNN__VEC v = CNN__LOAD(x + k);
+            CNN__UNROLL
+            for (int i = 0; i < CNN__V; i++)
+                acc[i] = CNN__FMA(CNN__LOAD(row[i] + k), v, acc[i]);
+        }
+        if (whole < n) {
+            const CNN__VEC v = CNN__LOAD_N(x + whole, n - whole);
+            CNN__UNROLL
+            for (int i = 0; i < CNN__V; i++)
+                acc[i] = CNN__FMA(CNN__LOAD_N(row[i] + whole, n - whole), v, acc[i]);
+        }
+        CNN__VEC sum = CNN__FN(cnn__across)(acc, 0);
+        if (bias)
+            sum = sum + CNN__LOAD_UP_TO(bias + m, left);
+        CNN__STORE_UP_TO(y + m, sum, left);
+    }
 }
 
 /* Softmax of n <= V samples of c values side by side: vectors run along a sample, whose maximum and sum come
@@ -2445,7 +2573,9 @@ CNN__INLINE void CNN__FN(cnn__pool_pairs)(const cnn__pool *p, const float *x, fl
     const CNN__VEC quarter = CNN__SET1(0.25f);
     for (; c > 0; c--, x += (size_t)(p->h - 2 * p->oh) * (size_t)p->w)
         for (int oh = 0; oh < p->oh; oh++, x += 2 * (size_t)p->w, y += p->ow)
-            for (int ow = 0; ow < p->ow; ow += CNN__V) {
+            for (int next = 0; next < p->ow; next += CNN__V) {
+                /* the last vector whole if it can be: masked stores are slow */
+                const int ow = next + CNN__V > p->ow && p->ow > CNN__V ? p->ow - CNN__V : next;
                 const int r = p->ow - ow < CNN__V ? p->ow - ow : CNN__V,
                           most = 2 * r < CNN__V ? 2 * r : CNN__V;
                 const float *a = x + 2 * ow, *b = a + p->w;
@@ -2680,6 +2810,8 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
                                                    CNN__WINOGRAD(kernel),
                                                    CNN__FN(cnn__product_run),
                                                    CNN__FN(cnn__dot_run),
+                                                   CNN__FN(cnn__pixels),
+                                                   CNN__FN(cnn__matrix_vector),
                                                    CNN__FN(cnn__depthwise),
                                                    CNN__FN(cnn__depthwise_dot),
                                                    CNN__FN(cnn__fold),
@@ -2741,6 +2873,8 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
 #undef CNN__LOAD_UP_TO
 #undef CNN__STORE_UP_TO
 #undef CNN__DOT_TILES
+#undef CNN__PIXELS_LEAST
+#undef CNN__PIXELS_MOST
 #endif /* CNN__INSTANCE */
 
 #if defined(CNN_IMPLEMENTATION) && !defined(CNN__IMPLEMENTATION_ENDED) && !defined(CNN__INSTANCE)
@@ -3330,6 +3464,10 @@ CNN__COLD static cnn_status cnn__check_padding(const char *where, int pad, int s
     return CNN_OK;
 }
 
+static size_t cnn__padded(size_t floats) {
+    return cnn__round_up(floats, CNN__ALIGN / sizeof(float));
+}
+
 /* Sets the strip to so many output rows, and what follows from it. */
 static void cnn__conv_strips(cnn__conv *v, int strip) {
     v->strip = strip;
@@ -3632,21 +3770,28 @@ static void cnn__unpack(const cnn__conv *v, const cnn__kernels *k, const float *
             }
 }
 
-/* to[j][i] = from[i][j] of 4x4 floats; rows of `from` and `to` at these pitches. */
-CNN__INLINE void cnn__transpose4(const float *from, size_t from_pitch, float *to, size_t to_pitch) {
+/* to[j][i] = row i[j] of 4x4 floats; rows of `to` at this pitch. */
+CNN__INLINE void cnn__transpose4_rows(const float *row0, const float *row1, const float *row2,
+                                      const float *row3, float *to, size_t pitch) {
 #if CNN__X86
-    __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + from_pitch);
-    __m128 c = _mm_loadu_ps(from + 2 * from_pitch), d = _mm_loadu_ps(from + 3 * from_pitch);
+    __m128 a = _mm_loadu_ps(row0), b = _mm_loadu_ps(row1), c = _mm_loadu_ps(row2), d = _mm_loadu_ps(row3);
     _MM_TRANSPOSE4_PS(a, b, c, d);
     _mm_storeu_ps(to, a);
-    _mm_storeu_ps(to + to_pitch, b);
-    _mm_storeu_ps(to + 2 * to_pitch, c);
-    _mm_storeu_ps(to + 3 * to_pitch, d);
+    _mm_storeu_ps(to + pitch, b);
+    _mm_storeu_ps(to + 2 * pitch, c);
+    _mm_storeu_ps(to + 3 * pitch, d);
 #else
-    for (size_t i = 0; i < 4; i++)
-        for (size_t j = 0; j < 4; j++)
-            to[j * to_pitch + i] = from[i * from_pitch + j];
+    for (size_t j = 0; j < 4; j++, to += pitch) {
+        to[0] = row0[j];
+        to[1] = row1[j];
+        to[2] = row2[j];
+        to[3] = row3[j];
+    }
 #endif
+}
+
+CNN__INLINE void cnn__transpose4(const float *from, size_t from_pitch, float *to, size_t to_pitch) {
+    cnn__transpose4_rows(from, from + from_pitch, from + 2 * from_pitch, from + 3 * from_pitch, to, to_pitch);
 }
 
 /* The first two rows of that. */
@@ -3662,6 +3807,43 @@ CNN__INLINE void cnn__transpose2(const float *from, size_t from_pitch, float *to
         for (size_t j = 0; j < 2; j++)
             to[j * to_pitch + i] = from[i * from_pitch + j];
 #endif
+}
+
+/* A block of f features, [f][cell], to `count` rows of f values at a pitch. */
+static void cnn__rows_from_block(const float *block, size_t f, int cell, int count, float *rows,
+                                 size_t pitch) {
+    const size_t whole = f / 4 * 4;
+    int s = 0;
+    if (cell == 1) {
+        memcpy(rows, block, f * sizeof(float));
+        return;
+    }
+    for (; s + 4 <= count; s += 4)
+        for (size_t i = 0; i < whole; i += 4)
+            cnn__transpose4(block + i * CNN__LANES + (size_t)s, CNN__LANES, rows + (size_t)s * pitch + i,
+                            pitch);
+    const int done = s;
+    for (s = 0; s < count; s++)
+        for (size_t i = s < done ? whole : 0; i < f; i++)
+            rows[(size_t)s * pitch + i] = block[i * CNN__LANES + (size_t)s];
+}
+
+/* And back. Lanes beyond count are zeros. */
+static void cnn__block_from_rows(const float *const *row, size_t f, int cell, int count, float *block) {
+    if (cell == 1) {
+        memcpy(block, row[0], f * sizeof(float));
+        return;
+    }
+    const size_t whole = f / 4 * 4;
+    int s = 0;
+    for (; s + 4 <= count; s += 4)
+        for (size_t i = 0; i < whole; i += 4)
+            cnn__transpose4_rows(row[s] + i, row[s + 1] + i, row[s + 2] + i, row[s + 3] + i,
+                                 block + i * CNN__LANES + (size_t)s, CNN__LANES);
+    const int done = s;
+    for (s = 0; s < CNN__LANES; s++)
+        for (size_t i = s < done ? whole : 0; i < f; i++)
+            block[i * CNN__LANES + (size_t)s] = s < count ? row[s][i] : 0.0f;
 }
 
 /* ---- >>conv ------------------------------------------------------------------------------------------
@@ -3701,12 +3883,6 @@ static void cnn__panels(const cnn__kernels *k, const float *w, size_t rs, size_t
 
 /* A block's products. The panels, and dw, are the group's; packed is the group's packed image. */
 
-/* Whether the lines of a single example's rows fill vectors so badly that gathering pays. */
-static int cnn__short_lines(const cnn__conv *v, const cnn__kernels *k) {
-    const int vectors = cnn__ceil_div(v->ow, k->lanes);
-    return v->cell == 1 && v->lines > 1 && v->o >= 8 && 4 * vectors * k->lanes > 5 * v->ow;
-}
-
 /* All output channels of the group, lines i0..i1-1. bias, of the group, may be NULL. */
 static void cnn__conv_forward(const cnn__conv *v, const cnn__kernels *k, const float *packed,
                               const float *panels, const float *bias, int i0, int i1, float *y) {
@@ -3722,17 +3898,81 @@ static void cnn__conv_forward(const cnn__conv *v, const cnn__kernels *k, const f
     a.start = bias ? CNN__BIAS : CNN__ZERO;
     a.ym = v->y_plane;
     a.slack = 1;
-    if (cnn__short_lines(v, k)) {
-        a.line = v->ow;
-        a.pitch = v->x_pitch;
-        a.n = (size_t)(i1 - i0) * (size_t)v->ow;
-        i1 = i0 + 1;
-    }
     for (int i = i0; i < i1; i++) {
         a.x = packed + (size_t)i * (size_t)v->x_pitch;
         a.y = y + (size_t)i * (size_t)v->y_pitch;
         k->product(&a);
     }
+}
+
+/* A single example's rows are too short for vectors. So its outputs are their lanes, or, where those are too
+   few, its rows lie in one line at the packed image's pitch: whichever fills more lanes. */
+static int cnn__outputs_as_lanes(const cnn__conv *v) {
+    const double lanes = (double)cnn__ceil_div(v->o, CNN__LANES) * CNN__LANES;
+    return v->cell == 1 && v->lines > 1 && (double)v->o / lanes > (double)v->ow / v->wq;
+}
+
+/* Floats of a single example's products before they take their places. */
+static size_t cnn__single_floats(const cnn__conv *v) {
+    if (cnn__outputs_as_lanes(v))
+        return CNN__LANES * ((size_t)v->oh * (size_t)v->ow + CNN__BEYOND);
+    return v->lines > 1 ? (size_t)v->o * cnn__padded((size_t)v->oh * (size_t)v->wq) : 0;
+}
+
+static size_t cnn__single_packed(const cnn__conv *v) {
+    return v->direct ? 0 : cnn__padded((size_t)v->c * (size_t)v->plane + CNN__LANES);
+}
+
+/* The weights with outputs as lanes; rows of zeros where the last are fewer. */
+static size_t cnn__single_weights(const cnn__conv *v) {
+    const size_t panels = (size_t)v->groups * (size_t)cnn__ceil_div(v->o, CNN__LANES);
+    return cnn__outputs_as_lanes(v) ? panels * (size_t)v->steps * CNN__LANES : 0;
+}
+
+static void cnn__single_panels(const cnn__conv *v, const float *weight, float *to) {
+    for (int o = 0; o < v->o; o += CNN__LANES, to += (size_t)v->steps * CNN__LANES) {
+        const int count = cnn__min(v->o - o, CNN__LANES);
+        const float *row[CNN__LANES];
+        for (int i = 0; i < count; i++)
+            row[i] = weight + (size_t)(o + i) * (size_t)v->steps;
+        cnn__block_from_rows(row, (size_t)v->steps, CNN__LANES, count, to);
+    }
+}
+
+static void cnn__single_lanes(const cnn__conv *v, const cnn__kernels *k, const float *x, const float *panels,
+                              const float *bias, int rows, float *scratch, float *y) {
+    float own[CNN__LANES] = {0};
+    cnn__pixels a = {rows, v->ow, v->steps, v->tap, x, panels, own, v->x_pitch, scratch};
+    for (int o = 0; o < v->o; o += CNN__LANES, a.w += (size_t)v->steps * CNN__LANES) {
+        const int count = cnn__min(v->o - o, CNN__LANES);
+        for (int i = 0; bias && i < count; i++)
+            own[i] = bias[o + i];
+        k->pixels(&a);
+        cnn__rows_from_block(scratch, (size_t)rows * (size_t)v->ow, CNN__LANES, count,
+                             y + (size_t)o * (size_t)v->y_plane, (size_t)v->y_plane);
+    }
+}
+
+static void cnn__single_line(const cnn__conv *v, const cnn__kernels *k, const float *x, const float *panels,
+                             const float *bias, int rows, float *scratch, float *y) {
+    cnn__product a;
+    memset(&a, 0, sizeof a);
+    a.rows = v->o;
+    a.steps = v->steps;
+    a.n = cnn__padded((size_t)(rows - 1) * (size_t)v->wq + (size_t)v->ow);
+    a.tap = v->tap;
+    a.x = x;
+    a.w = panels;
+    a.panel = v->steps;
+    a.bias = bias;
+    a.start = bias ? CNN__BIAS : CNN__ZERO;
+    a.y = scratch;
+    a.ym = (ptrdiff_t)a.n;
+    a.slack = 1;
+    k->product(&a);
+    for (int m = 0; m < v->o; m++)
+        k->copy(scratch + (size_t)m * a.n, (size_t)v->wq, y + (size_t)m * (size_t)v->y_plane, (size_t)v->ow,
+                (size_t)v->ow, rows);
 }
 
 /* The panels for dx of a block: for each kernel column, rows are input channels and steps in the order of
@@ -3873,10 +4113,6 @@ static float *cnn__conv_scratch(const cnn__conv_call *a, int thread, int64_t key
     *have = cache->key == key;
     cache->key = key;
     return (float *)(void *)((char *)cache + CNN__ALIGN);
-}
-
-static size_t cnn__padded(size_t floats) {
-    return cnn__round_up(floats, CNN__ALIGN / sizeof(float));
 }
 
 /* ---- forward ---- */
@@ -6651,8 +6887,9 @@ typedef struct cnn__plan {  /* of one layer */
     cnn__conv conv, single; /* of a block, and of one example */
     cnn__pool pool;
     int *tap, *back, *single_back; /* linear */
-    float *panels, *back_panels;   /* the weights as the kernels want them, packed anew in each pass */
-    size_t slot;                   /* the gradient's place in a slot, in floats */
+    float *panels, *back_panels,
+        *single_panels; /* the weights as kernels want them, packed anew in each pass */
+    size_t slot;        /* the gradient's place in a slot, in floats */
     float *x_rows, *dy_rows;
     int x_pitch, dy_pitch;
     int activation, pooling; /* of a convolution: the layers that go with it strip by strip, 0 for none */
@@ -6789,13 +7026,16 @@ CNN__COLD static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net
             cnn__conv_taps(&p->conv, arena);
             cnn__conv_taps(&p->single, arena);
             p->panels = cnn__take_floats(arena, info->weights);
+            p->single_panels = cnn__take_floats(arena, cnn__single_weights(&p->single));
             if (training) {
                 cnn__conv_back_taps(&p->conv, arena);
                 cnn__conv_back_taps(&p->single, arena);
                 p->back_panels = cnn__take_floats(arena, info->weights);
             }
             const size_t packed = p->conv.direct ? 0 : (size_t)p->conv.c * (size_t)p->conv.plane;
+            const size_t single = cnn__single_packed(&p->single) + cnn__single_floats(&p->single);
             ws->pack_floats = packed > ws->pack_floats ? packed : ws->pack_floats;
+            ws->pack_floats = single > ws->pack_floats ? single : ws->pack_floats;
             p->slot = slot_floats;
             slot_floats += info->weights + info->biases;
             pieces += (info->weights + info->biases + CNN__PIECE_SUM - 1) / CNN__PIECE_SUM;
@@ -6991,36 +7231,6 @@ CNN_API void cnn_workspace_seed(cnn_workspace *ws, uint64_t seed) {
 
 /* ---- one block through the layers ---- */
 
-/* A block of f features, [f][cell], to `count` rows of f values at a pitch. */
-static void cnn__rows_from_block(const float *block, size_t f, int cell, int count, float *rows,
-                                 size_t pitch) {
-    const size_t whole = f / 4 * 4;
-    int s = 0;
-    if (cell == 1) {
-        memcpy(rows, block, f * sizeof(float));
-        return;
-    }
-    for (; s + 4 <= count; s += 4)
-        for (size_t i = 0; i < whole; i += 4)
-            cnn__transpose4(block + i * CNN__LANES + (size_t)s, CNN__LANES, rows + (size_t)s * pitch + i,
-                            pitch);
-    const int done = s;
-    for (s = 0; s < count; s++)
-        for (size_t i = s < done ? whole : 0; i < f; i++)
-            rows[(size_t)s * pitch + i] = block[i * CNN__LANES + (size_t)s];
-}
-
-/* And back. Lanes beyond count are zeros. */
-static void cnn__block_from_rows(const float *const *row, size_t f, int cell, int count, float *block) {
-    if (cell == 1) {
-        memcpy(block, row[0], f * sizeof(float));
-        return;
-    }
-    for (size_t i = 0; i < f; i++, block += CNN__LANES)
-        for (int s = 0; s < CNN__LANES; s++)
-            block[s] = s < count ? row[s][i] : 0.0f;
-}
-
 /* Low byte first on every machine; compilers make one load or store of each. */
 CNN__INLINE uint64_t cnn__load_u64(const unsigned char *p) {
     return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24 |
@@ -7165,8 +7375,14 @@ static void cnn__prepare_task(void *context, int task, int thread) {
         const size_t group = (size_t)v->o * (size_t)v->steps;
         for (int g = 0; g < v->groups; g++) {
             const size_t at = (size_t)g * group;
-            cnn__panels(e->k, weight + at, (size_t)v->steps, 1, v->o, v->steps, part, CNN__PREPARE,
-                        p->panels + at);
+            const int lanes = cnn__outputs_as_lanes(&p->single);
+            if (!lanes || cnn__blocks(e->n))
+                cnn__panels(e->k, weight + at, (size_t)v->steps, 1, v->o, v->steps, part, CNN__PREPARE,
+                            p->panels + at);
+            if (lanes && part == g % CNN__PREPARE && cnn__blocks(e->n) < cnn__units(e->n))
+                cnn__single_panels(&p->single, weight + at,
+                                   p->single_panels +
+                                       (size_t)g * cnn__single_weights(&p->single) / (size_t)v->groups);
             if (part == g % CNN__PREPARE && e->back)
                 cnn__conv_back_panels(v, e->k, weight + at, p->back_panels + at);
         }
@@ -7177,47 +7393,48 @@ static void cnn__prepare(const cnn__pass *e) {
     cnn__parallel(e->threads, e->net->count * CNN__PREPARE, cnn__prepare_task, (void *)(uintptr_t)e);
 }
 
+/* Lines i0 to i1 - 1 of a convolution's output, all channels of group g; y its first line. */
+static void cnn__unit_conv_forward(const cnn__pass *e, int layer, int g, const float *image, float *packed,
+                                   int i0, int i1, float *y) {
+    const cnn__conv *v = cnn__unit_conv(e, layer);
+    const cnn__plan *p = &e->ws->plan[layer];
+    const float *panels = p->panels + (size_t)g * (size_t)v->o * (size_t)v->steps;
+    const float *bias = cnn__layer_bias(e, layer);
+    bias = bias ? bias + (size_t)g * (size_t)v->o : NULL;
+    if (v->cell > 1 || v->lines == 1) {
+        cnn__conv_forward(v, e->k, image, panels, bias, i0, i1, y);
+        return;
+    }
+    float *scratch = packed + cnn__single_packed(v);
+    image += (size_t)i0 * (size_t)v->x_pitch;
+    y += (size_t)i0 * (size_t)v->y_pitch;
+    if (cnn__outputs_as_lanes(v)) {
+        panels = p->single_panels + (size_t)g * cnn__single_weights(v) / (size_t)v->groups;
+        cnn__single_lanes(v, e->k, image, panels, bias, i1 - i0, scratch, y);
+    } else {
+        cnn__single_line(v, e->k, image, panels, bias, i1 - i0, scratch, y);
+    }
+}
+
 static void cnn__block_conv(const cnn__pass *e, int layer, const float *x, float *y, float *packed) {
     const cnn__conv *v = cnn__unit_conv(e, layer);
-    const float *panels = e->ws->plan[layer].panels, *bias = cnn__layer_bias(e, layer);
     for (int g = 0; g < v->groups; g++) {
         const float *image = x + (size_t)g * (size_t)v->c * (size_t)v->h * (size_t)v->w * (size_t)v->cell;
         if (!v->direct) {
             cnn__pack(v, image, 0, v->c, 0, packed);
             image = packed;
         }
-        cnn__conv_forward(v, e->k, image, panels + (size_t)g * (size_t)v->o * (size_t)v->steps,
-                          bias ? bias + (size_t)g * (size_t)v->o : NULL, 0, v->lines,
-                          y + (size_t)g * (size_t)v->o * (size_t)v->y_plane);
+        cnn__unit_conv_forward(e, layer, g, image, packed, 0, v->lines,
+                               y + (size_t)g * (size_t)v->o * (size_t)v->y_plane);
     }
-}
-
-/* One example is too little for the product: each output is a dot product with its row of weights. */
-static void cnn__single_linear(const cnn__pass *e, int layer, const float *x, float *y) {
-    static const int tap = 0;
-    const cnn__plan *p = &e->ws->plan[layer];
-    const float *bias = cnn__layer_bias(e, layer);
-    cnn__dot a;
-    memset(&a, 0, sizeof a);
-    for (size_t o = 0; o < p->out; o++)
-        y[o] = bias ? bias[o] : 0.0f;
-    a.rows = (int)p->out;
-    a.steps = a.lines = 1;
-    a.n = p->in;
-    a.tap = &tap;
-    a.x = x;
-    a.y = e->net->parameters + e->net->offset[layer];
-    a.ym = (ptrdiff_t)p->in;
-    a.g = y;
-    a.gm = 1;
-    e->k->dot(&a);
 }
 
 static void cnn__block_linear(const cnn__pass *e, int layer, const float *x, float *y) {
     const cnn__plan *p = &e->ws->plan[layer];
     cnn__product a;
     if (e->cell == 1) {
-        cnn__single_linear(e, layer, x, y);
+        e->k->matrix_vector(e->net->parameters + e->net->offset[layer], x, cnn__layer_bias(e, layer), y,
+                            (int)p->out, (int)p->in);
         return;
     }
     memset(&a, 0, sizeof a);
@@ -7288,7 +7505,6 @@ static void cnn__block_conv_strips(const cnn__pass *e, int layer, const float *x
     const cnn__plan *p = &e->ws->plan[layer];
     const cnn__conv *v = cnn__unit_conv(e, layer);
     const cnn__pool *pool = &e->ws->plan[p->pooling].pool;
-    const float *bias = cnn__layer_bias(e, layer);
     const cnn__unary_kernel activation = cnn__activation(e->k, e->net->layers[p->activation].kind);
     float *y = cnn__layer_act(e, layer, acts), *pooled = cnn__layer_act(e, p->pooling, acts);
     x = cnn__block_packed(v, x, packed);
@@ -7297,7 +7513,7 @@ static void cnn__block_conv_strips(const cnn__pass *e, int layer, const float *x
         const int rows = cnn__min(strip, v->oh - row);
         const int pools = p->pooling && row / pool->kh < pool->oh;
         const cnn__pool part = pools ? cnn__strip_pool(pool, rows) : *pool;
-        cnn__conv_forward(v, e->k, x, p->panels, bias, row, row + rows, y);
+        cnn__unit_conv_forward(e, layer, 0, x, packed, row, row + rows, y);
         for (int m = 0; m < v->o; m++) {
             float *at = y + cnn__strip_at(v, m, row);
             if (p->activation)
