@@ -1096,13 +1096,13 @@ static size_t cnn__column_at(const cnn__product *a, size_t p) {
     return a->line ? p / (size_t)a->line * (size_t)a->pitch + p % (size_t)a->line : p;
 }
 
-/* One tile: where it starts, and how many lanes of its last vector count. */
+/* `count` tiles side by side: where the first starts, and how many lanes of a last vector count. */
 typedef struct cnn__tile {
     const float *ahead; /* a cache line of the columns that come next, fetched meanwhile; or NULL */
     const int *ahead_tap;
     const float *x, *w, *bias;
     const int *tap;
-    int steps, last;
+    int count, steps, last;
     ptrdiff_t panel, wk;
     float *y;
     ptrdiff_t ym;
@@ -1269,64 +1269,66 @@ typedef struct cnn__kernels {
    takes half of the instruction slots, it is the number of instructions that decides the speed. MR, NV and
    panels are constants after inlining. */
 CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int NV, const int panels) {
-    CNN__VEC acc[24][8];
     const float *CNN__RESTRICT x = a->x;
     const float *const ahead = a->ahead;
     const int *CNN__RESTRICT ahead_tap = a->ahead_tap;
-    const float *w[3];
-    float *const y = a->y;
+    float *y = a->y;
     const int *CNN__RESTRICT tap = a->tap;
     const ptrdiff_t ym = a->ym, wk = a->wk ? a->wk : MR;
     const int last = a->last, steps = a->steps;
     const CNN__MASK mask = CNN__LANE_MASK(last); /* made once */
-    CNN__UNROLL
-    for (int q = 0; q < panels; q++)
-        w[q] = a->w + q * MR * a->panel;
-    if (a->start == CNN__ACCUMULATE) {
+    for (int count = a->count; count > 0; count--, x += NV * CNN__V, y += NV * CNN__V) {
+        CNN__VEC acc[24][8];
+        const float *w[3];
         CNN__UNROLL
-        for (int m = 0; m < panels * MR; m++) {
+        for (int q = 0; q < panels; q++)
+            w[q] = a->w + q * MR * a->panel;
+        if (a->start == CNN__ACCUMULATE) {
             CNN__UNROLL
-            for (int j = 0; j < NV; j++)
-                acc[m][j] = j < NV - 1 ? CNN__LOAD(y + m * ym + j * CNN__V)
-                                       : CNN__LOAD_UP_TO(y + m * ym + j * CNN__V, last);
-        }
-    } else {
-        CNN__UNROLL
-        for (int m = 0; m < panels * MR; m++) {
-            const CNN__VEC b = CNN__SET1(a->start == CNN__BIAS ? a->bias[m] : 0.0f);
-            CNN__UNROLL
-            for (int j = 0; j < NV; j++)
-                acc[m][j] = b;
-        }
-    }
-    for (int k = 0; k < steps; k++) {
-        const float *xk = x + tap[k];
-        CNN__VEC v[8];
-        if (MR == 8 && NV == 3 && ahead)
-            CNN__PREFETCH(ahead + ahead_tap[k / 2]);
-        CNN__UNROLL
-        for (int j = 0; j < NV; j++)
-            v[j] = NV > 1 ? CNN__LOAD(xk + j * CNN__V) : CNN__LOAD_LAST(xk, mask);
-        CNN__UNROLL
-        for (int q = 0; q < panels; q++) {
-            CNN__UNROLL
-            for (int m = 0; m < MR; m++) {
-                const CNN__VEC b = CNN__SET1(w[q][m]);
+            for (int m = 0; m < panels * MR; m++) {
                 CNN__UNROLL
                 for (int j = 0; j < NV; j++)
-                    acc[q * MR + m][j] = CNN__FMA(b, v[j], acc[q * MR + m][j]);
+                    acc[m][j] = j < NV - 1 ? CNN__LOAD(y + m * ym + j * CNN__V)
+                                           : CNN__LOAD_UP_TO(y + m * ym + j * CNN__V, last);
             }
-            w[q] += wk;
+        } else {
+            CNN__UNROLL
+            for (int m = 0; m < panels * MR; m++) {
+                const CNN__VEC b = CNN__SET1(a->start == CNN__BIAS ? a->bias[m] : 0.0f);
+                CNN__UNROLL
+                for (int j = 0; j < NV; j++)
+                    acc[m][j] = b;
+            }
         }
-    }
-    CNN__UNROLL
-    for (int m = 0; m < panels * MR; m++) {
+        for (int k = 0; k < steps; k++) {
+            const float *xk = x + tap[k];
+            CNN__VEC v[8];
+            if (MR == (CNN__REGISTERS >= 32 ? 8 : 6) && NV == (MR == 8 ? 3 : 2) && ahead)
+                CNN__PREFETCH(ahead + ahead_tap[k / 2]);
+            CNN__UNROLL
+            for (int j = 0; j < NV; j++)
+                v[j] = NV > 1 ? CNN__LOAD(xk + j * CNN__V) : CNN__LOAD_LAST(xk, mask);
+            CNN__UNROLL
+            for (int q = 0; q < panels; q++) {
+                CNN__UNROLL
+                for (int m = 0; m < MR; m++) {
+                    const CNN__VEC b = CNN__SET1(w[q][m]);
+                    CNN__UNROLL
+                    for (int j = 0; j < NV; j++)
+                        acc[q * MR + m][j] = CNN__FMA(b, v[j], acc[q * MR + m][j]);
+                }
+                w[q] += wk;
+            }
+        }
         CNN__UNROLL
-        for (int j = 0; j < NV; j++)
-            if (j < NV - 1)
-                CNN__STORE(y + m * ym + j * CNN__V, acc[m][j]);
-            else
-                CNN__STORE_UP_TO(y + m * ym + j * CNN__V, acc[m][j], last);
+        for (int m = 0; m < panels * MR; m++) {
+            CNN__UNROLL
+            for (int j = 0; j < NV; j++)
+                if (j < NV - 1)
+                    CNN__STORE(y + m * ym + j * CNN__V, acc[m][j]);
+                else
+                    CNN__STORE_UP_TO(y + m * ym + j * CNN__V, acc[m][j], last);
+        }
     }
 }
 
@@ -1420,13 +1422,16 @@ static void CNN__FN(cnn__product_part)(const cnn__product *a, int v0, int v1, in
             t.x = a->x + v0 * CNN__V;
             t.y = a->y + m * a->ym + v0 * CNN__V;
             t.last = v0 < whole ? CNN__V : last;
+            t.count = 1;
             CNN__FN(cnn__tile_24x1)(&t);
             mr = 24;
             continue;
         }
 #endif
-        for (int v = v0; v < v1; v += nv) {
+        for (int v = v0; v < v1; v += nv * t.count) {
             nv = v < end ? CNN__FN(cnn__tile_vectors)(mr, end - v) : 1;
+            const int left = cnn__min(end, whole) - v, rest = left % nv;
+            t.count = rest ? cnn__max(left / nv - 1, 1) : cnn__max(left / nv, 1);
             t.x = a->x + v * CNN__V;
             t.y = a->y + m * a->ym + v * CNN__V;
             t.last = v + nv <= whole ? CNN__V : last;
@@ -1509,6 +1514,7 @@ static void CNN__FN(cnn__product_run)(const cnn__product *a) {
     const int rest = (int)(a->n % CNN__V), vectors = (int)(a->n / CNN__V) + (CNN__MASKED && rest);
     const int gather = a->line || (a->gather && a->rows >= CNN__GATHER_ROWS && a->steps > 1);
     const int columns = gather ? CNN__GATHER / CNN__V : CNN__COLUMNS;
+    const int unit = CNN__PANEL == 6 ? 2 : 1; /* vectors of the best tile, which groups should not break up */
     const int chunk = gather ? CNN__GATHER_STEPS : vectors > CNN__COLUMNS ? CNN__CHUNK * 3 / 2 : INT_MAX;
     const int chunks = a->steps > chunk ? (a->steps - 1) / (gather ? CNN__GATHER_STEPS : CNN__CHUNK) + 1 : 1;
     const int fit = CNN__CACHE_FLOATS / CNN__V / (a->rows > 0 ? a->rows : 1);
@@ -1520,14 +1526,13 @@ static void CNN__FN(cnn__product_run)(const cnn__product *a) {
         tap[k] = k * CNN__GATHER;
     for (int s0 = 0; s0 < vectors; s0 += most) {
         const int s1 = vectors - s0 < most ? vectors : s0 + most, groups = (s1 - s0 - 1) / columns + 1;
+        const int units = (s1 - s0 - 1) / unit + 1;
         for (int i = 0; i < chunks; i++) {
             const int k0 = a->first + (int)((int64_t)a->steps * i / chunks);
             const int k1 = a->first + (int)((int64_t)a->steps * (i + 1) / chunks);
             for (int g = 0; g < groups; g++) {
-                const int v0 = gather ? s0 + (s1 - s0) * g / groups : s0 + g * columns;
-                const int v1 = gather              ? s0 + (s1 - s0) * (g + 1) / groups
-                               : v0 + columns < s1 ? v0 + columns
-                                                   : s1;
+                const int v0 = s0 + (gather ? units * g / groups * unit : g * columns);
+                const int v1 = cnn__min(s1, gather ? s0 + units * (g + 1) / groups * unit : v0 + columns);
                 if (gather)
                     CNN__FN(cnn__product_gathered)(a, v0, v1, k0, k1, rest ? rest : CNN__V, aligned, tap);
                 else
@@ -1980,7 +1985,8 @@ CNN__INLINE void CNN__FN(cnn__wino_weight1)(CNN__VEC g0, CNN__VEC g1, CNN__VEC g
 }
 
 /* Kernels of n rows of a panel for `steps` steps: element e of step k at g[(k*9 + e)*n], or flipped in both
-   axes at g[(k*9 + 8 - e)*n]; to to[e*pitch + k*n]. Where two steps fill a vector they go together. */
+   axes at g[(k*9 + 8 - e)*n]; to to[e*pitch + k*n]. Where two steps fill a vector they go together; otherwise
+   vectors are stored whole, and the next step overwrites what was too much. */
 static void CNN__FN(cnn__wino_weight)(const float *g, int n, int steps, int flip, float *to, size_t pitch) {
     int lanes = 0;
     for (int i = 0; i < n * steps; i += lanes) {
@@ -1992,6 +1998,7 @@ static void CNN__FN(cnn__wino_weight)(const float *g, int n, int steps, int flip
         const int both = n == CNN__V / 2 && k + 1 < steps;
         lanes = both ? CNN__V : lanes;
 #endif
+        const int count = i + CNN__V <= n * steps ? CNN__V : lanes;
         CNN__UNROLL
         for (int b = 0; b < 3; b++) {
             CNN__VEC d[3];
@@ -1999,9 +2006,9 @@ static void CNN__FN(cnn__wino_weight)(const float *g, int n, int steps, int flip
             for (int a = 0; a < 3; a++) {
                 const float *e = p + (flip ? 8 - a * 3 - b : a * 3 + b) * n;
 #ifdef CNN__HALVES
-                d[a] = both ? CNN__HALVES(e, e + 9 * n) : CNN__LOAD_UP_TO(e, lanes);
+                d[a] = both ? CNN__HALVES(e, e + 9 * n) : CNN__LOAD_UP_TO(e, count);
 #else
-                d[a] = CNN__LOAD_UP_TO(e, lanes);
+                d[a] = CNN__LOAD_UP_TO(e, count);
 #endif
             }
             CNN__FN(cnn__wino_weight1)(d[0], d[1], d[2], t + b * 6);
@@ -2012,7 +2019,7 @@ static void CNN__FN(cnn__wino_weight)(const float *g, int n, int steps, int flip
             CNN__FN(cnn__wino_weight1)(t[a], t[6 + a], t[12 + a], d);
             CNN__UNROLL
             for (int b = 0; b < 6; b++)
-                CNN__STORE_UP_TO(to + (size_t)(a * 6 + b) * pitch + i, d[b], lanes);
+                CNN__STORE_UP_TO(to + (size_t)(a * 6 + b) * pitch + i, d[b], count);
         }
     }
 }
