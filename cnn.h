@@ -1227,6 +1227,7 @@ typedef struct cnn__kernels {
    Written once; the header includes itself to instantiate them for each instruction set (see >>dispatch),
    which defines the vector type CNN__VEC of CNN__V floats, CNN__REGISTERS of them, and these operations:
      LOAD(p) STORE(p, v)           unaligned;  LOAD_N(p, n) STORE_N(p, v, n): the first n < V lanes, rest 0
+     LOAD_MASKED(p, mask)          the same for n <= V, with a MASK made by LANE_MASK(n)
      SET1(f) FMA(a, b, c) SUM(v)   a*b + c;  the sum of the lanes
      MAX(a, b) MIN(a, b)           b where either is NaN;  MAX_NAN(a, b): NaN where either is
      IF_ABOVE(a, b, v)             v where a > b or either is NaN, else 0
@@ -1242,18 +1243,14 @@ typedef struct cnn__kernels {
 #define CNN__JOIN(a, b)  CNN__JOIN_(a, b)
 #define CNN__FN(name)    CNN__JOIN(name, CNN__INSTANCE)
 
-/* The last vector of a tile, of which n lanes count. With masks at no cost (CNN__MASKED) that holds for the
-   inner loop too; otherwise what it loads must be whole. */
-#ifdef CNN__MASKED
-#define CNN__LOAD_LAST(p, mask)   CNN__LOAD_MASKED(p, mask)
+/* Vectors of which n lanes count: where masks cost nothing (CNN__FREE_MASKS) always by them, elsewhere only
+   where n < V. Loops make theirs beforehand: LANE_MASK(n) for LOAD_MASKED. */
+#ifdef CNN__FREE_MASKS
 #define CNN__LOAD_UP_TO(p, n)     CNN__LOAD_N(p, n)
 #define CNN__STORE_UP_TO(p, v, n) CNN__STORE_N(p, v, n)
 #else
-#define CNN__MASKED             0
-#define CNN__MASK               int
-#define CNN__LANE_MASK(n)       (n)
-#define CNN__LOAD_LAST(p, mask) ((void)(mask), CNN__LOAD(p))
-#define CNN__LOAD_UP_TO(p, n)   ((n) == CNN__V ? CNN__LOAD(p) : CNN__LOAD_N(p, n))
+#define CNN__FREE_MASKS       0
+#define CNN__LOAD_UP_TO(p, n) ((n) == CNN__V ? CNN__LOAD(p) : CNN__LOAD_N(p, n))
 #define CNN__STORE_UP_TO(p, v, n)                                                                            \
     do {                                                                                                     \
         if ((n) == CNN__V)                                                                                   \
@@ -1307,7 +1304,7 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
                 CNN__PREFETCH(ahead + ahead_tap[k / 2]);
             CNN__UNROLL
             for (int j = 0; j < NV; j++)
-                v[j] = NV > 1 ? CNN__LOAD(xk + j * CNN__V) : CNN__LOAD_LAST(xk, mask);
+                v[j] = NV > 1 ? CNN__LOAD(xk + j * CNN__V) : CNN__LOAD_MASKED(xk, mask);
             CNN__UNROLL
             for (int q = 0; q < panels; q++) {
                 CNN__UNROLL
@@ -1440,33 +1437,6 @@ static void CNN__FN(cnn__product_part)(const cnn__product *a, int v0, int v1, in
     }
 }
 
-#if !CNN__MASKED && CNN__V > 1
-/* The last n % V columns, where loads cannot be masked at no cost: x is copied to whole vectors. */
-static void CNN__FN(cnn__product_rest)(const cnn__product *a, size_t p0) {
-    enum { STEPS = 64 };
-    float x[STEPS * CNN__V];
-    int tap[STEPS];
-    cnn__product part = *a;
-    const size_t rest = a->n - p0;
-    memset(x, 0, sizeof x);
-    for (int k = 0; k < STEPS; k++)
-        tap[k] = k * CNN__V;
-    part.x = x;
-    part.tap = tap;
-    part.y = a->y + p0;
-    part.n = rest;
-    for (int k0 = 0; k0 < a->steps || !k0; k0 += STEPS) { /* at least once: a sum of nothing is 0 */
-        part.first = a->first + k0;
-        part.steps = a->steps - k0 < STEPS ? a->steps - k0 : STEPS;
-        part.start = k0 ? CNN__ACCUMULATE : a->start;
-        for (int k = 0; k < part.steps; k++)
-            for (size_t p = 0; p < rest; p++)
-                x[(size_t)k * CNN__V + p] = (a->x + a->tap[k0 + k])[cnn__column_at(a, p0 + p)];
-        CNN__FN(cnn__product_part)(&part, 0, 1, part.first, part.first + part.steps, (int)rest);
-    }
-}
-#endif
-
 /* Columns v0 to v1 - 1, steps k0 to k1 - 1, with x first gathered: the inputs of a step together, one step
    after the other, in the first-level cache and aligned, for all rows to use. Where lines end, vectors
    overlap: each overwrites what its predecessor brought from beyond the end of the line. */
@@ -1491,7 +1461,7 @@ static void CNN__FN(cnn__product_gathered)(const cnn__product *a, int v0, int v1
         for (int i = 0; i < count - 1; i++)
             CNN__STORE(step + to[i], CNN__LOAD(at + from[i]));
         CNN__STORE(step + to[count - 1],
-                   CNN__LOAD_LAST(at + from[count - 1], a->slack || v1 <= whole ? all : some));
+                   CNN__LOAD_MASKED(at + from[count - 1], a->slack || v1 <= whole ? all : some));
     }
     part.x = x;
     part.tap = tap;
@@ -1511,7 +1481,7 @@ static void CNN__FN(cnn__product_gathered)(const cnn__product *a, int v0, int v1
 /* Blocked for the caches: CNN__CHUNK steps at a time, for them CNN__COLUMNS vectors at a time, and of y so
    much at a time that it stays in the second-level cache while the chunks pass by. */
 static void CNN__FN(cnn__product_run)(const cnn__product *a) {
-    const int rest = (int)(a->n % CNN__V), vectors = (int)(a->n / CNN__V) + (CNN__MASKED && rest);
+    const int rest = (int)(a->n % CNN__V), vectors = (int)(a->n / CNN__V) + (rest > 0);
     const int gather = a->line || (a->gather && a->rows >= CNN__GATHER_ROWS && a->steps > 1);
     const int columns = gather ? CNN__GATHER / CNN__V : CNN__COLUMNS;
     const int unit = CNN__PANEL == 6 ? 2 : 1; /* vectors of the best tile, which groups should not break up */
@@ -1540,10 +1510,6 @@ static void CNN__FN(cnn__product_run)(const cnn__product *a) {
             }
         }
     }
-#if !CNN__MASKED && CNN__V > 1
-    if (rest)
-        CNN__FN(cnn__product_rest)(a, (size_t)vectors * CNN__V);
-#endif
 }
 
 /* A tile of MR rows and NK steps of a dot: MR*NK accumulators; for each vector of positions MR + NK loads and
@@ -1566,11 +1532,8 @@ CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const
     const float *y = a->y + m0 * a->ym;
     const ptrdiff_t ym = a->ym;
     const size_t whole = a->n / CNN__V * CNN__V;
-#if CNN__MASKED
     const int rest = (int)(a->n - whole);
-#else
-    float rest[4][6] = {{0}}; /* sums over what does not fill a vector */
-#endif
+    const CNN__MASK mask = CNN__LANE_MASK(rest);
     for (int r = 0; r < a->lines; r++) {
         for (size_t p = 0; p < whole; p += CNN__V) {
             CNN__VEC v[4];
@@ -1585,26 +1548,19 @@ CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const
                     acc[m][k] = CNN__FMA(v[m], b, acc[m][k]);
             }
         }
-#if CNN__MASKED
         if (rest) {
             CNN__VEC v[4];
             CNN__UNROLL
             for (int m = 0; m < MR; m++)
-                v[m] = CNN__LOAD_N(y + m * ym + whole, rest);
+                v[m] = CNN__LOAD_MASKED(y + m * ym + whole, mask);
             CNN__UNROLL
             for (int k = 0; k < NK; k++) {
-                const CNN__VEC b = CNN__LOAD_N(x[k] + whole, rest);
+                const CNN__VEC b = CNN__LOAD_MASKED(x[k] + whole, mask);
                 CNN__UNROLL
                 for (int m = 0; m < MR; m++)
                     acc[m][k] = CNN__FMA(v[m], b, acc[m][k]);
             }
         }
-#else
-        for (size_t p = whole; p < a->n; p++)
-            for (int m = 0; m < MR; m++)
-                for (int k = 0; k < NK; k++)
-                    rest[m][k] += y[m * ym + (ptrdiff_t)p] * x[k][p];
-#endif
         y += a->yr;
         CNN__UNROLL
         for (int k = 0; k < NK; k++)
@@ -1616,11 +1572,6 @@ CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const
         for (int k = 0; k < NK; k++)
             CNN__STORE(lanes + (m * pitch + k) * CNN__V, acc[m][k]);
     }
-#if !CNN__MASKED
-    for (int m = 0; m < MR; m++)
-        for (int k = 0; k < NK; k++)
-            lanes[(m * pitch + k) * CNN__V] += rest[m][k];
-#endif
     float *g = a->g + m0 * a->gm + k0 * a->gk;
     for (int m = 0; !a->lanes && m < MR; m++, g += a->gm)
         for (int k = 0; k < NK; k++)
@@ -1801,13 +1752,19 @@ static void CNN__FN(cnn__depthwise)(const cnn__depthwise *a) {
         }
 }
 
+#if CNN__FREE_MASKS
+#define CNN__LOAD_WHOLE(p, mask) CNN__LOAD_MASKED(p, mask)
+#else
+#define CNN__LOAD_WHOLE(p, mask) ((void)(mask), CNN__LOAD(p))
+#endif
+
 /* Lines from to to - 1 of COLUMNS stretches of ROWS rows, LINES at a time. acc[column][row], or, of a single
    column, acc[0][row] and acc[1][row] by turns. */
 CNN__INLINE void CNN__FN(cnn__depthwise_lines)(const cnn__depthwise *a, const cnn__stretch *s, int from,
                                                int to, CNN__VEC (*acc)[CNN__TALL], const int COLUMNS,
                                                const int ROWS, const int LINES) {
     const ptrdiff_t xr = a->xr, yr = a->yr;
-    const int n = CNN__MASKED ? a->n : a->n / CNN__V * CNN__V;
+    const int n = CNN__FREE_MASKS ? a->n : a->n / CNN__V * CNN__V;
     for (; from < to; from += LINES) {
         const float *y = a->dy + from * yr, *x[3];
         CNN__UNROLL
@@ -1818,13 +1775,13 @@ CNN__INLINE void CNN__FN(cnn__depthwise_lines)(const cnn__depthwise *a, const cn
             CNN__VEC d[4];
             CNN__UNROLL
             for (int i = 0; i < LINES; i++)
-                d[i] = CNN__LOAD_LAST(y + p + i * yr, mask);
+                d[i] = CNN__LOAD_WHOLE(y + p + i * yr, mask);
             CNN__UNROLL
             for (int j = 0; j < COLUMNS; j++) {
                 const float *at = x[j] + p;
                 CNN__UNROLL
                 for (int i = 0; i < LINES + ROWS - 1; i++) {
-                    const CNN__VEC v = CNN__LOAD_LAST(at + i * xr, mask);
+                    const CNN__VEC v = CNN__LOAD_WHOLE(at + i * xr, mask);
                     CNN__UNROLL
                     for (int e = 0; e < ROWS; e++)
                         if (i >= e && i - e < LINES) {
@@ -1863,7 +1820,7 @@ CNN__INLINE void CNN__FN(cnn__depthwise_columns)(const cnn__depthwise *a, int k,
     }
 }
 
-#if !CNN__MASKED && CNN__V > 1
+#if !CNN__FREE_MASKS && CNN__V > 1
 /* What does not fill a vector. */
 CNN__COLD static void CNN__FN(cnn__depthwise_rest)(const cnn__depthwise *a) {
     for (int k = 0; k < a->stretches; k++)
@@ -1892,7 +1849,7 @@ static void CNN__FN(cnn__depthwise_dot)(const cnn__depthwise *a) {
         else
             CNN__FN(cnn__depthwise_columns)(a, k, 1, 1);
     }
-#if !CNN__MASKED && CNN__V > 1
+#if !CNN__FREE_MASKS && CNN__V > 1
     if (a->n % CNN__V)
         CNN__FN(cnn__depthwise_rest)(a);
 #endif
@@ -2872,11 +2829,11 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
 #undef CNN__TILE_SIZES
 #undef CNN__WINOGRAD
 #undef CNN__PANEL
-#undef CNN__MASKED
+#undef CNN__FREE_MASKS
 #undef CNN__MASK
 #undef CNN__LANE_MASK
 #undef CNN__LOAD_MASKED
-#undef CNN__LOAD_LAST
+#undef CNN__LOAD_WHOLE
 #undef CNN__LOAD_UP_TO
 #undef CNN__STORE_UP_TO
 #undef CNN__DOT_TILES
@@ -2940,7 +2897,7 @@ CNN__INLINE __m512 cnn__reciprocal16(__m512 v) {
 #define CNN__V                 16
 #define CNN__VEC               __m512
 #define CNN__REGISTERS         32
-#define CNN__MASKED            1
+#define CNN__FREE_MASKS        1
 #define CNN__MASK              __mmask16
 #define CNN__LOAD_MASKED(p, m) _mm512_maskz_loadu_ps(m, p)
 #define CNN__LANE_MASK(n)      ((__mmask16)((1u << (n)) - 1u))
@@ -2990,6 +2947,9 @@ CNN__INLINE float cnn__sum8(__m256 v) {
 #define CNN__REGISTERS         16
 #define CNN__LOAD(p)           _mm256_loadu_ps(p)
 #define CNN__STORE(p, v)       _mm256_storeu_ps(p, v)
+#define CNN__MASK              __m256i
+#define CNN__LANE_MASK(n)      cnn__lane_mask8(n)
+#define CNN__LOAD_MASKED(p, m) _mm256_maskload_ps(p, m)
 #define CNN__LOAD_N(p, n)      _mm256_maskload_ps(p, cnn__lane_mask8(n))
 #define CNN__STORE_N(p, v, n)  _mm256_maskstore_ps(p, cnn__lane_mask8(n), v)
 #define CNN__SET1(f)           _mm256_set1_ps(f)
@@ -3061,13 +3021,16 @@ CNN__INLINE cnn__vec4 cnn__select4(cnn__ivec4 mask, cnn__vec4 a, cnn__vec4 b) { 
 #define CNN__NAME      "vector"
 #define CNN__REGISTERS 16
 #endif
-#define CNN__V                4
-#define CNN__VEC              cnn__vec4
-#define CNN__LOAD(p)          cnn__load4(p)
-#define CNN__STORE(p, v)      cnn__store4(p, v)
-#define CNN__LOAD_N(p, n)     cnn__load4_n(p, n)
-#define CNN__STORE_N(p, v, n) cnn__store4_n(p, v, n)
-#define CNN__SET1(f)          cnn__set4(f)
+#define CNN__V                 4
+#define CNN__VEC               cnn__vec4
+#define CNN__LOAD(p)           cnn__load4(p)
+#define CNN__STORE(p, v)       cnn__store4(p, v)
+#define CNN__MASK              int
+#define CNN__LANE_MASK(n)      (n)
+#define CNN__LOAD_MASKED(p, m) ((m) == 4 ? cnn__load4(p) : cnn__load4_n(p, m))
+#define CNN__LOAD_N(p, n)      cnn__load4_n(p, n)
+#define CNN__STORE_N(p, v, n)  cnn__store4_n(p, v, n)
+#define CNN__SET1(f)           cnn__set4(f)
 #if CNN__NEON
 #define CNN__FMA(a, b, c) ((cnn__vec4)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b)))
 #else
@@ -3104,6 +3067,9 @@ CNN__INLINE float cnn__scale1(float v, float t) {
 #define CNN__REGISTERS         16
 #define CNN__LOAD(p)           (*(p))
 #define CNN__STORE(p, v)       (*(p) = (v))
+#define CNN__MASK              int
+#define CNN__LANE_MASK(n)      (n)
+#define CNN__LOAD_MASKED(p, m) ((void)(m), *(p))
 #define CNN__LOAD_N(p, n)      ((void)(n), *(p))
 #define CNN__STORE_N(p, v, n)  ((void)(n), *(p) = (v))
 #define CNN__SET1(f)           (f)
