@@ -2862,6 +2862,10 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
 #define CNN__TARGET_BEGIN_AVX2   _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma\")")
 #define CNN__TARGET_END          _Pragma("GCC pop_options")
 #endif
+#ifdef CNN__AVX512_SHIM /* by tests/avx512_shim.h */
+#undef CNN__TARGET_BEGIN_AVX512
+#define CNN__TARGET_BEGIN_AVX512 CNN__TARGET_BEGIN_AVX2
+#endif
 
 #if CNN__X86
 /* Where an intrinsic has a form without a mask, GCC gives it an undefined operand, and g++ warns of it in its
