@@ -1263,9 +1263,10 @@ typedef struct cnn__kernels {
 /* A tile of `panels` panels of MR rows, and NV vectors of a product: all accumulators in registers; for each
    step NV loads, a broadcast a row, a fused multiply-add an accumulator, and as little else as can be: the
    weights are reached by constant distances from one pointer a panel. Where a neighbour on the same core
-   takes half of the instruction slots, it is the number of instructions that decides the speed. MR, NV and
-   panels are constants after inlining. */
-CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int NV, const int panels) {
+   takes half of the instruction slots, it is the number of instructions that decides the speed. MR, NV, panels
+   and fetch (a->ahead) are constants after inlining. */
+CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int NV, const int panels,
+                                    const int fetch) {
     const float *CNN__RESTRICT x = a->x;
     const float *const ahead = a->ahead;
     const int *CNN__RESTRICT ahead_tap = a->ahead_tap;
@@ -1300,8 +1301,8 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
         for (int k = 0; k < steps; k++) {
             const float *xk = x + tap[k];
             CNN__VEC v[8];
-            if (MR == (CNN__REGISTERS >= 32 ? 8 : 6) && NV == (MR == 8 ? 3 : 2) && ahead)
-                CNN__PREFETCH(ahead + ahead_tap[k / 2]);
+            if (fetch)
+                CNN__PREFETCH(ahead + ahead_tap[k]);
             CNN__UNROLL
             for (int j = 0; j < NV; j++)
                 v[j] = NV > 1 ? CNN__LOAD(xk + j * CNN__V) : CNN__LOAD_MASKED(xk, mask);
@@ -1359,15 +1360,22 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
 /* clang-format on */
 #define CNN__TILE(MR, NV)                                                                                    \
     static void CNN__FN(cnn__tile_##MR##x##NV)(const cnn__tile *a) {                                         \
-        CNN__FN(cnn__tile)(a, MR, NV, 1);                                                                    \
+        CNN__FN(cnn__tile)(a, MR, NV, 1, 0);                                                                 \
     }
 CNN__TILES(CNN__TILE)
 #undef CNN__TILE
 #if CNN__PANEL == 8
 static void CNN__FN(cnn__tile_24x1)(const cnn__tile *a) {
-    CNN__FN(cnn__tile)(a, 8, 1, 3);
+    CNN__FN(cnn__tile)(a, 8, 1, 3, 0);
 }
 #endif
+
+/* The largest tile of whole panels. */
+enum { CNN__FN(cnn__whole) = CNN__PANEL == 8 ? 3 : 2 };
+
+static void CNN__FN(cnn__tile_fetch)(const cnn__tile *a) {
+    CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__FN(cnn__whole), 1, 1);
+}
 
 static void CNN__FN(cnn__tile_call)(const cnn__tile *a, int mr, int nv) {
     switch (mr * 16 + nv) {
@@ -1407,9 +1415,9 @@ static void CNN__FN(cnn__product_part)(const cnn__product *a, int v0, int v1, in
     t.ahead_tap = NULL;
     for (int m = 0; m < a->rows; m += mr) {
         mr = cnn__panel_rows(CNN__PANEL, a->rows - m);
-        if (a->ahead) {
-            t.ahead = m < 8 * CNN__PANEL ? a->ahead + m / CNN__PANEL % 4 * 16 : NULL;
-            t.ahead_tap = a->ahead_tap + m / CNN__PANEL % 8 / 4 * (t.steps / 2);
+        if (a->ahead) { /* a line of it for each of the first panels */
+            t.ahead = m < 4 * CNN__PANEL ? a->ahead + m / CNN__PANEL * 16 : NULL;
+            t.ahead_tap = a->ahead_tap;
         }
         t.w = a->w + m * a->panel + k0 * (a->wk ? a->wk : mr);
         if (t.start == CNN__BIAS)
@@ -1428,11 +1436,15 @@ static void CNN__FN(cnn__product_part)(const cnn__product *a, int v0, int v1, in
         for (int v = v0; v < v1; v += nv * t.count) {
             nv = v < end ? CNN__FN(cnn__tile_vectors)(mr, end - v) : 1;
             const int left = cnn__min(end, whole) - v, rest = left % nv;
-            t.count = rest ? cnn__max(left / nv - 1, 1) : cnn__max(left / nv, 1);
+            const int fetch = t.ahead && v == v0 && mr == CNN__PANEL && nv == CNN__FN(cnn__whole);
+            t.count = fetch ? 1 : rest ? cnn__max(left / nv - 1, 1) : cnn__max(left / nv, 1);
             t.x = a->x + v * CNN__V;
             t.y = a->y + m * a->ym + v * CNN__V;
             t.last = v + nv <= whole ? CNN__V : last;
-            CNN__FN(cnn__tile_call)(&t, mr, nv);
+            if (fetch)
+                CNN__FN(cnn__tile_fetch)(&t);
+            else
+                CNN__FN(cnn__tile_call)(&t, mr, nv);
         }
     }
 }
@@ -4798,8 +4810,8 @@ CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows,
     w->runs = cnn__ceil_div(w->tiles, w->run);
     w->part = cnn__conv_part(rows, w->parts);
     w->parts = cnn__ceil_div(rows, w->part);
-    const int fits = CNN__WINO_WEIGHTS / (36 * steps) / 8 * 8;
-    w->group = cnn__min(w->part, fits < 8 ? 8 : fits);
+    const int panel = cnn__k()->panel, fits = CNN__WINO_WEIGHTS / (36 * steps) / panel * panel;
+    w->group = cnn__min(w->part, fits < panel ? panel : fits);
     w->v_pitch = (size_t)steps * (size_t)w->run + 16;
     w->u_pitch = (size_t)w->group * (size_t)steps + 16;
     w->m_pitch = (size_t)w->group * (size_t)w->run + 16;
