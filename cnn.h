@@ -1062,14 +1062,10 @@ typedef enum cnn__start { CNN__ZERO, CNN__BIAS, CNN__ACCUMULATE } cnn__start;
    nothing else. W lies in PANELS: its rows in runs of cnn__panel_rows, the panel of row m0 at w + m0*panel,
    there for each k the weights of its rows together, `wk` floats from step to step, or, with wk 0, as many as
    it has rows. So a tile finds the weights of a step at constant distances, which saves it a third of its
-   instructions. Written by cnn__panels; a matrix with W(m, k) at w[m + k*wk] is one as it stands, panel 1.
-
-   With `line` the columns are those of several lines of x, of which the first `line` of `pitch` floats count:
-   column p is x[p / line * pitch + p % line]. */
+   instructions. Written by cnn__panels; a matrix with W(m, k) at w[m + k*wk] is one as it stands, panel 1. */
 typedef struct cnn__product {
     int rows, first, steps;
     size_t n;
-    int line, pitch; /* line: 0 for none; x is gathered, and may be read on */
     const int *tap;
     const float *x, *w, *bias;
     ptrdiff_t panel, wk;
@@ -1090,10 +1086,6 @@ static int cnn__panel_rows(int most, int left) {
     if (most >= 6 && left >= 6 && left != 7 && (left != 8 || most == 8))
         return 6;
     return left >= 4 && left != 5 ? 4 : left >= 3 ? 3 : left;
-}
-
-static size_t cnn__column_at(const cnn__product *a, size_t p) {
-    return a->line ? p / (size_t)a->line * (size_t)a->pitch + p % (size_t)a->line : p;
 }
 
 /* `count` tiles side by side: where the first starts, and how many lanes of a last vector count. */
@@ -1123,14 +1115,14 @@ typedef struct cnn__dot {
 } cnn__dot;
 
 /* With outputs as lanes, for images too narrow to fill vectors:
-     y[(i*n + m)*CNN__LANES + o] = bias[o] + sum over k of x[tap[k] + i*xr + m] * w[k*CNN__LANES + o],
-   i < lines, m < n, o < CNN__LANES. Each sum runs over k in order. x may be read, and y written, as far as
-   CNN__BEYOND positions after the last. */
+     y[i*yr + m*CNN__LANES + o] = bias[o] + sum over k of x[tap[k] + i*xr + m] * w[k*CNN__LANES + o],
+   i < lines, m < n, o < CNN__LANES; or, where bias is NULL, += the sum. Each sum runs over k in order. x may be
+   read, and y written, as far as CNN__BEYOND positions after the last of a line. */
 typedef struct cnn__pixels {
     int lines, n, steps;
     const int *tap;
     const float *x, *w, *bias;
-    ptrdiff_t xr;
+    ptrdiff_t xr, yr;
     float *y;
 } cnn__pixels;
 
@@ -1450,30 +1442,18 @@ static void CNN__FN(cnn__product_part)(const cnn__product *a, int v0, int v1, in
 }
 
 /* Columns v0 to v1 - 1, steps k0 to k1 - 1, with x first gathered: the inputs of a step together, one step
-   after the other, in the first-level cache and aligned, for all rows to use. Where lines end, vectors
-   overlap: each overwrites what its predecessor brought from beyond the end of the line. */
+   after the other, in the first-level cache and aligned, for all rows to use. */
 static void CNN__FN(cnn__product_gathered)(const cnn__product *a, int v0, int v1, int k0, int k1, int last,
                                            float *x, const int *tap) {
-    const int whole = (int)(a->n / CNN__V),
-              end = cnn__min((v1 - v0) * CNN__V, (int)(a->n - (size_t)v0 * CNN__V));
-    const CNN__MASK all = CNN__LANE_MASK(CNN__V), some = CNN__LANE_MASK(last);
-    size_t from[CNN__GATHER];
-    int to[CNN__GATHER], count = 0;
+    const int whole = (int)(a->n / CNN__V), vectors = v1 - v0;
+    const CNN__MASK mask = CNN__LANE_MASK(a->slack || v1 <= whole ? CNN__V : last);
     cnn__product part = *a;
-    for (int p = 0, step = 0; p < end; p += step) {
-        const size_t column = (size_t)v0 * CNN__V + (size_t)p;
-        const int left = a->line ? a->line - (int)(column % (size_t)a->line) : CNN__V;
-        step = left < CNN__V ? left : CNN__V;
-        from[count] = cnn__column_at(a, column);
-        to[count++] = p;
-    }
     for (int k = k0; k < k1; k++) {
-        const float *at = a->x + a->tap[k - a->first];
-        float *step = x + (k - k0) * CNN__GATHER;
-        for (int i = 0; i < count - 1; i++)
-            CNN__STORE(step + to[i], CNN__LOAD(at + from[i]));
-        CNN__STORE(step + to[count - 1],
-                   CNN__LOAD_MASKED(at + from[count - 1], a->slack || v1 <= whole ? all : some));
+        const float *from = a->x + a->tap[k - a->first] + v0 * CNN__V;
+        float *to = x + (k - k0) * CNN__GATHER;
+        for (int i = 0; i < vectors - 1; i++, from += CNN__V, to += CNN__V)
+            CNN__STORE(to, CNN__LOAD(from));
+        CNN__STORE(to, CNN__LOAD_MASKED(from, mask));
     }
     part.x = x;
     part.tap = tap;
@@ -1483,7 +1463,7 @@ static void CNN__FN(cnn__product_gathered)(const cnn__product *a, int v0, int v1
     part.n = v1 <= whole ? (size_t)(v1 - v0) * CNN__V : a->n - (size_t)v0 * CNN__V;
     part.start = k0 > a->first ? CNN__ACCUMULATE : a->start;
     part.slack = 1;
-    if (!a->line && v1 < whole) {
+    if (v1 < whole) {
         part.ahead = a->x + v1 * CNN__V;
         part.ahead_tap = a->tap + (k0 - a->first);
     }
@@ -1494,7 +1474,7 @@ static void CNN__FN(cnn__product_gathered)(const cnn__product *a, int v0, int v1
    much at a time that it stays in the second-level cache while the chunks pass by. */
 static void CNN__FN(cnn__product_run)(const cnn__product *a) {
     const int rest = (int)(a->n % CNN__V), vectors = (int)(a->n / CNN__V) + (rest > 0);
-    const int gather = a->line || (a->gather && a->rows >= CNN__GATHER_ROWS && a->steps > 1);
+    const int gather = a->gather && a->rows >= CNN__GATHER_ROWS && a->steps > 1;
     const int columns = gather ? CNN__GATHER / CNN__V : CNN__COLUMNS;
     const int unit = CNN__PANEL == 6 ? 2 : 1; /* vectors of the best tile, which groups should not break up */
     const int chunk = gather ? CNN__GATHER_STEPS : vectors > CNN__COLUMNS ? CNN__CHUNK * 3 / 2 : INT_MAX;
@@ -1665,7 +1645,7 @@ CNN__INLINE void CNN__FN(cnn__pixels_tile)(const cnn__pixels *a, const float *x,
     for (int m = 0; m < MR; m++) {
         CNN__UNROLL
         for (int j = 0; j < NV; j++)
-            acc[m][j] = CNN__LOAD(a->bias + j * CNN__V);
+            acc[m][j] = CNN__LOAD(a->bias ? a->bias + j * CNN__V : y + m * CNN__LANES + j * CNN__V);
     }
     for (int k = 0; k < steps; k++, w += CNN__LANES) {
         const float *xk = x + tap[k];
@@ -1689,11 +1669,11 @@ CNN__INLINE void CNN__FN(cnn__pixels_tile)(const cnn__pixels *a, const float *x,
     }
 }
 
-/* A tile may go beyond the end of its line; the next line's tiles then put that right. */
+/* A tile may go beyond the end of its line; where lines follow closely, the next line's tiles put that right. */
 static void CNN__FN(cnn__pixels)(const cnn__pixels *a) {
     for (int i = 0; i < a->lines; i++) {
         const float *x = a->x + i * a->xr;
-        float *y = a->y + (ptrdiff_t)i * a->n * CNN__LANES;
+        float *y = a->y + i * a->yr;
         for (int left = a->n, mr = 0; left > 0; left -= mr, x += mr, y += mr * CNN__LANES) {
             for (mr = CNN__PIXELS_LEAST; mr < left && mr < CNN__PIXELS_MOST;)
                 mr += 2;
@@ -3410,7 +3390,7 @@ typedef struct cnn__conv {
     int h, w, oh, ow, kh, kw, sh, sw, dh, dw, pt, pl;
     cnn_padding_mode mode;
     int no_winograd;
-    int cell, hp, wp, hq, wq, direct, flat, dense;
+    int cell, hp, wp, hq, wq, direct, flat;
     int strip, rows;    /* output rows in a strip; rows of a phase that it needs */
     int steps;          /* c*kh*kw */
     int plane, y_plane; /* floats of a channel: of a packed strip, and of y as the kernels see it */
@@ -3464,14 +3444,6 @@ static void cnn__conv_strips(cnn__conv *v, int strip) {
     v->rows = v->rows > v->hq ? v->hq : v->rows;
     v->plane = v->sh * v->sw * v->rows * v->wq * v->cell;
     v->y_plane = (v->flat ? strip : v->oh) * v->y_pitch;
-}
-
-/* Rows of the output as one line: where there are many channels, by gathering (`dense`); else, for narrow
-   planes, at the pitch of the packed image, for those who copy the result out. */
-static void cnn__conv_flatten(cnn__conv *v) {
-    v->dense = v->wq != v->ow && v->o >= CNN__GATHER_ROWS && !v->direct;
-    v->flat = v->wq != v->ow && v->ow < 128 && !v->dense;
-    v->y_pitch = v->flat ? v->wq : v->ow;
 }
 
 /* Checks options against an input c*h*w and a kernel of o output channels and kh*kw, and works out everything
@@ -3894,6 +3866,65 @@ static void cnn__conv_forward(const cnn__conv *v, const cnn__kernels *k, const f
     }
 }
 
+/* Outputs as lanes: panels of CNN__LANES rows, the last with zeros beyond the channels; for each
+   count of them, w[i*rs + k] of `f` steps, and so on for `runs` runs of steps that lie ks apart. */
+static void cnn__lanes_panel(const float *w, size_t rs, int count, size_t f, int runs, size_t ks, float *to) {
+    const float *row[CNN__LANES];
+    for (; runs > 0; runs--, w += ks, to += f * CNN__LANES) {
+        for (int i = 0; i < count; i++)
+            row[i] = w + (size_t)i * rs;
+        cnn__block_from_rows(row, f, CNN__LANES, count, to);
+    }
+}
+
+static size_t cnn__lanes_weights(const cnn__conv *v) {
+    return (size_t)v->groups * (size_t)cnn__ceil_div(v->o, CNN__LANES) * CNN__LANES * (size_t)v->steps;
+}
+
+/* Floats of a packed image, which tiles read beyond. */
+static size_t cnn__lanes_packed(const cnn__conv *v) {
+    return cnn__padded((size_t)v->c * (size_t)v->plane + CNN__LANES);
+}
+
+/* Positions from line to line of what tiles write: where the steps come in chunks, it must not be overwritten
+   from the line before. */
+static int cnn__lanes_pitch(const cnn__conv *v) {
+    return v->steps > CNN__CHUNK * 3 / 2 ? v->ow + CNN__BEYOND : v->ow;
+}
+
+static size_t cnn__lanes_floats(const cnn__conv *v, int rows) {
+    return CNN__LANES * ((size_t)rows * (size_t)cnn__lanes_pitch(v) + CNN__BEYOND);
+}
+
+/* `channels` outputs of `rows` rows, to y, in chunks of the steps whose panel stays in the first-level
+   cache. */
+static void cnn__conv_lanes(const cnn__conv *v, const cnn__kernels *k, const float *packed,
+                            const float *panels, const float *bias, int channels, int rows, float *scratch,
+                            float *y) {
+    const int pitch = cnn__lanes_pitch(v), close = pitch == v->ow;
+    const int chunks = close ? 1 : cnn__ceil_div(v->steps, CNN__CHUNK);
+    cnn__pixels a = {rows, v->ow, 0, NULL, packed, NULL, NULL, v->x_pitch, pitch * CNN__LANES, scratch};
+    for (int o = 0; o < channels; o += CNN__LANES, panels += (size_t)v->steps * CNN__LANES) {
+        const int count = cnn__min(channels - o, CNN__LANES);
+        float own[CNN__LANES] = {0};
+        for (int i = 0; bias && i < count; i++)
+            own[i] = bias[o + i];
+        for (int c = 0; c < chunks; c++) {
+            const int first = (int)((int64_t)v->steps * c / chunks);
+            a.steps = (int)((int64_t)v->steps * (c + 1) / chunks) - first;
+            a.tap = v->tap + first;
+            a.w = panels + (size_t)first * CNN__LANES;
+            a.bias = c ? NULL : own;
+            k->pixels(&a);
+        }
+        for (int i = 0; i < (close ? 1 : rows); i++)
+            cnn__rows_from_block(scratch + (size_t)(i * pitch) * CNN__LANES,
+                                 (size_t)v->ow * (size_t)(close ? rows : 1), CNN__LANES, count,
+                                 y + (size_t)o * (size_t)v->y_plane + (size_t)(i * v->ow),
+                                 (size_t)v->y_plane);
+    }
+}
+
 /* A single example's rows are too short for vectors. So its outputs are their lanes, or, where those are too
    few, its rows lie in one line at the packed image's pitch: whichever fills more lanes. */
 static int cnn__outputs_as_lanes(const cnn__conv *v) {
@@ -3903,43 +3934,9 @@ static int cnn__outputs_as_lanes(const cnn__conv *v) {
 
 /* Floats of a single example's products before they take their places. */
 static size_t cnn__single_floats(const cnn__conv *v) {
-    if (cnn__outputs_as_lanes(v))
-        return CNN__LANES * ((size_t)v->oh * (size_t)v->ow + CNN__BEYOND);
-    return v->lines > 1 ? (size_t)v->o * cnn__padded((size_t)v->oh * (size_t)v->wq) : 0;
-}
-
-static size_t cnn__single_packed(const cnn__conv *v) {
-    return v->direct ? 0 : cnn__padded((size_t)v->c * (size_t)v->plane + CNN__LANES);
-}
-
-/* The weights with outputs as lanes; rows of zeros where the last are fewer. */
-static size_t cnn__single_weights(const cnn__conv *v) {
-    const size_t panels = (size_t)v->groups * (size_t)cnn__ceil_div(v->o, CNN__LANES);
-    return cnn__outputs_as_lanes(v) ? panels * (size_t)v->steps * CNN__LANES : 0;
-}
-
-static void cnn__single_panels(const cnn__conv *v, const float *weight, float *to) {
-    for (int o = 0; o < v->o; o += CNN__LANES, to += (size_t)v->steps * CNN__LANES) {
-        const int count = cnn__min(v->o - o, CNN__LANES);
-        const float *row[CNN__LANES];
-        for (int i = 0; i < count; i++)
-            row[i] = weight + (size_t)(o + i) * (size_t)v->steps;
-        cnn__block_from_rows(row, (size_t)v->steps, CNN__LANES, count, to);
-    }
-}
-
-static void cnn__single_lanes(const cnn__conv *v, const cnn__kernels *k, const float *x, const float *panels,
-                              const float *bias, int rows, float *scratch, float *y) {
-    float own[CNN__LANES] = {0};
-    cnn__pixels a = {rows, v->ow, v->steps, v->tap, x, panels, own, v->x_pitch, scratch};
-    for (int o = 0; o < v->o; o += CNN__LANES, a.w += (size_t)v->steps * CNN__LANES) {
-        const int count = cnn__min(v->o - o, CNN__LANES);
-        for (int i = 0; bias && i < count; i++)
-            own[i] = bias[o + i];
-        k->pixels(&a);
-        cnn__rows_from_block(scratch, (size_t)rows * (size_t)v->ow, CNN__LANES, count,
-                             y + (size_t)o * (size_t)v->y_plane, (size_t)v->y_plane);
-    }
+    return cnn__outputs_as_lanes(v) ? cnn__lanes_floats(v, v->oh)
+           : v->lines > 1           ? (size_t)v->o * cnn__padded((size_t)v->oh * (size_t)v->wq)
+                                    : 0;
 }
 
 static void cnn__single_line(const cnn__conv *v, const cnn__kernels *k, const float *x, const float *panels,
@@ -4086,6 +4083,7 @@ typedef struct cnn__conv_call {
     int slices;                 /* of a part's panels, packed by different threads */
     cnn__stretch *stretch;      /* depthwise */
     int stretches;
+    int backward;       /* outputs as lanes: x is dy, y dx */
     size_t dy_plane;    /* dx: floats of a channel of the padded dy */
     cnn__arena *memory; /* see cnn__conv_memory */
     char *scratch;      /* for each thread `stride` bytes: a cnn__cache, then the task's own */
@@ -4147,11 +4145,7 @@ static void cnn__conv_forward_task(void *context, int task, int thread) {
     p.ym = v->y_plane;
     p.gather = 1;
     p.slack = !v->direct;
-    if (v->dense) {
-        p.line = v->ow;
-        p.pitch = v->x_pitch;
-    }
-    if (v->dense || v->x_pitch == v->y_pitch) {
+    if (v->x_pitch == v->y_pitch) {
         p.n = (size_t)(rows - 1) * (size_t)v->y_pitch + (size_t)v->ow;
         a->k->product(&p);
     } else {
@@ -4271,8 +4265,7 @@ static void cnn__conv_dx_task(void *context, int task, int thread) {
     float *dx = a->dx + (size_t)unit * (size_t)v->c * image;
     int have = 0;
     float *dy = cnn__conv_scratch(a, thread, unit + 1, &have);
-    float *packed =
-        v->direct || v->dense ? dx + (size_t)c0 * image : dy + cnn__padded((size_t)v->o * a->dy_plane);
+    float *packed = v->direct ? dx + (size_t)c0 * image : dy + cnn__padded((size_t)v->o * a->dy_plane);
     if (!have)
         cnn__pad_dy(a, a->dy + (size_t)unit * (size_t)v->o * (size_t)v->oh * (size_t)v->ow, dy);
     const float *panels = a->panels + (size_t)group * (size_t)v->o * (size_t)v->steps;
@@ -4297,20 +4290,12 @@ static void cnn__conv_dx_task(void *context, int task, int thread) {
             p.w = panels + (size_t)c0 * (size_t)p.steps;
             p.panel = p.steps;
             p.y = packed + cnn__packed_row(v, r, from) + (size_t)s * (size_t)v->rows * (size_t)v->wq;
-            if (v->dense) { /* dx itself, without the padding's columns */
-                p.n = (size_t)(to - from) * (size_t)v->w;
-                p.x += v->pl;
-                p.line = v->w;
-                p.pitch = v->wq;
-                p.y = packed + (size_t)h0 * (size_t)v->w;
-                p.ym = (ptrdiff_t)image;
-            }
             if (to > from)
                 a->k->product(&p);
             p.tap += p.steps;
             panels += (size_t)v->c * (size_t)p.steps;
         }
-    if (!v->direct && !v->dense)
+    if (!v->direct)
         cnn__unpack(v, a->k, packed, c0, c1, h0, h1, dx);
 }
 
@@ -4498,10 +4483,14 @@ static int cnn__conv_threads(const cnn__conv *v, int n) {
     return cnn__threads_for((double)n * v->groups * v->o * (double)v->steps * v->oh * (double)v->ow);
 }
 
-/* Channels in a part, so many that panels stay whole, for `parts` parts at most. */
+/* Channels in a part, a multiple of `unit`, for `parts` parts at most. */
+static int cnn__part(int channels, int parts, int unit) {
+    return cnn__min(channels, cnn__ceil_div(cnn__ceil_div(channels, parts), unit) * unit);
+}
+
+/* The same where panels are to stay whole. */
 static int cnn__conv_part(int channels, int parts) {
-    const int panel = cnn__k()->panel;
-    return cnn__min(channels, cnn__ceil_div(cnn__ceil_div(channels, parts), panel) * panel);
+    return cnn__part(channels, parts, cnn__k()->panel);
 }
 
 /* Bytes of the scratch memory of all threads, each with so many floats. */
@@ -4516,11 +4505,10 @@ CNN__COLD static cnn_status cnn__conv_too_many(const char *where, const cnn__con
 }
 
 /* Strips: packed, they should stay in the second-level cache, halo rows should be few, and there should be
-   work for all threads. Images too small for that are cut by channels. */
-static void cnn__conv_cut(cnn__conv_call *a, int threads) {
+   work for all threads. Images too small for that are cut by channels, `unit` of which stay together. */
+static void cnn__conv_cut(cnn__conv_call *a, int threads, int unit) {
     cnn__conv *v = a->v;
     const int64_t units = (int64_t)a->n * v->groups, row = (int64_t)v->c * v->sh * v->sw * v->wq;
-    cnn__conv_flatten(v);
     const int halo = (v->kh - 1) * v->dh / v->sh;
     int strip = v->oh;
     if (!v->direct) {
@@ -4538,7 +4526,7 @@ static void cnn__conv_cut(cnn__conv_call *a, int threads) {
     }
     cnn__conv_strips(v, cnn__ceil_div(v->oh, strips));
     a->strips = cnn__ceil_div(v->oh, v->strip);
-    a->part = cnn__conv_part(v->o, a->parts);
+    a->part = cnn__part(v->o, a->parts, unit);
     a->parts = cnn__ceil_div(v->o, a->part);
     a->slices = v->groups < threads ? threads : 1;
 }
@@ -4547,7 +4535,9 @@ static cnn_status cnn__conv_run_forward(const char *where, cnn__conv_call *a) {
     cnn__conv *v = a->v;
     const int threads = cnn__conv_threads(v, a->n);
     cnn__arena arena = {a->memory->base, 0};
-    cnn__conv_cut(a, threads);
+    v->flat = v->wq != v->ow && v->ow < 128; /* narrow rows as one line, at the pitch of the packed image */
+    v->y_pitch = v->flat ? v->wq : v->ow;
+    cnn__conv_cut(a, threads, a->k->panel);
     const int64_t tasks = (int64_t)a->n * v->groups * a->strips * a->parts;
     if (tasks > INT_MAX)
         return cnn__conv_too_many(where, a);
@@ -4561,6 +4551,92 @@ static cnn_status cnn__conv_run_forward(const char *where, cnn__conv_call *a) {
         return CNN_OK;
     cnn__parallel(threads, v->groups * a->parts * a->slices, cnn__conv_panels_task, a);
     cnn__conv_run(a, threads, (int)tasks, cnn__conv_forward_task);
+    return CNN_OK;
+}
+
+/* The convolution by which dx is computed from dy. */
+static cnn__conv cnn__conv_reverse(const cnn__conv *v) {
+    cnn__conv r = *v;
+    r.c = v->o;
+    r.o = v->c;
+    r.h = v->oh;
+    r.w = v->ow;
+    r.oh = v->h;
+    r.ow = v->w;
+    r.pt = (v->kh - 1) * v->dh - v->pt;
+    r.pl = (v->kw - 1) * v->dw - v->pl;
+    r.y_pitch = v->w;
+    r.hp = r.hq = v->h + (v->kh - 1) * v->dh;
+    r.wp = r.wq = r.x_pitch = v->w + (v->kw - 1) * v->dw;
+    r.steps = v->o * v->kh * v->kw;
+    return r;
+}
+
+/* ---- outputs as lanes ----
+
+   Rows of the output need not fill vectors where the outputs themselves do: no column is wasted or gathered.
+   With stride 1 and zeros, dx is the same over dy with the kernel turned around, which reversed taps do. */
+
+static void cnn__lanes_panels_task(void *context, int task, int thread) {
+    const cnn__conv_call *a = (const cnn__conv_call *)context;
+    const cnn__conv *v = a->v;
+    const int panels = cnn__ceil_div(v->o, CNN__LANES), group = task / panels, o = task % panels * CNN__LANES;
+    const size_t steps = (size_t)v->steps, window = (size_t)(v->kh * v->kw);
+    const float *w = a->weight + (size_t)group * (size_t)v->o * steps;
+    float *to = a->panels + (size_t)task * steps * CNN__LANES;
+    (void)thread;
+    if (a->backward)
+        cnn__lanes_panel(w + (size_t)o * window, window, cnn__min(v->o - o, CNN__LANES), window, v->c,
+                         (size_t)v->o * window, to);
+    else
+        cnn__lanes_panel(w + (size_t)o * steps, steps, cnn__min(v->o - o, CNN__LANES), steps, 1, 0, to);
+}
+
+static void cnn__lanes_task(void *context, int task, int thread) {
+    const cnn__conv_call *a = (const cnn__conv_call *)context;
+    const cnn__conv *v = a->v;
+    const int unit = task / a->parts / a->strips, group = unit % v->groups;
+    const int m0 = task % a->parts * a->part, m1 = cnn__min(m0 + a->part, v->o);
+    const int row0 = task / a->parts % a->strips * v->strip, rows = cnn__min(v->strip, v->oh - row0);
+    const size_t out = (size_t)v->oh * (size_t)v->ow, at = (size_t)(group * v->o + m0);
+    const size_t first = (size_t)(group * cnn__ceil_div(v->o, CNN__LANES) * CNN__LANES + m0);
+    int have = 0;
+    float *packed = cnn__conv_scratch(a, thread, task / a->parts + 1, &have);
+    if (!have)
+        cnn__pack(v, a->x + (size_t)unit * (size_t)v->c * (size_t)v->h * (size_t)v->w, 0, v->c, row0, packed);
+    cnn__conv_lanes(v, a->k, packed, a->panels + first * (size_t)v->steps, a->bias ? a->bias + at : NULL,
+                    m1 - m0, rows, packed + cnn__lanes_packed(v),
+                    a->y + ((size_t)unit * (size_t)v->o + (size_t)m0) * out + (size_t)row0 * (size_t)v->ow);
+}
+
+/* v is forward's geometry or the reverse. */
+CNN__COLD static cnn_status cnn__lanes_run(const char *where, cnn__conv_call *a, const cnn__conv *geometry) {
+    cnn__conv v = *geometry;
+    const int threads = cnn__conv_threads(&v, a->n), panels = v.groups * cnn__ceil_div(v.o, CNN__LANES);
+    const int window = v.kh * v.kw;
+    cnn__arena arena = {a->memory->base, 0};
+    a->v = &v;
+    v.direct = 0; /* tiles read beyond the image's end */
+    cnn__conv_cut(a, threads, CNN__LANES);
+    const int64_t tasks = (int64_t)a->n * v.groups * a->strips * a->parts;
+    if (tasks > INT_MAX)
+        return cnn__conv_too_many(where, a);
+    const size_t scratch =
+        cnn__conv_scratch_bytes(a, threads, cnn__lanes_packed(&v) + cnn__lanes_floats(&v, v.strip));
+    cnn__conv_taps(&v, &arena);
+    a->panels = cnn__take_floats(&arena, cnn__lanes_weights(&v));
+    a->scratch = (char *)cnn__take(&arena, scratch, 1);
+    if (!cnn__conv_memory(a, &arena))
+        return CNN_OK;
+    for (int k = 0; a->backward && k < v.steps; k++) {
+        const int other = k + window - 1 - 2 * (k % window), tap = v.tap[k];
+        if (other > k) {
+            v.tap[k] = v.tap[other];
+            v.tap[other] = tap;
+        }
+    }
+    cnn__parallel(threads, panels, cnn__lanes_panels_task, a);
+    cnn__conv_run(a, threads, (int)tasks, cnn__lanes_task);
     return CNN_OK;
 }
 
@@ -4682,23 +4758,6 @@ static void cnn__depthwise_dw_task(void *context, int group, int thread) {
             for (int e = 0; e < a->stretch[k].rows; e++)
                 a->dw[at * (size_t)v->steps + (size_t)a->stretch[k].at[e]] += g[k * CNN__TALL + e];
     }
-}
-
-/* The convolution by which dx is computed from dy. */
-static cnn__conv cnn__depthwise_reverse(const cnn__conv *v) {
-    cnn__conv r = *v;
-    r.c = v->o;
-    r.o = 1;
-    r.h = v->oh;
-    r.w = v->ow;
-    r.oh = v->h;
-    r.ow = v->w;
-    r.pt = (v->kh - 1) * v->dh - v->pt;
-    r.pl = (v->kw - 1) * v->dw - v->pl;
-    r.hp = r.hq = v->h + (v->kh - 1) * v->dh;
-    r.wp = r.wq = r.x_pitch = v->w + (v->kw - 1) * v->dw;
-    r.steps = v->o * v->kh * v->kw;
-    return r;
 }
 
 /* Output rows of a strip: whole bands, as many as the first-level cache holds. */
@@ -5200,9 +5259,7 @@ static size_t cnn__conv_dx_floats(cnn__conv_call *a, int threads) {
     if (v->mode == CNN_PAD_ZEROS && units * a->parts < threads)
         a->strips = cnn__min(v->h, (int)((threads + units * a->parts - 1) / (units * a->parts)));
     a->slices = v->groups < threads ? threads : 1;
-    v->dense = !v->direct && v->sh == 1 && v->sw == 1 && v->mode == CNN_PAD_ZEROS && v->c >= CNN__GATHER_ROWS;
-    return cnn__padded((size_t)v->o * a->dy_plane) +
-           (v->direct || v->dense ? 0 : (size_t)a->part * (size_t)v->plane);
+    return cnn__padded((size_t)v->o * a->dy_plane) + (v->direct ? 0 : (size_t)a->part * (size_t)v->plane);
 }
 
 static size_t cnn__conv_dw_floats(cnn__conv_call *a, int threads) {
@@ -5321,14 +5378,24 @@ static int cnn__conv_depthwise(const cnn__conv *v, int what) {
         return 0;
     if (what != CNN__DX)
         return cnn__depthwise_rows(v) > 0;
-    const cnn__conv r = cnn__depthwise_reverse(v);
+    const cnn__conv r = cnn__conv_reverse(v);
     return cnn__pack_plain(v) && v->sh == 1 && v->sw == 1 && cnn__depthwise_rows(&r) > 0;
+}
+
+/* Outputs as lanes, where at least two thirds of them are filled. */
+static int cnn__conv_by_lanes(const cnn__conv *v, int what) {
+    const int outputs = what == CNN__DX ? v->c : v->o;
+    if (!cnn__k()->wino_input || v->kh * v->kw == 1 ||
+        3 * outputs < 2 * CNN__LANES * cnn__ceil_div(outputs, CNN__LANES))
+        return 0;
+    return what == CNN__Y || (cnn__pack_plain(v) && v->sh == 1 && v->sw == 1);
 }
 
 static cnn_status cnn__conv_forward_jobs(const char *where, cnn__conv_call a) {
     const cnn__conv *v = a.v;
     return cnn__conv_depthwise(v, CNN__Y)  ? cnn__depthwise_run(where, &a, v, 0, cnn__depthwise_task)
            : cnn__conv_winograd(v, CNN__Y) ? cnn__wino_run(where, &a, 0)
+           : cnn__conv_by_lanes(v, CNN__Y) ? cnn__lanes_run(where, &a, v)
                                            : cnn__conv_run_forward(where, &a);
 }
 
@@ -5340,11 +5407,13 @@ static cnn_status cnn__conv_backward_jobs(const char *where, cnn__conv_call a) {
     if (a.dx && cnn__conv_winograd(v, CNN__DX)) {
         CNN__TRY(cnn__wino_run(where, &a, 1));
         a.dx = NULL;
-    } else if (a.dx && cnn__conv_depthwise(v, CNN__DX)) {
-        const cnn__conv r = cnn__depthwise_reverse(v);
+    } else if (a.dx && (cnn__conv_depthwise(v, CNN__DX) || cnn__conv_by_lanes(v, CNN__DX))) {
+        const cnn__conv r = cnn__conv_reverse(v);
         b.x = a.dy;
         b.y = a.dx;
-        CNN__TRY(cnn__depthwise_run(where, &b, &r, 1, cnn__depthwise_task));
+        b.backward = 1;
+        CNN__TRY(cnn__conv_depthwise(v, CNN__DX) ? cnn__depthwise_run(where, &b, &r, 1, cnn__depthwise_task)
+                                                 : cnn__lanes_run(where, &b, &r));
         b = a;
         a.dx = NULL;
     }
@@ -7015,14 +7084,15 @@ CNN__COLD static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net
             cnn__conv_taps(&p->conv, arena);
             cnn__conv_taps(&p->single, arena);
             p->panels = cnn__take_floats(arena, info->weights);
-            p->single_panels = cnn__take_floats(arena, cnn__single_weights(&p->single));
+            p->single_panels = cnn__take_floats(
+                arena, cnn__outputs_as_lanes(&p->single) ? cnn__lanes_weights(&p->single) : 0);
             if (training) {
                 cnn__conv_back_taps(&p->conv, arena);
                 cnn__conv_back_taps(&p->single, arena);
                 p->back_panels = cnn__take_floats(arena, info->weights);
             }
             const size_t packed = p->conv.direct ? 0 : (size_t)p->conv.c * (size_t)p->conv.plane;
-            const size_t single = cnn__single_packed(&p->single) + cnn__single_floats(&p->single);
+            const size_t single = cnn__lanes_packed(&p->single) + cnn__single_floats(&p->single);
             ws->pack_floats = packed > ws->pack_floats ? packed : ws->pack_floats;
             ws->pack_floats = single > ws->pack_floats ? single : ws->pack_floats;
             p->slot = slot_floats;
@@ -7368,10 +7438,13 @@ static void cnn__prepare_task(void *context, int task, int thread) {
             if (!lanes || cnn__blocks(e->n))
                 cnn__panels(e->k, weight + at, (size_t)v->steps, 1, v->o, v->steps, part, CNN__PREPARE,
                             p->panels + at);
-            if (lanes && part == g % CNN__PREPARE && cnn__blocks(e->n) < cnn__units(e->n))
-                cnn__single_panels(&p->single, weight + at,
-                                   p->single_panels +
-                                       (size_t)g * cnn__single_weights(&p->single) / (size_t)v->groups);
+            for (int o = 0; lanes && o < v->o && cnn__blocks(e->n) < cnn__units(e->n); o += CNN__LANES)
+                if (o / CNN__LANES % CNN__PREPARE == part)
+                    cnn__lanes_panel(weight + at + (size_t)o * (size_t)v->steps, (size_t)v->steps,
+                                     cnn__min(v->o - o, CNN__LANES), (size_t)v->steps, 1, 0,
+                                     p->single_panels +
+                                         (size_t)g * cnn__lanes_weights(&p->single) / (size_t)v->groups +
+                                         (size_t)o * (size_t)v->steps);
             if (part == g % CNN__PREPARE && e->back)
                 cnn__conv_back_panels(v, e->k, weight + at, p->back_panels + at);
         }
@@ -7394,12 +7467,12 @@ static void cnn__unit_conv_forward(const cnn__pass *e, int layer, int g, const f
         cnn__conv_forward(v, e->k, image, panels, bias, i0, i1, y);
         return;
     }
-    float *scratch = packed + cnn__single_packed(v);
+    float *scratch = packed + cnn__lanes_packed(v);
     image += (size_t)i0 * (size_t)v->x_pitch;
     y += (size_t)i0 * (size_t)v->y_pitch;
     if (cnn__outputs_as_lanes(v)) {
-        panels = p->single_panels + (size_t)g * cnn__single_weights(v) / (size_t)v->groups;
-        cnn__single_lanes(v, e->k, image, panels, bias, i1 - i0, scratch, y);
+        panels = p->single_panels + (size_t)g * cnn__lanes_weights(v) / (size_t)v->groups;
+        cnn__conv_lanes(v, e->k, image, panels, bias, v->o, i1 - i0, scratch, y);
     } else {
         cnn__single_line(v, e->k, image, panels, bias, i1 - i0, scratch, y);
     }
