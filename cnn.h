@@ -653,6 +653,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__GNU          1
 #define CNN__INLINE       static inline __attribute__((always_inline, unused))
 #define CNN__MAYBE        __attribute__((unused))
+#define CNN__OUTLINE      __attribute__((noinline))       /* too large to be copied to its callers */
 #define CNN__COLD         __attribute__((cold, noinline)) /* once a call or less: small code, soon compiled */
 #define CNN__THREAD       __thread
 #define CNN__PREFETCH(p)  __builtin_prefetch(p, 0, 2)
@@ -661,6 +662,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__GNU    0
 #define CNN__INLINE static
 #define CNN__MAYBE
+#define CNN__OUTLINE
 #define CNN__COLD
 #define CNN__PREFETCH(p) ((void)0)
 #define CNN__PRINTF(a, b)
@@ -746,7 +748,7 @@ CNN__INLINE void cnn__float_mode_restore(uint64_t mode) {
    contiguous range, so the split is static; what a task computes must not depend on it. */
 typedef void (*cnn__task)(void *context, int task, int thread);
 
-static void cnn__parallel(int threads, int tasks, cnn__task body, void *context) {
+CNN__OUTLINE static void cnn__parallel(int threads, int tasks, cnn__task body, void *context) {
 #if CNN__OPENMP
     if (threads > 1 && tasks > 1) {
         if (threads > tasks)
@@ -1220,9 +1222,20 @@ typedef struct cnn__kernels {
      LOAD_BYTES(p)                 V bytes as floats
      EVEN(a, b) ODD(a, b)          the even or odd lanes of a, then those of b
      ZIP_LOW(a, b) ZIP_HIGH(a, b)  lanes of a and b in turn: the first or the last V of these 2V
-   and + - * / on vectors. */
+   and + - * / on vectors.
+
+   CNN__LEAN marks an instance for what hardly anybody runs, old processors and single floats: it has few tiles,
+   no Winograd, and softmax and pooling are those of single floats. That saves a quarter of the compile time. */
 
 #ifdef CNN__INSTANCE
+#ifndef CNN__LEAN
+#define CNN__LEAN 0
+#endif
+#if CNN__LEAN && CNN__V > 1
+#define CNN__BORROWED(name) name##_scalar
+#else
+#define CNN__BORROWED(name) CNN__FN(name)
+#endif
 #define CNN__JOIN_(a, b) a##_##b
 #define CNN__JOIN(a, b)  CNN__JOIN_(a, b)
 #define CNN__FN(name)    CNN__JOIN(name, CNN__INSTANCE)
@@ -1328,7 +1341,7 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
     T(6, 1) T(6, 2) T(6, 4)                                                                                  \
     T(8, 1) T(8, 2) T(8, 3)
 #define CNN__TILE_SIZES {0, 0x46, 0x46, 0x46, 0x4e, 0, 0x16, 0, 0xe} /* NV for each MR, as bits */
-#elif CNN__V == 1
+#elif CNN__LEAN
 #define CNN__PANEL 4
 #define CNN__TILES(T) T(1, 1) T(2, 1) T(3, 1) T(4, 1) T(4, 2)
 #define CNN__TILE_SIZES {0, 0x2, 0x2, 0x2, 0x6}
@@ -1546,7 +1559,7 @@ CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const
     const float *y = a->y + m0 * a->ym;
     const ptrdiff_t ym = a->ym;
     const size_t whole = a->n / CNN__V * CNN__V;
-#if CNN__MASKED
+#if CNN__V > 4 /* loads of less than a vector are cheap */
     const int rest = (int)(a->n - whole);
 #else
     float rest[4][6] = {{0}}; /* sums over what does not fill a vector */
@@ -1565,7 +1578,7 @@ CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const
                     acc[m][k] = CNN__FMA(v[m], b, acc[m][k]);
             }
         }
-#if CNN__MASKED
+#if CNN__V > 4
         if (rest) {
             CNN__VEC v[4];
             CNN__UNROLL
@@ -1596,7 +1609,7 @@ CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const
         for (int k = 0; k < NK; k++)
             CNN__STORE(lanes + (m * pitch + k) * CNN__V, acc[m][k]);
     }
-#if !CNN__MASKED
+#if CNN__V <= 4
     for (int m = 0; m < MR; m++)
         for (int k = 0; k < NK; k++)
             lanes[(m * pitch + k) * CNN__V] += rest[m][k];
@@ -1611,6 +1624,8 @@ CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const
 #if CNN__REGISTERS >= 32
 #define CNN__DOT_TILES(T)                                                                                    \
     T(1, 1) T(1, 6) T(3, 1) T(3, 3) T(3, 5) T(3, 6) T(4, 1) T(4, 3) T(4, 5) T(4, 6)
+#elif CNN__LEAN
+#define CNN__DOT_TILES(T) T(1, 1) T(3, 1) T(3, 4)
 #else
 #define CNN__DOT_TILES(T) T(1, 1) T(1, 2) T(1, 4) T(3, 1) T(3, 2) T(3, 4)
 #endif
@@ -1636,6 +1651,8 @@ CNN__INLINE int CNN__FN(cnn__dot_steps)(int rows, int left) {
     if (rows > 1 && (left == 5 || (left % 5 == 0 && left < 30)))
         return 5;
     return left >= 6 ? 6 : left >= 3 && rows > 1 ? 3 : 1;
+#elif CNN__LEAN
+    return left >= 4 && rows == 3 ? 4 : 1;
 #else
     (void)rows;
     return left >= 4 ? 4 : left >= 2 ? 2 : 1;
@@ -1687,7 +1704,10 @@ CNN__INLINE void CNN__FN(cnn__depthwise_tile)(const cnn__depthwise *a, const flo
     for (int i = 0; i < CNN__BAND; i++)
         acc[i] = CNN__SET1(a->bias);
     for (; s < end; s++, w += CNN__TALL)
-        if (s->rows == 3)
+        if (CNN__LEAN)
+            for (int e = 0; e < s->rows; e++)
+                CNN__FN(cnn__depthwise_stretch)(x + s->tap + e * xr, xr, w + e, acc, 1);
+        else if (s->rows == 3)
             CNN__FN(cnn__depthwise_stretch)(x + s->tap, xr, w, acc, 3);
         else if (s->rows == 2)
             CNN__FN(cnn__depthwise_stretch)(x + s->tap, xr, w, acc, 2);
@@ -1714,6 +1734,22 @@ static void CNN__FN(cnn__depthwise)(const cnn__depthwise *a) {
         }
 }
 
+#if CNN__LEAN
+/* An element of the kernel at a time. */
+static void CNN__FN(cnn__depthwise_lanes)(const cnn__depthwise *a) {
+    const int whole = a->n / CNN__V * CNN__V;
+    for (int k = 0; k < a->stretches; k++)
+        for (int e = 0; e < a->stretch[k].rows; e++) {
+            const float *x = a->x + a->stretch[k].tap + e * a->xr, *y = a->dy;
+            float *lanes = a->lanes + (k * CNN__TALL + e) * CNN__V;
+            CNN__VEC sum = CNN__LOAD(lanes);
+            for (int i = 0; i < a->lines; i++, x += a->xr, y += a->yr)
+                for (int p = 0; p < whole; p += CNN__V)
+                    sum = CNN__FMA(CNN__LOAD(y + p), CNN__LOAD(x + p), sum);
+            CNN__STORE(lanes, sum);
+        }
+}
+#else
 /* Lines from to to - 1 of COLUMNS stretches of ROWS rows, LINES at a time. acc[column][row], or, of a single
    column, acc[0][row] and acc[1][row] by turns. */
 CNN__INLINE void CNN__FN(cnn__depthwise_lines)(const cnn__depthwise *a, const cnn__stretch *s, int from,
@@ -1776,6 +1812,22 @@ CNN__INLINE void CNN__FN(cnn__depthwise_columns)(const cnn__depthwise *a, int k,
     }
 }
 
+static void CNN__FN(cnn__depthwise_lanes)(const cnn__depthwise *a) {
+    const cnn__stretch *s = a->stretch;
+    for (int k = 0, columns = 0; k < a->stretches; k += columns) {
+        columns = k + 2 < a->stretches && s[k + 2].rows == 3 ? 3 : 1; /* the tallest come first */
+        if (columns == 3)
+            CNN__FN(cnn__depthwise_columns)(a, k, 3, 3);
+        else if (s[k].rows == 3)
+            CNN__FN(cnn__depthwise_columns)(a, k, 1, 3);
+        else if (s[k].rows == 2)
+            CNN__FN(cnn__depthwise_columns)(a, k, 1, 2);
+        else
+            CNN__FN(cnn__depthwise_columns)(a, k, 1, 1);
+    }
+}
+#endif
+
 #if !CNN__MASKED && CNN__V > 1
 /* What does not fill a vector. */
 CNN__COLD static void CNN__FN(cnn__depthwise_rest)(const cnn__depthwise *a) {
@@ -1792,29 +1844,25 @@ CNN__COLD static void CNN__FN(cnn__depthwise_rest)(const cnn__depthwise *a) {
 #endif
 
 static void CNN__FN(cnn__depthwise_dot)(const cnn__depthwise *a) {
-    const cnn__stretch *s = a->stretch;
-    for (int k = 0, columns = 0; k < a->stretches; k += columns) {
-        columns =
-            CNN__V > 1 && k + 2 < a->stretches && s[k + 2].rows == 3 ? 3 : 1; /* the tallest come first */
-        if (columns == 3)
-            CNN__FN(cnn__depthwise_columns)(a, k, 3, 3);
-        else if (s[k].rows == 3)
-            CNN__FN(cnn__depthwise_columns)(a, k, 1, 3);
-        else if (s[k].rows == 2)
-            CNN__FN(cnn__depthwise_columns)(a, k, 1, 2);
-        else
-            CNN__FN(cnn__depthwise_columns)(a, k, 1, 1);
-    }
+    CNN__FN(cnn__depthwise_lanes)(a);
 #if !CNN__MASKED && CNN__V > 1
     if (a->n % CNN__V)
         CNN__FN(cnn__depthwise_rest)(a);
 #endif
 }
 
-#if CNN__V == 1
-#define CNN__WINOGRAD(what) NULL /* not worth it */
+#if CNN__LEAN
+#define CNN__WINOGRAD(what) NULL
 #else
 #define CNN__WINOGRAD(what) CNN__FN(cnn__wino_##what)
+/* The passes of a transform are unrolled where registers hold most of what is between them; where it lives in
+   memory anyway, they are loops. */
+#if CNN__REGISTERS >= 32
+#define CNN__PASS_UNROLL CNN__UNROLL
+#else
+#define CNN__PASS_UNROLL
+#endif
+
 /* Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray 2016): y = A^T [(G g G^T) * (B^T d B)] A, 36
    multiplications for 16 outputs in place of 144. Interpolated at 0, +-p, +-q and infinity with p =
    sqrt(1/2), q = sqrt(2), whose factors are smaller than those of the usual 1 and 2: a third of the error.
@@ -1852,7 +1900,7 @@ CNN__INLINE void CNN__FN(cnn__wino_gradient1)(const CNN__VEC *d, const int s, CN
 CNN__INLINE void CNN__FN(cnn__wino_tile)(const float *x, const ptrdiff_t *row, const ptrdiff_t *column, int n,
                                          float *to, size_t pitch, const int side) {
     CNN__VEC t[36], d[6];
-    CNN__UNROLL
+    CNN__PASS_UNROLL
     for (int b = 0; b < side; b++) {
         CNN__UNROLL
         for (int a = 0; a < side; a++)
@@ -1862,7 +1910,7 @@ CNN__INLINE void CNN__FN(cnn__wino_tile)(const float *x, const ptrdiff_t *row, c
         else
             CNN__FN(cnn__wino_gradient1)(d, 1, t + b * 6);
     }
-    CNN__UNROLL
+    CNN__PASS_UNROLL
     for (int a = 0; a < 6; a++) {
         if (side == 6)
             CNN__FN(cnn__wino_input1)(t + a, 6, d);
@@ -1910,7 +1958,7 @@ static void CNN__FN(cnn__wino_weight)(const float *g, int n, int steps, int flip
         const int both = n == CNN__V / 2 && k + 1 < steps;
         lanes = both ? CNN__V : lanes;
 #endif
-        CNN__UNROLL
+        CNN__PASS_UNROLL
         for (int b = 0; b < 3; b++) {
             CNN__VEC d[3];
             CNN__UNROLL
@@ -1924,7 +1972,7 @@ static void CNN__FN(cnn__wino_weight)(const float *g, int n, int steps, int flip
             }
             CNN__FN(cnn__wino_weight1)(d[0], d[1], d[2], t + b * 6);
         }
-        CNN__UNROLL
+        CNN__PASS_UNROLL
         for (int a = 0; a < 6; a++) {
             CNN__VEC d[6];
             CNN__FN(cnn__wino_weight1)(t[a], t[6 + a], t[12 + a], d);
@@ -2150,6 +2198,7 @@ static void CNN__FN(cnn__add_to)(float *y, const float *x, size_t n) {
     CNN__FN(cnn__add3)(y, x, y, n);
 }
 
+#if !CNN__LEAN || CNN__V == 1
 /* Softmax over c rows of n values each: y[k][i] = exp(x[k][i] - max) / sum. max and sum, unless NULL, get n
    values. In place allowed. r values at a time: V, or the rest. */
 static void CNN__FN(cnn__softmax_at)(const float *x, float *y, float *max, float *sum, int c, size_t n,
@@ -2630,6 +2679,8 @@ static void CNN__FN(cnn__avgpool_backward)(const cnn__pool *p, const float *dy, 
         }
 }
 
+#endif
+
 CNN__INLINE CNN__VEC CNN__FN(cnn__sgd1)(const cnn_sgd_options *o, CNN__VEC p, CNN__VEC g, CNN__VEC *v) {
     const CNN__VEC momentum = CNN__SET1(o->momentum);
     g = CNN__FMA(CNN__SET1(o->weight_decay), p, g);
@@ -2693,16 +2744,18 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
                                                    CNN__FN(cnn__sigmoid_backward),
                                                    CNN__FN(cnn__tanh_backward),
                                                    CNN__FN(cnn__relu_backward),
-                                                   CNN__FN(cnn__softmax),
-                                                   CNN__FN(cnn__softmax_backward),
-                                                   CNN__FN(cnn__maxpool),
-                                                   CNN__FN(cnn__maxpool_backward),
-                                                   CNN__FN(cnn__avgpool),
-                                                   CNN__FN(cnn__avgpool_backward),
+                                                   CNN__BORROWED(cnn__softmax),
+                                                   CNN__BORROWED(cnn__softmax_backward),
+                                                   CNN__BORROWED(cnn__maxpool),
+                                                   CNN__BORROWED(cnn__maxpool_backward),
+                                                   CNN__BORROWED(cnn__avgpool),
+                                                   CNN__BORROWED(cnn__avgpool_backward),
                                                    CNN__FN(cnn__sgd),
                                                    CNN__FN(cnn__from_bytes)};
 
 #undef CNN__INSTANCE
+#undef CNN__LEAN
+#undef CNN__BORROWED
 #undef CNN__NAME
 #undef CNN__V
 #undef CNN__VEC
@@ -2732,6 +2785,7 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
 #undef CNN__TILES
 #undef CNN__TILE_SIZES
 #undef CNN__WINOGRAD
+#undef CNN__PASS_UNROLL
 #undef CNN__PANEL
 #undef CNN__MASKED
 #undef CNN__MASK
@@ -2872,6 +2926,41 @@ CNN__INLINE float cnn__sum8(__m256 v) {
 CNN__TARGET_END
 #endif /* CNN__X86 */
 
+/* Plain floats: compilers without vector types, pooling in planes, and what lean instances borrow. */
+CNN__INLINE float cnn__scale1(float v, float t) {
+    uint32_t a = 0, b = 0;
+    memcpy(&a, &v, sizeof a);
+    memcpy(&b, &t, sizeof b);
+    a += b << 23;
+    memcpy(&v, &a, sizeof v);
+    return v;
+}
+#define CNN__INSTANCE          scalar
+#define CNN__LEAN              1
+#define CNN__NAME              "scalar"
+#define CNN__V                 1
+#define CNN__VEC               float
+#define CNN__REGISTERS         16
+#define CNN__LOAD(p)           (*(p))
+#define CNN__STORE(p, v)       (*(p) = (v))
+#define CNN__LOAD_N(p, n)      ((void)(n), *(p))
+#define CNN__STORE_N(p, v, n)  ((void)(n), *(p) = (v))
+#define CNN__SET1(f)           (f)
+#define CNN__FMA(a, b, c)      ((a) * (b) + (c))
+#define CNN__SUM(v)            (v)
+#define CNN__MAX(a, b)         ((a) > (b) ? (a) : (b))
+#define CNN__MIN(a, b)         ((a) < (b) ? (a) : (b))
+#define CNN__MAX_NAN(a, b)     ((a) > (b) || (a) != (a) ? (a) : (b))
+#define CNN__IF_ABOVE(a, b, v) ((a) <= (b) ? 0.0f : (v))
+#define CNN__SCALE(v, t)       cnn__scale1(v, t)
+#define CNN__RECIPROCAL(v)     (1.0f / (v))
+#define CNN__EVEN(a, b)        (a)
+#define CNN__ODD(a, b)         (b)
+#define CNN__ZIP_LOW(a, b)     (a)
+#define CNN__ZIP_HIGH(a, b)    (b)
+#define CNN__LOAD_BYTES(p)     ((float)*(p))
+#include "cnn.h"
+
 #if CNN__VECTORS
 /* What every GCC and Clang has: vectors of 16 bytes, which become SSE2, NEON or plain code. */
 typedef float cnn__vec4 __attribute__((vector_size(16)));
@@ -2911,6 +3000,7 @@ CNN__INLINE cnn__vec4 cnn__select4(cnn__ivec4 mask, cnn__vec4 a, cnn__vec4 b) { 
 }
 #define CNN__INSTANCE vec4
 #if CNN__X86
+#define CNN__LEAN      1
 #define CNN__NAME      "sse2"
 #define CNN__REGISTERS 16
 #elif CNN__NEON
@@ -2946,40 +3036,6 @@ CNN__INLINE cnn__vec4 cnn__select4(cnn__ivec4 mask, cnn__vec4 a, cnn__vec4 b) { 
 #define CNN__LOAD_BYTES(p)     cnn__load_bytes4(p)
 #include "cnn.h"
 #endif /* CNN__VECTORS */
-
-/* Plain floats: compilers without vector types, and pooling in planes. */
-CNN__INLINE float cnn__scale1(float v, float t) {
-    uint32_t a = 0, b = 0;
-    memcpy(&a, &v, sizeof a);
-    memcpy(&b, &t, sizeof b);
-    a += b << 23;
-    memcpy(&v, &a, sizeof v);
-    return v;
-}
-#define CNN__INSTANCE          scalar
-#define CNN__NAME              "scalar"
-#define CNN__V                 1
-#define CNN__VEC               float
-#define CNN__REGISTERS         16
-#define CNN__LOAD(p)           (*(p))
-#define CNN__STORE(p, v)       (*(p) = (v))
-#define CNN__LOAD_N(p, n)      ((void)(n), *(p))
-#define CNN__STORE_N(p, v, n)  ((void)(n), *(p) = (v))
-#define CNN__SET1(f)           (f)
-#define CNN__FMA(a, b, c)      ((a) * (b) + (c))
-#define CNN__SUM(v)            (v)
-#define CNN__MAX(a, b)         ((a) > (b) ? (a) : (b))
-#define CNN__MIN(a, b)         ((a) < (b) ? (a) : (b))
-#define CNN__MAX_NAN(a, b)     ((a) > (b) || (a) != (a) ? (a) : (b))
-#define CNN__IF_ABOVE(a, b, v) ((a) <= (b) ? 0.0f : (v))
-#define CNN__SCALE(v, t)       cnn__scale1(v, t)
-#define CNN__RECIPROCAL(v)     (1.0f / (v))
-#define CNN__EVEN(a, b)        (a)
-#define CNN__ODD(a, b)         (b)
-#define CNN__ZIP_LOW(a, b)     (a)
-#define CNN__ZIP_HIGH(a, b)    (b)
-#define CNN__LOAD_BYTES(p)     ((float)*(p))
-#include "cnn.h"
 
 /* Best first. */
 static const cnn__kernels *const cnn__instances[] = {
