@@ -654,6 +654,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__GNU          1
 #define CNN__INLINE       static inline __attribute__((always_inline, unused))
 #define CNN__MAYBE        __attribute__((unused))
+#define CNN__OUTLINE      __attribute__((noinline))       /* too large to be copied to its callers */
 #define CNN__COLD         __attribute__((cold, noinline)) /* once a call or less: small code, soon compiled */
 #define CNN__THREAD       __thread
 #define CNN__PREFETCH(p)  __builtin_prefetch(p, 0, 2)
@@ -662,6 +663,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__GNU    0
 #define CNN__INLINE static
 #define CNN__MAYBE
+#define CNN__OUTLINE
 #define CNN__COLD
 #define CNN__PREFETCH(p) ((void)0)
 #define CNN__PRINTF(a, b)
@@ -747,7 +749,7 @@ CNN__INLINE void cnn__float_mode_restore(uint64_t mode) {
    contiguous range, so the split is static; what a task computes must not depend on it. */
 typedef void (*cnn__task)(void *context, int task, int thread);
 
-static void cnn__parallel(int threads, int tasks, cnn__task body, void *context) {
+CNN__OUTLINE static void cnn__parallel(int threads, int tasks, cnn__task body, void *context) {
 #if CNN__OPENMP
     if (threads > 1 && tasks > 1) {
         if (threads > tasks)
@@ -1228,9 +1230,20 @@ typedef struct cnn__kernels {
      LOAD_BYTES(p)                 V bytes as floats
      EVEN(a, b) ODD(a, b)          the even or odd lanes of a, then those of b
      ZIP_LOW(a, b) ZIP_HIGH(a, b)  lanes of a and b in turn: the first or the last V of these 2V
-   and + - * / on vectors. */
+   and + - * / on vectors.
+
+   CNN__LEAN marks an instance for what hardly anybody runs, old processors and single floats: it has few tiles,
+   no Winograd, and softmax and pooling are those of single floats. That saves a quarter of the compile time. */
 
 #ifdef CNN__INSTANCE
+#ifndef CNN__LEAN
+#define CNN__LEAN 0
+#endif
+#if CNN__LEAN && CNN__V > 1
+#define CNN__BORROWED(name) name##_scalar
+#else
+#define CNN__BORROWED(name) CNN__FN(name)
+#endif
 #define CNN__JOIN_(a, b) a##_##b
 #define CNN__JOIN(a, b)  CNN__JOIN_(a, b)
 #define CNN__FN(name)    CNN__JOIN(name, CNN__INSTANCE)
@@ -1335,7 +1348,7 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
     T(6, 1) T(6, 2) T(6, 4)                                                                                  \
     T(8, 1) T(8, 2) T(8, 3)
 #define CNN__TILE_SIZES {0, 0x46, 0x46, 0x46, 0x4e, 0, 0x16, 0, 0xe} /* NV for each MR, as bits */
-#elif CNN__V == 1
+#elif CNN__LEAN
 #define CNN__PANEL 4
 #define CNN__TILES(T) T(1, 1) T(2, 1) T(3, 1) T(4, 1) T(4, 2)
 #define CNN__TILE_SIZES {0, 0x2, 0x2, 0x2, 0x6}
@@ -1574,6 +1587,8 @@ CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const
 #if CNN__REGISTERS >= 32
 #define CNN__DOT_TILES(T)                                                                                    \
     T(1, 1) T(1, 6) T(3, 1) T(3, 3) T(3, 5) T(3, 6) T(4, 1) T(4, 3) T(4, 5) T(4, 6)
+#elif CNN__LEAN
+#define CNN__DOT_TILES(T) T(1, 1) T(3, 1) T(3, 4)
 #else
 #define CNN__DOT_TILES(T) T(1, 1) T(1, 2) T(1, 4) T(3, 1) T(3, 2) T(3, 4)
 #endif
@@ -1599,6 +1614,8 @@ CNN__INLINE int CNN__FN(cnn__dot_steps)(int rows, int left) {
     if (rows > 1 && (left == 5 || (left % 5 == 0 && left < 30)))
         return 5;
     return left >= 6 ? 6 : left >= 3 && rows > 1 ? 3 : 1;
+#elif CNN__LEAN
+    return left >= 4 && rows == 3 ? 4 : 1;
 #else
     (void)rows;
     return left >= 4 ? 4 : left >= 2 ? 2 : 1;
@@ -1717,7 +1734,10 @@ CNN__INLINE void CNN__FN(cnn__depthwise_tile)(const cnn__depthwise *a, const flo
     for (int i = 0; i < CNN__BAND; i++)
         acc[i] = CNN__SET1(a->bias);
     for (; s < end; s++, w += CNN__TALL)
-        if (s->rows == 3)
+        if (CNN__LEAN)
+            for (int e = 0; e < s->rows; e++)
+                CNN__FN(cnn__depthwise_stretch)(x + s->tap + e * xr, xr, w + e, acc, 1);
+        else if (s->rows == 3)
             CNN__FN(cnn__depthwise_stretch)(x + s->tap, xr, w, acc, 3);
         else if (s->rows == 2)
             CNN__FN(cnn__depthwise_stretch)(x + s->tap, xr, w, acc, 2);
@@ -1744,6 +1764,22 @@ static void CNN__FN(cnn__depthwise)(const cnn__depthwise *a) {
         }
 }
 
+#if CNN__LEAN
+/* An element of the kernel at a time. */
+static void CNN__FN(cnn__depthwise_lanes)(const cnn__depthwise *a) {
+    const int whole = a->n / CNN__V * CNN__V;
+    for (int k = 0; k < a->stretches; k++)
+        for (int e = 0; e < a->stretch[k].rows; e++) {
+            const float *x = a->x + a->stretch[k].tap + e * a->xr, *y = a->dy;
+            float *lanes = a->lanes + (k * CNN__TALL + e) * CNN__V;
+            CNN__VEC sum = CNN__LOAD(lanes);
+            for (int i = 0; i < a->lines; i++, x += a->xr, y += a->yr)
+                for (int p = 0; p < whole; p += CNN__V)
+                    sum = CNN__FMA(CNN__LOAD(y + p), CNN__LOAD(x + p), sum);
+            CNN__STORE(lanes, sum);
+        }
+}
+#else
 #if CNN__FREE_MASKS
 #define CNN__LOAD_WHOLE(p, mask) CNN__LOAD_MASKED(p, mask)
 #else
@@ -1812,6 +1848,22 @@ CNN__INLINE void CNN__FN(cnn__depthwise_columns)(const cnn__depthwise *a, int k,
     }
 }
 
+static void CNN__FN(cnn__depthwise_lanes)(const cnn__depthwise *a) {
+    const cnn__stretch *s = a->stretch;
+    for (int k = 0, columns = 0; k < a->stretches; k += columns) {
+        columns = k + 2 < a->stretches && s[k + 2].rows == 3 ? 3 : 1; /* the tallest come first */
+        if (columns == 3)
+            CNN__FN(cnn__depthwise_columns)(a, k, 3, 3);
+        else if (s[k].rows == 3)
+            CNN__FN(cnn__depthwise_columns)(a, k, 1, 3);
+        else if (s[k].rows == 2)
+            CNN__FN(cnn__depthwise_columns)(a, k, 1, 2);
+        else
+            CNN__FN(cnn__depthwise_columns)(a, k, 1, 1);
+    }
+}
+#endif
+
 #if !CNN__FREE_MASKS && CNN__V > 1
 /* What does not fill a vector. */
 CNN__COLD static void CNN__FN(cnn__depthwise_rest)(const cnn__depthwise *a) {
@@ -1828,29 +1880,25 @@ CNN__COLD static void CNN__FN(cnn__depthwise_rest)(const cnn__depthwise *a) {
 #endif
 
 static void CNN__FN(cnn__depthwise_dot)(const cnn__depthwise *a) {
-    const cnn__stretch *s = a->stretch;
-    for (int k = 0, columns = 0; k < a->stretches; k += columns) {
-        columns =
-            CNN__V > 1 && k + 2 < a->stretches && s[k + 2].rows == 3 ? 3 : 1; /* the tallest come first */
-        if (columns == 3)
-            CNN__FN(cnn__depthwise_columns)(a, k, 3, 3);
-        else if (s[k].rows == 3)
-            CNN__FN(cnn__depthwise_columns)(a, k, 1, 3);
-        else if (s[k].rows == 2)
-            CNN__FN(cnn__depthwise_columns)(a, k, 1, 2);
-        else
-            CNN__FN(cnn__depthwise_columns)(a, k, 1, 1);
-    }
+    CNN__FN(cnn__depthwise_lanes)(a);
 #if !CNN__FREE_MASKS && CNN__V > 1
     if (a->n % CNN__V)
         CNN__FN(cnn__depthwise_rest)(a);
 #endif
 }
 
-#if CNN__V == 1
-#define CNN__WINOGRAD(what) NULL /* not worth it */
+#if CNN__LEAN
+#define CNN__WINOGRAD(what) NULL
 #else
 #define CNN__WINOGRAD(what) CNN__FN(cnn__wino_##what)
+/* The passes of a transform are unrolled where registers hold most of what is between them; where it lives in
+   memory anyway, they are loops. */
+#if CNN__REGISTERS >= 32
+#define CNN__PASS_UNROLL CNN__UNROLL
+#else
+#define CNN__PASS_UNROLL
+#endif
+
 /* Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray 2016): y = A^T [(G g G^T) * (B^T d B)] A, 36
    multiplications for 16 outputs in place of 144. Interpolated at 0, +-p, +-q and infinity with p =
    sqrt(1/2), q = sqrt(2), whose factors are smaller than those of the usual 1 and 2: a third of the error.
@@ -1888,7 +1936,7 @@ CNN__INLINE void CNN__FN(cnn__wino_gradient1)(const CNN__VEC *d, const int s, CN
 CNN__INLINE void CNN__FN(cnn__wino_tile)(const float *x, const ptrdiff_t *row, const ptrdiff_t *column, int n,
                                          float *to, size_t pitch, const int side) {
     CNN__VEC t[36], d[6];
-    CNN__UNROLL
+    CNN__PASS_UNROLL
     for (int b = 0; b < side; b++) {
         CNN__UNROLL
         for (int a = 0; a < side; a++)
@@ -1898,7 +1946,7 @@ CNN__INLINE void CNN__FN(cnn__wino_tile)(const float *x, const ptrdiff_t *row, c
         else
             CNN__FN(cnn__wino_gradient1)(d, 1, t + b * 6);
     }
-    CNN__UNROLL
+    CNN__PASS_UNROLL
     for (int a = 0; a < 6; a++) {
         if (side == 6)
             CNN__FN(cnn__wino_input1)(t + a, 6, d);
@@ -1948,7 +1996,7 @@ static void CNN__FN(cnn__wino_weight)(const float *g, int n, int steps, int flip
         lanes = both ? CNN__V : lanes;
 #endif
         const int count = i + CNN__V <= n * steps ? CNN__V : lanes;
-        CNN__UNROLL
+        CNN__PASS_UNROLL
         for (int b = 0; b < 3; b++) {
             CNN__VEC d[3];
             CNN__UNROLL
@@ -1962,7 +2010,7 @@ static void CNN__FN(cnn__wino_weight)(const float *g, int n, int steps, int flip
             }
             CNN__FN(cnn__wino_weight1)(d[0], d[1], d[2], t + b * 6);
         }
-        CNN__UNROLL
+        CNN__PASS_UNROLL
         for (int a = 0; a < 6; a++) {
             CNN__VEC d[6];
             CNN__FN(cnn__wino_weight1)(t[a], t[6 + a], t[12 + a], d);
@@ -2189,29 +2237,6 @@ static void CNN__FN(cnn__add_to)(float *y, const float *x, size_t n) {
     CNN__FN(cnn__add3)(y, x, y, n);
 }
 
-/* Softmax over c rows of n values each: y[k][i] = exp(x[k][i] - max) / sum. max and sum, unless NULL, get n
-   values. In place allowed. r values at a time: V, or the rest. */
-static void CNN__FN(cnn__softmax_at)(const float *x, float *y, float *max, float *sum, int c, size_t n,
-                                     int r) {
-    CNN__VEC top = CNN__LOAD_UP_TO(x, r), total = CNN__SET1(0.0f);
-    for (int k = 1; k < c; k++)
-        top = CNN__MAX_NAN(top, CNN__LOAD_UP_TO(x + (size_t)k * n, r));
-    for (int k = 0; k < c; k++) {
-        const CNN__VEC e = CNN__FN(cnn__exp)(CNN__LOAD_UP_TO(x + (size_t)k * n, r) - top, 1.0f);
-        total = total + e;
-        CNN__STORE_UP_TO(y + (size_t)k * n, e, r);
-    }
-    const CNN__VEC scale = CNN__SET1(1.0f) / total;
-    for (int k = 0; k < c; k++) {
-        float *p = y + (size_t)k * n;
-        CNN__STORE_UP_TO(p, CNN__LOAD_UP_TO(p, r) * scale, r);
-    }
-    if (max)
-        CNN__STORE_UP_TO(max, top, r);
-    if (sum)
-        CNN__STORE_UP_TO(sum, total, r);
-}
-
 /* The sums, or the maxima, of neighbouring lanes of 2*n vectors, in n. */
 CNN__INLINE void CNN__FN(cnn__halve)(CNN__VEC *v, const int n, const int max) {
     CNN__UNROLL
@@ -2268,6 +2293,30 @@ static void CNN__FN(cnn__matrix_vector)(const float *w, const float *x, const fl
             sum = sum + CNN__LOAD_UP_TO(bias + m, left);
         CNN__STORE_UP_TO(y + m, sum, left);
     }
+}
+
+#if !CNN__LEAN || CNN__V == 1
+/* Softmax over c rows of n values each: y[k][i] = exp(x[k][i] - max) / sum. max and sum, unless NULL, get n
+   values. In place allowed. r values at a time: V, or the rest. */
+static void CNN__FN(cnn__softmax_at)(const float *x, float *y, float *max, float *sum, int c, size_t n,
+                                     int r) {
+    CNN__VEC top = CNN__LOAD_UP_TO(x, r), total = CNN__SET1(0.0f);
+    for (int k = 1; k < c; k++)
+        top = CNN__MAX_NAN(top, CNN__LOAD_UP_TO(x + (size_t)k * n, r));
+    for (int k = 0; k < c; k++) {
+        const CNN__VEC e = CNN__FN(cnn__exp)(CNN__LOAD_UP_TO(x + (size_t)k * n, r) - top, 1.0f);
+        total = total + e;
+        CNN__STORE_UP_TO(y + (size_t)k * n, e, r);
+    }
+    const CNN__VEC scale = CNN__SET1(1.0f) / total;
+    for (int k = 0; k < c; k++) {
+        float *p = y + (size_t)k * n;
+        CNN__STORE_UP_TO(p, CNN__LOAD_UP_TO(p, r) * scale, r);
+    }
+    if (max)
+        CNN__STORE_UP_TO(max, top, r);
+    if (sum)
+        CNN__STORE_UP_TO(sum, total, r);
 }
 
 /* Softmax of n <= V samples of c values side by side: vectors run along a sample, whose maximum and sum come
@@ -2716,6 +2765,8 @@ static void CNN__FN(cnn__avgpool_backward)(const cnn__pool *p, const float *dy, 
         }
 }
 
+#endif
+
 CNN__INLINE CNN__VEC CNN__FN(cnn__sgd1)(const cnn_sgd_options *o, CNN__VEC p, CNN__VEC g, CNN__VEC *v) {
     const CNN__VEC momentum = CNN__SET1(o->momentum);
     g = CNN__FMA(CNN__SET1(o->weight_decay), p, g);
@@ -2781,16 +2832,18 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
                                                    CNN__FN(cnn__sigmoid_backward),
                                                    CNN__FN(cnn__tanh_backward),
                                                    CNN__FN(cnn__relu_backward),
-                                                   CNN__FN(cnn__softmax),
-                                                   CNN__FN(cnn__softmax_backward),
-                                                   CNN__FN(cnn__maxpool),
-                                                   CNN__FN(cnn__maxpool_backward),
-                                                   CNN__FN(cnn__avgpool),
-                                                   CNN__FN(cnn__avgpool_backward),
+                                                   CNN__BORROWED(cnn__softmax),
+                                                   CNN__BORROWED(cnn__softmax_backward),
+                                                   CNN__BORROWED(cnn__maxpool),
+                                                   CNN__BORROWED(cnn__maxpool_backward),
+                                                   CNN__BORROWED(cnn__avgpool),
+                                                   CNN__BORROWED(cnn__avgpool_backward),
                                                    CNN__FN(cnn__sgd),
                                                    CNN__FN(cnn__from_bytes)};
 
 #undef CNN__INSTANCE
+#undef CNN__LEAN
+#undef CNN__BORROWED
 #undef CNN__NAME
 #undef CNN__V
 #undef CNN__VEC
@@ -2820,6 +2873,7 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
 #undef CNN__TILES
 #undef CNN__TILE_SIZES
 #undef CNN__WINOGRAD
+#undef CNN__PASS_UNROLL
 #undef CNN__PANEL
 #undef CNN__FREE_MASKS
 #undef CNN__MASK
@@ -2969,6 +3023,44 @@ CNN__INLINE float cnn__sum8(__m256 v) {
 CNN__TARGET_END
 #endif /* CNN__X86 */
 
+/* Plain floats: compilers without vector types, pooling in planes, and what lean instances borrow. */
+CNN__INLINE float cnn__scale1(float v, float t) {
+    uint32_t a = 0, b = 0;
+    memcpy(&a, &v, sizeof a);
+    memcpy(&b, &t, sizeof b);
+    a += b << 23;
+    memcpy(&v, &a, sizeof v);
+    return v;
+}
+#define CNN__INSTANCE          scalar
+#define CNN__LEAN              1
+#define CNN__NAME              "scalar"
+#define CNN__V                 1
+#define CNN__VEC               float
+#define CNN__REGISTERS         16
+#define CNN__LOAD(p)           (*(p))
+#define CNN__STORE(p, v)       (*(p) = (v))
+#define CNN__MASK              int
+#define CNN__LANE_MASK(n)      (n)
+#define CNN__LOAD_MASKED(p, m) ((void)(m), *(p))
+#define CNN__LOAD_N(p, n)      ((void)(n), *(p))
+#define CNN__STORE_N(p, v, n)  ((void)(n), *(p) = (v))
+#define CNN__SET1(f)           (f)
+#define CNN__FMA(a, b, c)      ((a) * (b) + (c))
+#define CNN__SUM(v)            (v)
+#define CNN__MAX(a, b)         ((a) > (b) ? (a) : (b))
+#define CNN__MIN(a, b)         ((a) < (b) ? (a) : (b))
+#define CNN__MAX_NAN(a, b)     ((a) > (b) || (a) != (a) ? (a) : (b))
+#define CNN__IF_ABOVE(a, b, v) ((a) <= (b) ? 0.0f : (v))
+#define CNN__SCALE(v, t)       cnn__scale1(v, t)
+#define CNN__RECIPROCAL(v)     (1.0f / (v))
+#define CNN__EVEN(a, b)        (a)
+#define CNN__ODD(a, b)         (b)
+#define CNN__ZIP_LOW(a, b)     (a)
+#define CNN__ZIP_HIGH(a, b)    (b)
+#define CNN__LOAD_BYTES(p)     ((float)*(p))
+#include "cnn.h"
+
 #if CNN__VECTORS
 /* What every GCC and Clang has: vectors of 16 bytes, which become SSE2, NEON or plain code. */
 typedef float cnn__vec4 __attribute__((vector_size(16)));
@@ -3008,6 +3100,7 @@ CNN__INLINE cnn__vec4 cnn__select4(cnn__ivec4 mask, cnn__vec4 a, cnn__vec4 b) { 
 }
 #define CNN__INSTANCE vec4
 #if CNN__X86
+#define CNN__LEAN      1
 #define CNN__NAME      "sse2"
 #define CNN__REGISTERS 16
 #elif CNN__NEON
@@ -3046,43 +3139,6 @@ CNN__INLINE cnn__vec4 cnn__select4(cnn__ivec4 mask, cnn__vec4 a, cnn__vec4 b) { 
 #define CNN__LOAD_BYTES(p)     cnn__load_bytes4(p)
 #include "cnn.h"
 #endif /* CNN__VECTORS */
-
-/* Plain floats: compilers without vector types, and pooling in planes. */
-CNN__INLINE float cnn__scale1(float v, float t) {
-    uint32_t a = 0, b = 0;
-    memcpy(&a, &v, sizeof a);
-    memcpy(&b, &t, sizeof b);
-    a += b << 23;
-    memcpy(&v, &a, sizeof v);
-    return v;
-}
-#define CNN__INSTANCE          scalar
-#define CNN__NAME              "scalar"
-#define CNN__V                 1
-#define CNN__VEC               float
-#define CNN__REGISTERS         16
-#define CNN__LOAD(p)           (*(p))
-#define CNN__STORE(p, v)       (*(p) = (v))
-#define CNN__MASK              int
-#define CNN__LANE_MASK(n)      (n)
-#define CNN__LOAD_MASKED(p, m) ((void)(m), *(p))
-#define CNN__LOAD_N(p, n)      ((void)(n), *(p))
-#define CNN__STORE_N(p, v, n)  ((void)(n), *(p) = (v))
-#define CNN__SET1(f)           (f)
-#define CNN__FMA(a, b, c)      ((a) * (b) + (c))
-#define CNN__SUM(v)            (v)
-#define CNN__MAX(a, b)         ((a) > (b) ? (a) : (b))
-#define CNN__MIN(a, b)         ((a) < (b) ? (a) : (b))
-#define CNN__MAX_NAN(a, b)     ((a) > (b) || (a) != (a) ? (a) : (b))
-#define CNN__IF_ABOVE(a, b, v) ((a) <= (b) ? 0.0f : (v))
-#define CNN__SCALE(v, t)       cnn__scale1(v, t)
-#define CNN__RECIPROCAL(v)     (1.0f / (v))
-#define CNN__EVEN(a, b)        (a)
-#define CNN__ODD(a, b)         (b)
-#define CNN__ZIP_LOW(a, b)     (a)
-#define CNN__ZIP_HIGH(a, b)    (b)
-#define CNN__LOAD_BYTES(p)     ((float)*(p))
-#include "cnn.h"
 
 /* Best first. */
 static const cnn__kernels *const cnn__instances[] = {
