@@ -654,7 +654,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__GNU          1
 #define CNN__INLINE       static inline __attribute__((always_inline, unused))
 #define CNN__MAYBE        __attribute__((unused))
-#define CNN__OUTLINE      __attribute__((noinline))       /* too large to be copied to its callers */
+#define CNN__OUTLINE      __attribute__((noinline))       /* large, or called all over: soon compiled */
 #define CNN__COLD         __attribute__((cold, noinline)) /* once a call or less: small code, soon compiled */
 #define CNN__THREAD       __thread
 #define CNN__PREFETCH(p)  __builtin_prefetch(p, 0, 2)
@@ -782,7 +782,7 @@ CNN_API int cnn_max_threads(void) {
 }
 
 /* Threads worth starting for an operator of so many multiply-accumulates (or elements). */
-static int cnn__threads_for(double work) {
+CNN__OUTLINE static int cnn__threads_for(double work) {
     return work < CNN__SMALL_WORK ? 1 : cnn_max_threads();
 }
 
@@ -922,15 +922,15 @@ CNN_API const char *cnn_version(void) {
 /* ---- >>memory -------------------------------------------------------------------------------------- */
 
 /* a*b, or SIZE_MAX where it overflows; SIZE_MAX stays SIZE_MAX unless the other factor is 0. */
-static size_t cnn__mul(size_t a, size_t b) {
+CNN__OUTLINE static size_t cnn__mul(size_t a, size_t b) {
     return b && a > SIZE_MAX / b ? SIZE_MAX : a * b;
 }
 
-static size_t cnn__add(size_t a, size_t b) {
+CNN__OUTLINE static size_t cnn__add(size_t a, size_t b) {
     return a > SIZE_MAX - b ? SIZE_MAX : a + b;
 }
 
-static size_t cnn__round_up(size_t a, size_t unit) { /* SIZE_MAX where it overflows */
+CNN__OUTLINE static size_t cnn__round_up(size_t a, size_t unit) { /* SIZE_MAX where it overflows */
     return a > SIZE_MAX - (unit - 1) ? SIZE_MAX : (a + unit - 1) / unit * unit;
 }
 
@@ -970,7 +970,7 @@ static void *cnn__alloc(size_t bytes) { /* zeroed */
     return p;
 }
 
-static void cnn__free(void *p) {
+CNN__OUTLINE static void cnn__free(void *p) {
     cnn__origin origin;
     if (!p)
         return;
@@ -985,13 +985,13 @@ typedef struct cnn__arena {
     size_t used;
 } cnn__arena;
 
-static void *cnn__take(cnn__arena *arena, size_t count, size_t size) {
+CNN__OUTLINE static void *cnn__take(cnn__arena *arena, size_t count, size_t size) {
     char *p = arena->base ? arena->base + arena->used : NULL;
     arena->used = cnn__add(arena->used, cnn__round_up(cnn__mul(count, size), CNN__ALIGN));
     return p;
 }
 
-static float *cnn__take_floats(cnn__arena *arena, size_t count) {
+CNN__OUTLINE static float *cnn__take_floats(cnn__arena *arena, size_t count) {
     return (float *)cnn__take(arena, count, sizeof(float));
 }
 
@@ -1232,8 +1232,8 @@ typedef struct cnn__kernels {
      ZIP_LOW(a, b) ZIP_HIGH(a, b)  lanes of a and b in turn: the first or the last V of these 2V
    and + - * / on vectors.
 
-   CNN__LEAN marks an instance for what hardly anybody runs, old processors and single floats: it has few tiles,
-   no Winograd, and softmax and pooling are those of single floats. That saves a quarter of the compile time. */
+   CNN__LEAN marks an instance that few run, for old processors or of single floats, and that should soon be
+   compiled: it has few tiles and no Winograd, and its softmax and pooling are those of single floats. */
 
 #ifdef CNN__INSTANCE
 #ifndef CNN__LEAN
@@ -2431,76 +2431,59 @@ static void CNN__FN(cnn__softmax_backward)(const float *y, const float *dy, floa
 }
 
 /* Pooling of cells: cell is 1, in the instance whose vectors are single floats, or a multiple of CNN__V.
-   First the common case: windows side by side, without padding; kh and kw are constants after inlining.
+   First the common case: windows of 2x2 side by side, without padding.
    Vectors of more take planes only where windows are such pairs of pairs (cnn__pool_kernels). */
-CNN__INLINE void CNN__FN(cnn__avgpool_tiled)(const cnn__pool *p, const float *x, float *y, int c, int cell,
-                                             const int kh, const int kw) {
+CNN__OUTLINE static void CNN__FN(cnn__pool_tiled)(const cnn__pool *p, const float *x, float *y, int c,
+                                                  int cell, int max) {
     const size_t row = (size_t)p->w * (size_t)cell;
-    const CNN__VEC scale = CNN__SET1(1.0f / ((float)kh * (float)kw));
-    for (; c > 0; c--, x += (size_t)(p->h - p->oh * kh) * row)
-        for (int oh = 0; oh < p->oh; oh++, x += (size_t)kh * row)
+    const CNN__VEC quarter = CNN__SET1(0.25f);
+    for (; c > 0; c--, x += (size_t)(p->h - p->oh * 2) * row)
+        for (int oh = 0; oh < p->oh; oh++, x += 2 * row)
             for (int ow = 0; ow < p->ow; ow++)
                 for (int r = 0; r < cell; r += CNN__V, y += CNN__V) {
-                    const float *at = x + (size_t)ow * (size_t)kw * (size_t)cell + (size_t)r;
-                    CNN__VEC s = CNN__LOAD(at);
-                    for (int i = 0; i < kh; i++)
-                        for (int j = i ? 0 : 1; j < kw; j++)
-                            s = s + CNN__LOAD(at + (size_t)i * row + (size_t)j * (size_t)cell);
-                    CNN__STORE(y, s * scale);
+                    const float *at = x + (size_t)ow * 2 * (size_t)cell + r;
+                    const CNN__VEC a = CNN__LOAD(at), b = CNN__LOAD(at + cell);
+                    const CNN__VEC d = CNN__LOAD(at + row), e = CNN__LOAD(at + row + cell);
+                    if (max)
+                        CNN__STORE(y, CNN__MAX_NAN(CNN__MAX_NAN(a, b), CNN__MAX_NAN(d, e)));
+                    else
+                        CNN__STORE(y, (a + b + d + e) * quarter);
                 }
 }
 
-CNN__INLINE void CNN__FN(cnn__avgpool_tiled_backward)(const cnn__pool *p, const float *dy, float *dx, int c,
-                                                      int cell, const int kh, const int kw) {
+static void CNN__FN(cnn__avgpool_tiled_backward)(const cnn__pool *p, const float *dy, float *dx, int c,
+                                                 int cell) {
     const size_t row = (size_t)p->w * (size_t)cell;
-    const CNN__VEC scale = CNN__SET1(1.0f / ((float)kh * (float)kw));
-    for (; c > 0; c--, dx += (size_t)(p->h - p->oh * kh) * row)
-        for (int oh = 0; oh < p->oh; oh++, dx += (size_t)kh * row)
+    for (; c > 0; c--, dx += (size_t)(p->h - p->oh * 2) * row)
+        for (int oh = 0; oh < p->oh; oh++, dx += 2 * row)
             for (int ow = 0; ow < p->ow; ow++)
                 for (int r = 0; r < cell; r += CNN__V, dy += CNN__V) {
-                    float *at = dx + (size_t)ow * (size_t)kw * (size_t)cell + (size_t)r;
-                    const CNN__VEC share = CNN__LOAD(dy) * scale;
-                    for (int i = 0; i < kh; i++)
-                        for (int j = 0; j < kw; j++)
-                            CNN__STORE(at + (size_t)i * row + (size_t)j * (size_t)cell, share);
+                    float *at = dx + (size_t)ow * 2 * (size_t)cell + r;
+                    const CNN__VEC share = CNN__LOAD(dy) * CNN__SET1(0.25f);
+                    CNN__STORE(at, share);
+                    CNN__STORE(at + cell, share);
+                    CNN__STORE(at + row, share);
+                    CNN__STORE(at + row + cell, share);
                 }
 }
 
-CNN__INLINE void CNN__FN(cnn__maxpool_tiled)(const cnn__pool *p, const float *x, float *y, int c, int cell,
-                                             const int kh, const int kw) {
-    const size_t row = (size_t)p->w * (size_t)cell;
-    for (; c > 0; c--, x += (size_t)(p->h - p->oh * kh) * row)
-        for (int oh = 0; oh < p->oh; oh++, x += (size_t)kh * row)
-            for (int ow = 0; ow < p->ow; ow++)
-                for (int r = 0; r < cell; r += CNN__V, y += CNN__V) {
-                    const float *at = x + (size_t)ow * (size_t)kw * (size_t)cell + (size_t)r;
-                    CNN__VEC best = CNN__LOAD(at);
-                    for (int i = 0; i < kh; i++)
-                        for (int j = i ? 0 : 1; j < kw; j++)
-                            best = CNN__MAX_NAN(best,
-                                                CNN__LOAD(at + (size_t)i * row + (size_t)j * (size_t)cell));
-                    CNN__STORE(y, best);
-                }
-}
-
-CNN__INLINE void CNN__FN(cnn__maxpool_tiled_backward)(const cnn__pool *p, const float *x, const float *y,
-                                                      const float *dy, float *dx, int c, int cell,
-                                                      const int kh, const int kw) {
-    const size_t row = (size_t)p->w * (size_t)cell, rest_rows = (size_t)(p->h - p->oh * kh) * row;
+static void CNN__FN(cnn__maxpool_tiled_backward)(const cnn__pool *p, const float *x, const float *y,
+                                                 const float *dy, float *dx, int c, int cell) {
+    const size_t row = (size_t)p->w * (size_t)cell, rest_rows = (size_t)(p->h - p->oh * 2) * row;
     for (; c > 0; c--, x += rest_rows, dx += rest_rows)
-        for (int oh = 0; oh < p->oh; oh++, x += (size_t)kh * row, dx += (size_t)kh * row)
+        for (int oh = 0; oh < p->oh; oh++, x += 2 * row, dx += 2 * row)
             for (int ow = 0; ow < p->ow; ow++)
                 for (int r = 0; r < cell; r += CNN__V, y += CNN__V, dy += CNN__V) {
-                    const size_t at = (size_t)ow * (size_t)kw * (size_t)cell + (size_t)r;
+                    const size_t at = (size_t)ow * 2 * (size_t)cell + (size_t)r;
                     const CNN__VEC top = CNN__LOAD(y);
                     CNN__VEC rest = CNN__LOAD(dy); /* what has not been given away yet */
-                    for (int i = 0; i < kh; i++)
-                        for (int j = 0; j < kw; j++) {
-                            const size_t o = at + (size_t)i * row + (size_t)j * (size_t)cell;
-                            const CNN__VEC kept = CNN__IF_ABOVE(top, CNN__LOAD(x + o), rest);
-                            CNN__STORE(dx + o, rest - kept);
-                            rest = kept;
-                        }
+                    CNN__UNROLL
+                    for (int i = 0; i < 4; i++) {
+                        const size_t o = at + (size_t)(i / 2) * row + (size_t)(i % 2) * (size_t)cell;
+                        const CNN__VEC kept = CNN__IF_ABOVE(top, CNN__LOAD(x + o), rest);
+                        CNN__STORE(dx + o, rest - kept);
+                        rest = kept;
+                    }
                 }
 }
 
@@ -2651,7 +2634,7 @@ static void CNN__FN(cnn__maxpool)(const cnn__pool *p, const float *x, float *y, 
         return;
     }
     if (pairs) {
-        CNN__FN(cnn__maxpool_tiled)(p, x, y, c, cell, 2, 2);
+        CNN__FN(cnn__pool_tiled)(p, x, y, c, cell, 1);
         return;
     }
     for (; c > 0; c--, x += (size_t)p->h * (size_t)p->w * (size_t)cell)
@@ -2685,7 +2668,7 @@ static void CNN__FN(cnn__maxpool_backward)(const cnn__pool *p, const float *x, c
         return;
     }
     if (pairs) {
-        CNN__FN(cnn__maxpool_tiled_backward)(p, x, y, dy, dx, c, cell, 2, 2);
+        CNN__FN(cnn__maxpool_tiled_backward)(p, x, y, dy, dx, c, cell);
         return;
     }
     for (; c > 0; c--, x += plane, dx += plane)
@@ -2715,7 +2698,7 @@ static void CNN__FN(cnn__avgpool)(const cnn__pool *p, const float *x, float *y, 
         return;
     }
     if (CNN__V > 1 && p->tiled && p->kh == 2 && p->kw == 2) {
-        CNN__FN(cnn__avgpool_tiled)(p, x, y, c, cell, 2, 2);
+        CNN__FN(cnn__pool_tiled)(p, x, y, c, cell, 0);
         return;
     }
     for (; c > 0; c--, x += (size_t)p->h * (size_t)p->w * (size_t)cell)
@@ -2744,7 +2727,7 @@ static void CNN__FN(cnn__avgpool_backward)(const cnn__pool *p, const float *dy, 
         return;
     }
     if (pairs) {
-        CNN__FN(cnn__avgpool_tiled_backward)(p, dy, dx, c, cell, 2, 2);
+        CNN__FN(cnn__avgpool_tiled_backward)(p, dy, dx, c, cell);
         return;
     }
     for (; c > 0; c--, dx += (size_t)p->h * (size_t)p->w * (size_t)cell)
@@ -3175,7 +3158,7 @@ CNN__MAYBE static int cnn__select_isa(const char *name) {
     return 0;
 }
 
-static const cnn__kernels *cnn__k(void) {
+CNN__OUTLINE static const cnn__kernels *cnn__k(void) {
     if (!cnn__chosen)
         cnn__select_isa(NULL);
     return cnn__chosen;
@@ -3276,14 +3259,14 @@ static const cnn__table *cnn__cpu(void); /* the CPU's */
     } while (0)
 
 /* Elements of a shape; 0 where a size is below 1 or the bytes overflow. */
-static size_t cnn__elements(int n, int c, int h, int w) {
+CNN__OUTLINE static size_t cnn__elements(int n, int c, int h, int w) {
     if (n < 1 || c < 1 || h < 1 || w < 1)
         return 0;
     const size_t count = cnn__mul(cnn__mul((size_t)n, (size_t)c), cnn__mul((size_t)h, (size_t)w));
     return count > SIZE_MAX / sizeof(float) / 2 ? 0 : count;
 }
 
-static size_t cnn__size(const cnn_tensor *t) { /* of a tensor already checked */
+CNN__OUTLINE static size_t cnn__size(const cnn_tensor *t) { /* of a tensor already checked */
     return (size_t)t->n * (size_t)t->c * (size_t)t->h * (size_t)t->w;
 }
 
@@ -3317,7 +3300,7 @@ CNN__COLD static cnn_status cnn__check_shape(const char *where, const char *name
     return CNN_OK;
 }
 
-static int cnn__overlap(const void *a, size_t a_bytes, const void *b, size_t b_bytes) {
+CNN__OUTLINE static int cnn__overlap(const void *a, size_t a_bytes, const void *b, size_t b_bytes) {
     const uintptr_t p = (uintptr_t)a, q = (uintptr_t)b;
     return p < q ? q - p < a_bytes : p - q < b_bytes;
 }
@@ -3489,7 +3472,7 @@ CNN__COLD static cnn_status cnn__check_padding(const char *where, int pad, int s
     return CNN_OK;
 }
 
-static size_t cnn__padded(size_t floats) {
+CNN__OUTLINE static size_t cnn__padded(size_t floats) {
     return cnn__round_up(floats, CNN__ALIGN / sizeof(float));
 }
 
@@ -4221,7 +4204,7 @@ static void cnn__conv_forward_task(void *context, int task, int thread) {
    the end are also those before the next. */
 
 /* Kernel elements of phase (r, s): calls for each, in order, the place among them. */
-static int cnn__phase_taps(const cnn__conv *v, int r, int s, int *list) {
+CNN__OUTLINE static int cnn__phase_taps(const cnn__conv *v, int r, int s, int *list) {
     int count = 0;
     for (int e = 0; e < v->kh; e++)
         for (int b = 0; b < v->kw; b++)
@@ -4443,7 +4426,7 @@ static void cnn__conv_dw_dots(const cnn__conv_call *a, const float *x, const flo
 
 /* Floats of a slot. Where images are many and weights few, a fixed number of slots of images have sums of
    their own, to be added up in order. */
-static size_t cnn__dw_slot(const cnn__conv *v) {
+CNN__OUTLINE static size_t cnn__dw_slot(const cnn__conv *v) {
     return cnn__padded((size_t)(v->groups * v->o) * (size_t)(v->steps + 1));
 }
 
@@ -4535,7 +4518,7 @@ static void cnn__conv_run(cnn__conv_call *a, int threads, int tasks, cnn__task t
     cnn__parallel(threads, tasks, task, a);
 }
 
-static int cnn__conv_threads(const cnn__conv *v, int n) {
+CNN__OUTLINE static int cnn__conv_threads(const cnn__conv *v, int n) {
     return cnn__threads_for((double)n * v->groups * v->o * (double)v->steps * v->oh * (double)v->ow);
 }
 
@@ -7051,11 +7034,11 @@ struct cnn_workspace {
 
 /* The examples of a batch in UNITS: whole blocks, then those left over one by one, or, where they are more
    than CNN__SINGLES, in a last block that is not full. */
-static int cnn__blocks(int examples) {
+CNN__OUTLINE static int cnn__blocks(int examples) {
     return examples / CNN__LANES + (examples % CNN__LANES > CNN__SINGLES);
 }
 
-static int cnn__units(int examples) {
+CNN__OUTLINE static int cnn__units(int examples) {
     const int rest = examples - cnn__blocks(examples) * CNN__LANES;
     return cnn__blocks(examples) + (rest > 0 ? rest : 0);
 }
