@@ -658,6 +658,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__COLD         __attribute__((cold, noinline)) /* once a call or less: small code, soon compiled */
 #define CNN__THREAD       __thread
 #define CNN__PREFETCH(p)  __builtin_prefetch(p, 0, 2)
+#define CNN__OPAQUE(p)    __asm__("" : "+r"(p)) /* the address is not worked out beforehand, and spilled */
 #define CNN__PRINTF(a, b) __attribute__((format(printf, a, b)))
 #else
 #define CNN__GNU    0
@@ -666,6 +667,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__OUTLINE
 #define CNN__COLD
 #define CNN__PREFETCH(p) ((void)0)
+#define CNN__OPAQUE(p)   ((void)0)
 #define CNN__PRINTF(a, b)
 #if defined(_MSC_VER)
 #define CNN__THREAD __declspec(thread)
@@ -1223,6 +1225,8 @@ typedef struct cnn__kernels {
      LOAD(p) STORE(p, v)           unaligned;  LOAD_N(p, n) STORE_N(p, v, n): the first n < V lanes, rest 0
      LOAD_MASKED(p, mask)          the same for n <= V, with a MASK made by LANE_MASK(n)
      SET1(f) FMA(a, b, c) SUM(v)   a*b + c;  the sum of the lanes
+     ADD_PRODUCT(sum, a, b)        sum = FMA(a, b, sum); defined where GCC, left to itself, moves the sums of
+                                   two steps from register to register
      MAX(a, b) MIN(a, b)           b where either is NaN;  MAX_NAN(a, b): NaN where either is
      IF_ABOVE(a, b, v)             v where a > b or either is NaN, else 0
      SCALE(v, t)                   v times 2^i, i being the low bits of t's representation
@@ -1248,6 +1252,10 @@ typedef struct cnn__kernels {
 #define CNN__JOIN(a, b)  CNN__JOIN_(a, b)
 #define CNN__FN(name)    CNN__JOIN(name, CNN__INSTANCE)
 
+#ifndef CNN__ADD_PRODUCT
+#define CNN__ADD_PRODUCT(sum, a, b) ((sum) = CNN__FMA(a, b, sum))
+#endif
+
 /* Vectors of which n lanes count: where masks cost nothing (CNN__FREE_MASKS) always by them, elsewhere only
    where n < V. Loops make theirs beforehand: LANE_MASK(n) for LOAD_MASKED. */
 #ifdef CNN__FREE_MASKS
@@ -1265,6 +1273,61 @@ typedef struct cnn__kernels {
     } while (0)
 #endif
 
+/* The tiles there are: those that fit the registers (MR*NV accumulators, NV inputs, one weight) and that
+   sizes are well made up from. */
+/* clang-format off */
+#if CNN__REGISTERS >= 32
+#define CNN__PANEL 8 /* rows, and vectors, of the usual tile */
+#define CNN__WIDE  3
+#define CNN__TILES(T)                                                                                        \
+    T(1, 1) T(1, 2) T(1, 6)                                                                                  \
+    T(2, 1) T(2, 2) T(2, 6)                                                                                  \
+    T(3, 1) T(3, 2) T(3, 6)                                                                                  \
+    T(4, 1) T(4, 2) T(4, 3) T(4, 6)                                                                          \
+    T(6, 1) T(6, 2) T(6, 4)                                                                                  \
+    T(8, 1) T(8, 2) T(8, 3)
+#define CNN__TILE_SIZES {0, 0x46, 0x46, 0x46, 0x4e, 0, 0x16, 0, 0xe} /* NV for each MR, as bits */
+#elif CNN__LEAN
+#define CNN__PANEL 4
+#define CNN__WIDE  2
+#define CNN__TILES(T) T(1, 1) T(2, 1) T(3, 1) T(4, 1) T(4, 2)
+#define CNN__TILE_SIZES {0, 0x2, 0x2, 0x2, 0x6}
+#else
+#define CNN__PANEL 6
+#define CNN__WIDE  2
+#define CNN__TILES(T)                                                                                        \
+    T(1, 1) T(1, 4)                                                                                          \
+    T(2, 1) T(2, 4)                                                                                          \
+    T(3, 1) T(3, 2) T(3, 3)                                                                                  \
+    T(4, 1) T(4, 2) T(4, 3)                                                                                  \
+    T(6, 1) T(6, 2)
+#define CNN__TILE_SIZES {0, 0x12, 0x12, 0xe, 0xe, 0, 0x6}
+#endif
+/* clang-format on */
+
+/* A step of a tile. */
+CNN__INLINE void CNN__FN(cnn__tile_step)(const float *x, const float **w, ptrdiff_t wk, const CNN__MASK mask,
+                                         CNN__VEC (*acc)[8], const int MR, const int NV, const int panels) {
+    CNN__VEC v[8];
+    CNN__UNROLL
+    for (int j = 0; j < NV; j++)
+        v[j] = NV > 1 ? CNN__LOAD(x + j * CNN__V) : CNN__LOAD_MASKED(x, mask);
+    CNN__UNROLL
+    for (int q = 0; q < panels; q++) {
+        CNN__UNROLL
+        for (int m = 0; m < MR; m++) {
+            const CNN__VEC b = CNN__SET1(w[q][m]);
+            CNN__UNROLL
+            for (int j = 0; j < NV; j++)
+                if (NV > 1)
+                    CNN__ADD_PRODUCT(acc[q * MR + m][j], b, v[j]);
+                else /* may broadcast by itself */
+                    acc[q * MR + m][j] = CNN__FMA(b, v[j], acc[q * MR + m][j]);
+        }
+        w[q] += wk;
+    }
+}
+
 /* A tile of `panels` panels of MR rows, and NV vectors of a product: all accumulators in registers; for each
    step NV loads, a broadcast a row, a fused multiply-add an accumulator, and as little else as can be: the
    weights are reached by constant distances from one pointer a panel. Where a neighbour on the same core
@@ -1279,20 +1342,24 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
     const int *CNN__RESTRICT tap = a->tap;
     const ptrdiff_t ym = a->ym, wk = a->wk ? a->wk : MR;
     const int last = a->last, steps = a->steps;
-    const CNN__MASK mask = CNN__LANE_MASK(last); /* made once */
+    const CNN__MASK mask = CNN__LANE_MASK(last);           /* made once */
+    const int pairs = MR == CNN__PANEL && NV == CNN__WIDE; /* two steps at a time: fewer instructions */
     for (int count = a->count; count > 0; count--, x += NV * CNN__V, y += NV * CNN__V) {
         CNN__VEC acc[24][8];
         const float *w[3];
         CNN__UNROLL
         for (int q = 0; q < panels; q++)
             w[q] = a->w + q * MR * a->panel;
+        float *row = y;
         if (a->start == CNN__ACCUMULATE) {
             CNN__UNROLL
             for (int m = 0; m < panels * MR; m++) {
                 CNN__UNROLL
                 for (int j = 0; j < NV; j++)
-                    acc[m][j] = j < NV - 1 ? CNN__LOAD(y + m * ym + j * CNN__V)
-                                           : CNN__LOAD_UP_TO(y + m * ym + j * CNN__V, last);
+                    acc[m][j] =
+                        j < NV - 1 ? CNN__LOAD(row + j * CNN__V) : CNN__LOAD_UP_TO(row + j * CNN__V, last);
+                row += ym;
+                CNN__OPAQUE(row);
             }
         } else {
             CNN__UNROLL
@@ -1303,66 +1370,32 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
                     acc[m][j] = b;
             }
         }
-        for (int k = 0; k < steps; k++) {
-            const float *xk = x + tap[k];
-            CNN__VEC v[8];
-            if (fetch)
+        int k = 0;
+        for (; pairs && k + 2 <= steps; k += 2) {
+            if (fetch) {
                 CNN__PREFETCH(ahead + ahead_tap[k]);
-            CNN__UNROLL
-            for (int j = 0; j < NV; j++)
-                v[j] = NV > 1 ? CNN__LOAD(xk + j * CNN__V) : CNN__LOAD_MASKED(xk, mask);
-            CNN__UNROLL
-            for (int q = 0; q < panels; q++) {
-                CNN__UNROLL
-                for (int m = 0; m < MR; m++) {
-                    const CNN__VEC b = CNN__SET1(w[q][m]);
-                    CNN__UNROLL
-                    for (int j = 0; j < NV; j++)
-                        acc[q * MR + m][j] = CNN__FMA(b, v[j], acc[q * MR + m][j]);
-                }
-                w[q] += wk;
+                CNN__PREFETCH(ahead + ahead_tap[k + 1]);
             }
+            CNN__FN(cnn__tile_step)(x + tap[k], w, wk, mask, acc, MR, NV, panels);
+            CNN__FN(cnn__tile_step)(x + tap[k + 1], w, wk, mask, acc, MR, NV, panels);
         }
+        for (; k < steps; k++)
+            CNN__FN(cnn__tile_step)(x + tap[k], w, wk, mask, acc, MR, NV, panels);
+        row = y;
         CNN__UNROLL
         for (int m = 0; m < panels * MR; m++) {
             CNN__UNROLL
             for (int j = 0; j < NV; j++)
                 if (j < NV - 1)
-                    CNN__STORE(y + m * ym + j * CNN__V, acc[m][j]);
+                    CNN__STORE(row + j * CNN__V, acc[m][j]);
                 else
-                    CNN__STORE_UP_TO(y + m * ym + j * CNN__V, acc[m][j], last);
+                    CNN__STORE_UP_TO(row + j * CNN__V, acc[m][j], last);
+            row += ym;
+            CNN__OPAQUE(row);
         }
     }
 }
 
-/* The tiles there are: those that fit the registers (MR*NV accumulators, NV inputs, one weight) and that
-   sizes are well made up from. */
-/* clang-format off */
-#if CNN__REGISTERS >= 32
-#define CNN__PANEL 8
-#define CNN__TILES(T)                                                                                        \
-    T(1, 1) T(1, 2) T(1, 6)                                                                                  \
-    T(2, 1) T(2, 2) T(2, 6)                                                                                  \
-    T(3, 1) T(3, 2) T(3, 6)                                                                                  \
-    T(4, 1) T(4, 2) T(4, 3) T(4, 6)                                                                          \
-    T(6, 1) T(6, 2) T(6, 4)                                                                                  \
-    T(8, 1) T(8, 2) T(8, 3)
-#define CNN__TILE_SIZES {0, 0x46, 0x46, 0x46, 0x4e, 0, 0x16, 0, 0xe} /* NV for each MR, as bits */
-#elif CNN__LEAN
-#define CNN__PANEL 4
-#define CNN__TILES(T) T(1, 1) T(2, 1) T(3, 1) T(4, 1) T(4, 2)
-#define CNN__TILE_SIZES {0, 0x2, 0x2, 0x2, 0x6}
-#else
-#define CNN__PANEL 6
-#define CNN__TILES(T)                                                                                        \
-    T(1, 1) T(1, 4)                                                                                          \
-    T(2, 1) T(2, 4)                                                                                          \
-    T(3, 1) T(3, 2) T(3, 3)                                                                                  \
-    T(4, 1) T(4, 2) T(4, 3)                                                                                  \
-    T(6, 1) T(6, 2)
-#define CNN__TILE_SIZES {0, 0x12, 0x12, 0xe, 0xe, 0, 0x6}
-#endif
-/* clang-format on */
 #define CNN__TILE(MR, NV)                                                                                    \
     static void CNN__FN(cnn__tile_##MR##x##NV)(const cnn__tile *a) {                                         \
         CNN__FN(cnn__tile)(a, MR, NV, 1, 0);                                                                 \
@@ -1375,11 +1408,8 @@ static void CNN__FN(cnn__tile_24x1)(const cnn__tile *a) {
 }
 #endif
 
-/* The largest tile of whole panels. */
-enum { CNN__FN(cnn__whole) = CNN__PANEL == 8 ? 3 : 2 };
-
 static void CNN__FN(cnn__tile_fetch)(const cnn__tile *a) {
-    CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__FN(cnn__whole), 1, 1);
+    CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__WIDE, 1, 1);
 }
 
 static void CNN__FN(cnn__tile_call)(const cnn__tile *a, int mr, int nv) {
@@ -1441,7 +1471,7 @@ static void CNN__FN(cnn__product_part)(const cnn__product *a, int v0, int v1, in
         for (int v = v0; v < v1; v += nv * t.count) {
             nv = v < end ? CNN__FN(cnn__tile_vectors)(mr, end - v) : 1;
             const int left = cnn__min(end, whole) - v, rest = left % nv;
-            const int fetch = t.ahead && v == v0 && mr == CNN__PANEL && nv == CNN__FN(cnn__whole);
+            const int fetch = t.ahead && v == v0 && mr == CNN__PANEL && nv == CNN__WIDE;
             t.count = fetch ? 1 : rest ? cnn__max(left / nv - 1, 1) : cnn__max(left / nv, 1);
             t.x = a->x + v * CNN__V;
             t.y = a->y + m * a->ym + v * CNN__V;
@@ -1489,7 +1519,7 @@ static void CNN__FN(cnn__product_run)(const cnn__product *a) {
     const int rest = (int)(a->n % CNN__V), vectors = (int)(a->n / CNN__V) + (rest > 0);
     const int gather = a->gather && a->rows >= CNN__GATHER_ROWS && a->steps > 1;
     const int columns = gather ? CNN__GATHER / CNN__V : CNN__COLUMNS;
-    const int unit = CNN__PANEL == 6 ? 2 : 1; /* vectors of the best tile, which groups should not break up */
+    const int unit = CNN__PANEL == 6 ? CNN__WIDE : 1; /* vectors that groups should not part */
     const int chunk = gather ? CNN__GATHER_STEPS : vectors > CNN__COLUMNS ? CNN__CHUNK * 3 / 2 : INT_MAX;
     const int chunks = a->steps > chunk ? (a->steps - 1) / (gather ? CNN__GATHER_STEPS : CNN__CHUNK) + 1 : 1;
     const int fit = CNN__CACHE_FLOATS / CNN__V / (a->rows > 0 ? a->rows : 1);
@@ -2858,6 +2888,8 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
 #undef CNN__WINOGRAD
 #undef CNN__PASS_UNROLL
 #undef CNN__PANEL
+#undef CNN__WIDE
+#undef CNN__ADD_PRODUCT
 #undef CNN__FREE_MASKS
 #undef CNN__MASK
 #undef CNN__LANE_MASK
@@ -2940,6 +2972,9 @@ CNN__INLINE __m512 cnn__reciprocal16(__m512 v) {
 #define CNN__STORE_N(p, v, n)  _mm512_mask_storeu_ps(p, CNN__LANE_MASK(n), v)
 #define CNN__SET1(f)           _mm512_set1_ps(f)
 #define CNN__FMA(a, b, c)      _mm512_fmadd_ps(a, b, c)
+#ifndef CNN__AVX512_SHIM
+#define CNN__ADD_PRODUCT(sum, a, b) __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b))
+#endif
 #define CNN__SUM(v)            cnn__sum16(v)
 #define CNN__MAX(a, b)         _mm512_maskz_max_ps(CNN__LANE_MASK(16), a, b)
 #define CNN__MIN(a, b)         _mm512_maskz_min_ps(CNN__LANE_MASK(16), a, b)
@@ -2973,25 +3008,26 @@ CNN__INLINE float cnn__sum8(__m256 v) {
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
-#define CNN__INSTANCE          avx2
-#define CNN__NAME              "avx2"
-#define CNN__V                 8
-#define CNN__VEC               __m256
-#define CNN__REGISTERS         16
-#define CNN__LOAD(p)           _mm256_loadu_ps(p)
-#define CNN__STORE(p, v)       _mm256_storeu_ps(p, v)
-#define CNN__MASK              __m256i
-#define CNN__LANE_MASK(n)      cnn__lane_mask8(n)
-#define CNN__LOAD_MASKED(p, m) _mm256_maskload_ps(p, m)
-#define CNN__LOAD_N(p, n)      _mm256_maskload_ps(p, cnn__lane_mask8(n))
-#define CNN__STORE_N(p, v, n)  _mm256_maskstore_ps(p, cnn__lane_mask8(n), v)
-#define CNN__SET1(f)           _mm256_set1_ps(f)
-#define CNN__FMA(a, b, c)      _mm256_fmadd_ps(a, b, c)
-#define CNN__SUM(v)            cnn__sum8(v)
-#define CNN__MAX(a, b)         _mm256_max_ps(a, b)
-#define CNN__MIN(a, b)         _mm256_min_ps(a, b)
-#define CNN__MAX_NAN(a, b)     _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q))
-#define CNN__IF_ABOVE(a, b, v) _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_NLE_UQ), v)
+#define CNN__INSTANCE               avx2
+#define CNN__NAME                   "avx2"
+#define CNN__V                      8
+#define CNN__VEC                    __m256
+#define CNN__REGISTERS              16
+#define CNN__LOAD(p)                _mm256_loadu_ps(p)
+#define CNN__STORE(p, v)            _mm256_storeu_ps(p, v)
+#define CNN__MASK                   __m256i
+#define CNN__LANE_MASK(n)           cnn__lane_mask8(n)
+#define CNN__LOAD_MASKED(p, m)      _mm256_maskload_ps(p, m)
+#define CNN__LOAD_N(p, n)           _mm256_maskload_ps(p, cnn__lane_mask8(n))
+#define CNN__STORE_N(p, v, n)       _mm256_maskstore_ps(p, cnn__lane_mask8(n), v)
+#define CNN__SET1(f)                _mm256_set1_ps(f)
+#define CNN__FMA(a, b, c)           _mm256_fmadd_ps(a, b, c)
+#define CNN__ADD_PRODUCT(sum, a, b) __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b))
+#define CNN__SUM(v)                 cnn__sum8(v)
+#define CNN__MAX(a, b)              _mm256_max_ps(a, b)
+#define CNN__MIN(a, b)              _mm256_min_ps(a, b)
+#define CNN__MAX_NAN(a, b)          _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q))
+#define CNN__IF_ABOVE(a, b, v)      _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_NLE_UQ), v)
 #define CNN__SCALE(v, t)                                                                                     \
     _mm256_castsi256_ps(                                                                                     \
         _mm256_add_epi32(_mm256_castps_si256(v), _mm256_slli_epi32(_mm256_castps_si256(t), 23)))
