@@ -1681,37 +1681,52 @@ static void CNN__FN(cnn__dot_run)(const cnn__dot *a) {
 #define CNN__PIXELS_MOST  CNN__PIXELS_LEAST
 #endif
 
-/* A tile of MR positions: a broadcast of each for a step, as cnn__tile with its roles exchanged. */
+/* A tile of MR positions: a broadcast of each for a step, as cnn__tile with its roles exchanged; some steps at
+   a time. */
+enum { CNN__FN(cnn__parts) = CNN__LANES / CNN__V };
+
+CNN__INLINE void CNN__FN(cnn__pixels_step)(const float *x, const float *w,
+                                           CNN__VEC (*acc)[CNN__LANES / CNN__V], const int MR) {
+    CNN__VEC v[CNN__FN(cnn__parts)];
+    CNN__UNROLL
+    for (int j = 0; j < CNN__FN(cnn__parts); j++)
+        v[j] = CNN__LOAD(w + j * CNN__V);
+    CNN__UNROLL
+    for (int m = 0; m < MR; m++) {
+        const CNN__VEC b = CNN__SET1(x[m]);
+        CNN__UNROLL
+        for (int j = 0; j < CNN__FN(cnn__parts); j++)
+            if (CNN__FN(cnn__parts) > 1)
+                CNN__ADD_PRODUCT(acc[m][j], b, v[j]);
+            else /* may broadcast by itself */
+                acc[m][j] = CNN__FMA(b, v[j], acc[m][j]);
+    }
+}
+
 CNN__INLINE void CNN__FN(cnn__pixels_tile)(const cnn__pixels *a, const float *x, float *y, const int MR) {
-    enum { NV = CNN__LANES / CNN__V };
-    CNN__VEC acc[CNN__BEYOND][NV];
+    enum { STEPS = CNN__LEAN ? 1 : 4 };
+    CNN__VEC acc[CNN__BEYOND][CNN__FN(cnn__parts)];
     const int *CNN__RESTRICT tap = a->tap;
     const float *CNN__RESTRICT w = a->w;
     const int steps = a->steps;
+    int k = 0;
     CNN__UNROLL
     for (int m = 0; m < MR; m++) {
         CNN__UNROLL
-        for (int j = 0; j < NV; j++)
+        for (int j = 0; j < CNN__FN(cnn__parts); j++)
             acc[m][j] = CNN__LOAD(a->bias ? a->bias + j * CNN__V : y + m * CNN__LANES + j * CNN__V);
     }
-    for (int k = 0; k < steps; k++, w += CNN__LANES) {
-        const float *xk = x + tap[k];
-        CNN__VEC v[NV];
+    for (; k + STEPS <= steps; k += STEPS, w += STEPS * CNN__LANES) {
         CNN__UNROLL
-        for (int j = 0; j < NV; j++)
-            v[j] = CNN__LOAD(w + j * CNN__V);
-        CNN__UNROLL
-        for (int m = 0; m < MR; m++) {
-            const CNN__VEC b = CNN__SET1(xk[m]);
-            CNN__UNROLL
-            for (int j = 0; j < NV; j++)
-                acc[m][j] = CNN__FMA(b, v[j], acc[m][j]);
-        }
+        for (int i = 0; i < STEPS; i++)
+            CNN__FN(cnn__pixels_step)(x + tap[k + i], w + i * CNN__LANES, acc, MR);
     }
+    for (; k < steps; k++, w += CNN__LANES)
+        CNN__FN(cnn__pixels_step)(x + tap[k], w, acc, MR);
     CNN__UNROLL
     for (int m = 0; m < MR; m++) {
         CNN__UNROLL
-        for (int j = 0; j < NV; j++)
+        for (int j = 0; j < CNN__FN(cnn__parts); j++)
             CNN__STORE(y + m * CNN__LANES + j * CNN__V, acc[m][j]);
     }
 }
@@ -3941,14 +3956,19 @@ static void cnn__conv_forward(const cnn__conv *v, const cnn__kernels *k, const f
     }
 }
 
-/* Outputs as lanes: panels of CNN__LANES rows, the last with zeros beyond the channels; for each
-   count of them, w[i*rs + k] of `f` steps, and so on for `runs` runs of steps that lie ks apart. */
-static void cnn__lanes_panel(const float *w, size_t rs, int count, size_t f, int runs, size_t ks, float *to) {
-    const float *row[CNN__LANES];
-    for (; runs > 0; runs--, w += ks, to += f * CNN__LANES) {
-        for (int i = 0; i < count; i++)
-            row[i] = w + (size_t)i * rs;
-        cnn__block_from_rows(row, f, CNN__LANES, count, to);
+/* Outputs as lanes: panels of CNN__LANES outputs, the last of a group with zeros beyond them. The i-th of all
+   groups' panels; backward, where v is the reverse, of the weights the other way round. */
+static void cnn__lanes_panel(const cnn__conv *v, const float *weight, int backward, int i, float *panels) {
+    const size_t steps = (size_t)v->steps, window = (size_t)(v->kh * v->kw), outputs = (size_t)v->o;
+    const size_t row = backward ? window : steps; /* from an output's weights to the next one's */
+    const int each = cnn__ceil_div(v->o, CNN__LANES), o = i % each * CNN__LANES;
+    const int count = cnn__min(v->o - o, CNN__LANES), runs = backward ? v->c : 1;
+    const float *w = weight + (size_t)(i / each) * outputs * steps + (size_t)o * row, *from[CNN__LANES];
+    float *to = panels + (size_t)i * steps * CNN__LANES;
+    for (int r = 0; r < runs; r++, w += outputs * window, to += steps / (size_t)runs * CNN__LANES) {
+        for (int m = 0; m < count; m++)
+            from[m] = w + (size_t)m * row;
+        cnn__block_from_rows(from, steps / (size_t)runs, CNN__LANES, count, to);
     }
 }
 
@@ -4654,17 +4674,8 @@ static cnn__conv cnn__conv_reverse(const cnn__conv *v) {
 
 static void cnn__lanes_panels_task(void *context, int task, int thread) {
     const cnn__conv_call *a = (const cnn__conv_call *)context;
-    const cnn__conv *v = a->v;
-    const int panels = cnn__ceil_div(v->o, CNN__LANES), group = task / panels, o = task % panels * CNN__LANES;
-    const size_t steps = (size_t)v->steps, window = (size_t)(v->kh * v->kw);
-    const float *w = a->weight + (size_t)group * (size_t)v->o * steps;
-    float *to = a->panels + (size_t)task * steps * CNN__LANES;
     (void)thread;
-    if (a->backward)
-        cnn__lanes_panel(w + (size_t)o * window, window, cnn__min(v->o - o, CNN__LANES), window, v->c,
-                         (size_t)v->o * window, to);
-    else
-        cnn__lanes_panel(w + (size_t)o * steps, steps, cnn__min(v->o - o, CNN__LANES), steps, 1, 0, to);
+    cnn__lanes_panel(a->v, a->weight, a->backward, task, a->panels);
 }
 
 static void cnn__lanes_task(void *context, int task, int thread) {
@@ -7020,9 +7031,9 @@ typedef struct cnn__plan {  /* of one layer */
     cnn__conv conv, single; /* of a block, and of one example */
     cnn__pool pool;
     int *tap, *back, *single_back; /* linear */
-    float *panels, *back_panels,
-        *single_panels; /* the weights as kernels want them, packed anew in each pass */
-    size_t slot;        /* the gradient's place in a slot, in floats */
+    float *panels, *back_panels;   /* the weights as the kernels want them, packed anew in each pass */
+    float *single_panels;          /* those of single examples with outputs as lanes */
+    size_t slot;                   /* the gradient's place in a slot, in floats */
     float *x_rows, *dy_rows;
     int x_pitch, dy_pitch;
     int activation, pooling; /* of a convolution: the layers that go with it strip by strip, 0 for none */
@@ -7496,34 +7507,32 @@ static const float *cnn__layer_bias(const cnn__pass *e, int layer) {
    another, so that each thread gets some of every one. */
 enum { CNN__PREPARE = 4 };
 
+static void cnn__prepare_conv(const cnn__pass *e, const cnn__plan *p, const float *weight, int part) {
+    const cnn__conv *v = &p->conv;
+    const int lanes = cnn__outputs_as_lanes(&p->single), blocks = cnn__blocks(e->n);
+    for (int g = 0; g < v->groups; g++) {
+        const size_t at = (size_t)g * (size_t)v->o * (size_t)v->steps;
+        if (blocks || !lanes)
+            cnn__panels(e->k, weight + at, (size_t)v->steps, 1, v->o, v->steps, part, CNN__PREPARE,
+                        p->panels + at);
+        if (part == g % CNN__PREPARE && e->back)
+            cnn__conv_back_panels(v, e->k, weight + at, p->back_panels + at);
+    }
+    const int panels = lanes && cnn__units(e->n) > blocks ? v->groups * cnn__ceil_div(v->o, CNN__LANES) : 0;
+    for (int i = part; i < panels; i += CNN__PREPARE)
+        cnn__lanes_panel(&p->single, weight, 0, i, p->single_panels);
+}
+
 static void cnn__prepare_task(void *context, int task, int thread) {
     const cnn__pass *e = (const cnn__pass *)context;
     const int layer = task % e->net->count, part = task / e->net->count;
     const cnn__plan *p = &e->ws->plan[layer];
     const float *weight = e->net->parameters + e->net->offset[layer];
     (void)thread;
-    if (e->net->layers[layer].kind == CNN_LINEAR && cnn__blocks(e->n)) {
+    if (e->net->layers[layer].kind == CNN_LINEAR && cnn__blocks(e->n))
         cnn__panels(e->k, weight, p->in, 1, (int)p->out, (int)p->in, part, CNN__PREPARE, p->panels);
-    } else if (e->net->layers[layer].kind == CNN_CONV2D) {
-        const cnn__conv *v = &p->conv;
-        const size_t group = (size_t)v->o * (size_t)v->steps;
-        for (int g = 0; g < v->groups; g++) {
-            const size_t at = (size_t)g * group;
-            const int lanes = cnn__outputs_as_lanes(&p->single);
-            if (!lanes || cnn__blocks(e->n))
-                cnn__panels(e->k, weight + at, (size_t)v->steps, 1, v->o, v->steps, part, CNN__PREPARE,
-                            p->panels + at);
-            for (int o = 0; lanes && o < v->o && cnn__blocks(e->n) < cnn__units(e->n); o += CNN__LANES)
-                if (o / CNN__LANES % CNN__PREPARE == part)
-                    cnn__lanes_panel(weight + at + (size_t)o * (size_t)v->steps, (size_t)v->steps,
-                                     cnn__min(v->o - o, CNN__LANES), (size_t)v->steps, 1, 0,
-                                     p->single_panels +
-                                         (size_t)g * cnn__lanes_weights(&p->single) / (size_t)v->groups +
-                                         (size_t)o * (size_t)v->steps);
-            if (part == g % CNN__PREPARE && e->back)
-                cnn__conv_back_panels(v, e->k, weight + at, p->back_panels + at);
-        }
-    }
+    else if (e->net->layers[layer].kind == CNN_CONV2D)
+        cnn__prepare_conv(e, p, weight, part);
 }
 
 static void cnn__prepare(const cnn__pass *e) {
