@@ -1078,6 +1078,7 @@ typedef struct cnn__product {
     cnn__start start;
     int gather;         /* x's steps lie far apart, or across cache lines: with many rows gather them first */
     int slack;          /* x may be read on to the end of the last vector */
+    int packed;         /* x's steps lie CNN__GATHER apart, as gathering leaves them */
     const float *ahead; /* columns that come next, to be fetched meanwhile; their taps */
     const int *ahead_tap;
 } cnn__product;
@@ -1331,19 +1332,20 @@ CNN__INLINE void CNN__FN(cnn__tile_step)(const float *x, const float **w, ptrdif
 /* A tile of `panels` panels of MR rows, and NV vectors of a product: all accumulators in registers; for each
    step NV loads, a broadcast a row, a fused multiply-add an accumulator, and as little else as can be: the
    weights are reached by constant distances from one pointer a panel. Where a neighbour on the same core
-   takes half of the instruction slots, it is the number of instructions that decides the speed. MR, NV, panels
-   and fetch (a->ahead) are constants after inlining. */
+   takes half of the instruction slots, it is the number of instructions that decides the speed. Hence two steps
+   at a time in the usual tile, or four where x is `packed`, its steps CNN__GATHER apart, and w in panels by
+   steps. MR, NV, panels, packed and fetch (a->ahead) are constants after inlining. */
 CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int NV, const int panels,
-                                    const int fetch) {
+                                    const int packed, const int fetch) {
     const float *CNN__RESTRICT x = a->x;
     const float *const ahead = a->ahead;
     const int *CNN__RESTRICT ahead_tap = a->ahead_tap;
     float *y = a->y;
     const int *CNN__RESTRICT tap = a->tap;
-    const ptrdiff_t ym = a->ym, wk = a->wk ? a->wk : MR;
+    const ptrdiff_t ym = a->ym, wk = a->wk && !packed ? a->wk : MR;
     const int last = a->last, steps = a->steps;
-    const CNN__MASK mask = CNN__LANE_MASK(last);           /* made once */
-    const int pairs = MR == CNN__PANEL && NV == CNN__WIDE; /* two steps at a time: fewer instructions */
+    const CNN__MASK mask = CNN__LANE_MASK(last); /* made once */
+    const int pairs = MR == CNN__PANEL && NV == CNN__WIDE && !packed;
     for (int count = a->count; count > 0; count--, x += NV * CNN__V, y += NV * CNN__V) {
         CNN__VEC acc[24][8];
         const float *w[3];
@@ -1371,6 +1373,11 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
             }
         }
         int k = 0;
+        for (; packed && k + 4 <= steps; k += 4) {
+            CNN__UNROLL
+            for (int i = 0; i < 4; i++)
+                CNN__FN(cnn__tile_step)(x + (k + i) * CNN__GATHER, w, wk, mask, acc, MR, NV, panels);
+        }
         for (; pairs && k + 2 <= steps; k += 2) {
             if (fetch) {
                 CNN__PREFETCH(ahead + ahead_tap[k]);
@@ -1398,18 +1405,22 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
 
 #define CNN__TILE(MR, NV)                                                                                    \
     static void CNN__FN(cnn__tile_##MR##x##NV)(const cnn__tile *a) {                                         \
-        CNN__FN(cnn__tile)(a, MR, NV, 1, 0);                                                                 \
+        CNN__FN(cnn__tile)(a, MR, NV, 1, 0, 0);                                                              \
     }
 CNN__TILES(CNN__TILE)
 #undef CNN__TILE
 #if CNN__PANEL == 8
 static void CNN__FN(cnn__tile_24x1)(const cnn__tile *a) {
-    CNN__FN(cnn__tile)(a, 8, 1, 3, 0);
+    CNN__FN(cnn__tile)(a, 8, 1, 3, 0, 0);
 }
 #endif
 
+static void CNN__FN(cnn__tile_packed)(const cnn__tile *a) {
+    CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__WIDE, 1, 1, 0);
+}
+
 static void CNN__FN(cnn__tile_fetch)(const cnn__tile *a) {
-    CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__WIDE, 1, 1);
+    CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__WIDE, 1, 0, 1);
 }
 
 static void CNN__FN(cnn__tile_call)(const cnn__tile *a, int mr, int nv) {
@@ -1471,13 +1482,15 @@ static void CNN__FN(cnn__product_part)(const cnn__product *a, int v0, int v1, in
         for (int v = v0; v < v1; v += nv * t.count) {
             nv = v < end ? CNN__FN(cnn__tile_vectors)(mr, end - v) : 1;
             const int left = cnn__min(end, whole) - v, rest = left % nv;
-            const int fetch = t.ahead && v == v0 && mr == CNN__PANEL && nv == CNN__WIDE;
+            const int usual = mr == CNN__PANEL && nv == CNN__WIDE, fetch = usual && t.ahead && v == v0;
             t.count = fetch ? 1 : rest ? cnn__max(left / nv - 1, 1) : cnn__max(left / nv, 1);
             t.x = a->x + v * CNN__V;
             t.y = a->y + m * a->ym + v * CNN__V;
             t.last = v + nv <= whole ? CNN__V : last;
             if (fetch)
                 CNN__FN(cnn__tile_fetch)(&t);
+            else if (usual && a->packed && !a->wk)
+                CNN__FN(cnn__tile_packed)(&t);
             else
                 CNN__FN(cnn__tile_call)(&t, mr, nv);
         }
@@ -1506,6 +1519,7 @@ static void CNN__FN(cnn__product_gathered)(const cnn__product *a, int v0, int v1
     part.n = v1 <= whole ? (size_t)(v1 - v0) * CNN__V : a->n - (size_t)v0 * CNN__V;
     part.start = k0 > a->first ? CNN__ACCUMULATE : a->start;
     part.slack = 1;
+    part.packed = 1;
     if (v1 < whole) {
         part.ahead = a->x + v1 * CNN__V;
         part.ahead_tap = a->tap + (k0 - a->first);
