@@ -51,7 +51,8 @@ $(DATA)/SOURCE:
 run: $(BUILD)/lenet_fashion $(DATA)/SOURCE
 	$(BUILD)/lenet_fashion --data $(DATA) $(ARGS)
 
-test: all
+test:
+	@$(MAKE) --no-print-directory -j2 all
 	@CC='$(CC)' CFLAGS='$(CFLAGS)' OPENMP='$(OPENMP)' BUILD='$(BUILD)' DATA='$(DATA)' $(PYTHON) tests/run.py
 
 $(BUILD)/bench: tests/bench/bench.c cnn.h $(BUILD)/.flags

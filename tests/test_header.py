@@ -43,9 +43,14 @@ int main(void) {
 
 
 def compilers(cxx):
-    """Names of the C or C++ compilers at hand; CC's own first."""
+    """Names of the C or C++ compilers at hand, each once; CC's own first."""
     names = ["g++", "clang++"] if cxx else [os.environ.get("CC", "cc"), "gcc", "clang"]
-    return [n for n in dict.fromkeys(names) if shutil.which(shlex.split(n)[0])]
+    paths = {n: shutil.which(shlex.split(n)[0]) for n in names}
+    first = {}
+    for name in names:
+        if paths[name]:
+            first.setdefault((os.path.realpath(paths[name]), *shlex.split(name)[1:]), name)
+    return list(first.values())
 
 
 class Header(unittest.TestCase):
