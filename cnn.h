@@ -1121,8 +1121,8 @@ typedef struct cnn__dot {
 
 /* With outputs as lanes, for images too narrow to fill vectors:
      y[i*yr + m*CNN__LANES + o] = bias[o] + sum over k of x[tap[k] + i*xr + m] * w[k*CNN__LANES + o],
-   i < lines, m < n, o < CNN__LANES; or, where bias is NULL, += the sum. Each sum runs over k in order. x may be
-   read, and y written, as far as CNN__BEYOND positions after the last of a line. */
+   i < lines, m < n, o < CNN__LANES; or, where bias is NULL, += the sum. Each sum runs over k in order. x may
+   be read, and y written, as far as CNN__BEYOND positions after the last of a line. */
 typedef struct cnn__pixels {
     int lines, n, steps;
     const int *tap;
@@ -1332,9 +1332,9 @@ CNN__INLINE void CNN__FN(cnn__tile_step)(const float *x, const float **w, ptrdif
 /* A tile of `panels` panels of MR rows, and NV vectors of a product: all accumulators in registers; for each
    step NV loads, a broadcast a row, a fused multiply-add an accumulator, and as little else as can be: the
    weights are reached by constant distances from one pointer a panel. Where a neighbour on the same core
-   takes half of the instruction slots, it is the number of instructions that decides the speed. Hence two steps
-   at a time in the usual tile, or four where x is `packed`, its steps CNN__GATHER apart, and w in panels by
-   steps. MR, NV, panels, packed and fetch (a->ahead) are constants after inlining. */
+   takes half of the instruction slots, it is the number of instructions that decides the speed. Hence two
+   steps at a time in the usual tile, or four where x is `packed`, its steps CNN__GATHER apart, and w in panels
+   by steps. MR, NV, panels, packed and fetch (a->ahead) are constants after inlining. */
 CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int NV, const int panels,
                                     const int packed, const int fetch) {
     const float *CNN__RESTRICT x = a->x;
@@ -1695,9 +1695,7 @@ static void CNN__FN(cnn__dot_run)(const cnn__dot *a) {
 #define CNN__PIXELS_MOST  CNN__PIXELS_LEAST
 #endif
 
-/* A tile of MR positions: a broadcast of each for a step, as cnn__tile with its roles exchanged; some steps at
-   a time. */
-enum { CNN__FN(cnn__parts) = CNN__LANES / CNN__V };
+enum { CNN__FN(cnn__parts) = CNN__LANES / CNN__V }; /* vectors of the outputs */
 
 CNN__INLINE void CNN__FN(cnn__pixels_step)(const float *x, const float *w,
                                            CNN__VEC (*acc)[CNN__LANES / CNN__V], const int MR) {
@@ -1717,6 +1715,7 @@ CNN__INLINE void CNN__FN(cnn__pixels_step)(const float *x, const float *w,
     }
 }
 
+/* A tile of MR positions, as cnn__tile with its roles exchanged; some steps at a time. */
 CNN__INLINE void CNN__FN(cnn__pixels_tile)(const cnn__pixels *a, const float *x, float *y, const int MR) {
     enum { STEPS = CNN__LEAN ? 1 : 4 };
     CNN__VEC acc[CNN__BEYOND][CNN__FN(cnn__parts)];
@@ -1745,7 +1744,7 @@ CNN__INLINE void CNN__FN(cnn__pixels_tile)(const cnn__pixels *a, const float *x,
     }
 }
 
-/* A tile may go beyond the end of its line; where lines follow closely, the next line's tiles put that right. */
+/* A tile may go beyond the end of its line; where lines follow closely, the next one's tiles put that right. */
 static void CNN__FN(cnn__pixels)(const cnn__pixels *a) {
     for (int i = 0; i < a->lines; i++) {
         const float *x = a->x + i * a->xr;
@@ -2321,8 +2320,8 @@ CNN__INLINE CNN__VEC CNN__FN(cnn__across)(CNN__VEC *v, const int max) {
     return v[0];
 }
 
-/* y[m] = bias[m] + sum over k < n of w[m*n + k] * x[k], m < rows; bias may be NULL. V rows at a time, one of them
-   again and again where fewer are left, so that as many loads are under way. */
+/* y[m] = bias[m] + sum over k < n of w[m*n + k] * x[k], m < rows; bias may be NULL. V rows at a time, one of
+   them again and again where fewer are left, so that as many loads are under way. */
 static void CNN__FN(cnn__matrix_vector)(const float *w, const float *x, const float *bias, float *y, int rows,
                                         int n) {
     const int whole = n / CNN__V * CNN__V;
@@ -5482,7 +5481,9 @@ static int cnn__conv_depthwise(const cnn__conv *v, int what) {
     return cnn__pack_plain(v) && v->sh == 1 && v->sw == 1 && cnn__depthwise_rows(&r) > 0;
 }
 
-/* Outputs as lanes, where at least two thirds of them are filled. */
+/* Outputs as lanes, where at least two thirds of them are filled. Not for 1x1, whose steps lie planes apart:
+   gathered, they are read once for all outputs. Lean instances, known by their lack of Winograd, have too few
+   registers for it. */
 static int cnn__conv_by_lanes(const cnn__conv *v, int what) {
     const int outputs = what == CNN__DX ? v->c : v->o;
     if (!cnn__k()->wino_input || v->kh * v->kw == 1 ||
