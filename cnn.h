@@ -3986,7 +3986,8 @@ static void cnn__lanes_panel(const cnn__conv *v, const float *weight, int backwa
 }
 
 static size_t cnn__lanes_weights(const cnn__conv *v) {
-    return (size_t)v->groups * (size_t)cnn__ceil_div(v->o, CNN__LANES) * CNN__LANES * (size_t)v->steps;
+    const size_t outputs = (size_t)cnn__ceil_div(v->o, CNN__LANES) * CNN__LANES;
+    return cnn__mul(cnn__mul((size_t)v->groups, outputs), (size_t)v->steps);
 }
 
 /* Floats of a packed image, which tiles read beyond. */
@@ -4001,7 +4002,7 @@ static int cnn__lanes_pitch(const cnn__conv *v) {
 }
 
 static size_t cnn__lanes_floats(const cnn__conv *v, int rows) {
-    return CNN__LANES * ((size_t)rows * (size_t)cnn__lanes_pitch(v) + CNN__BEYOND);
+    return cnn__mul(CNN__LANES, cnn__add(cnn__mul((size_t)rows, (size_t)cnn__lanes_pitch(v)), CNN__BEYOND));
 }
 
 /* `channels` outputs of `rows` rows, to y, in chunks of the steps whose panel stays in the first-level
@@ -4026,7 +4027,7 @@ static void cnn__conv_lanes(const cnn__conv *v, const cnn__kernels *k, const flo
             k->pixels(&a);
         }
         for (int i = 0; i < (close ? 1 : rows); i++)
-            cnn__rows_from_block(scratch + (size_t)(i * pitch) * CNN__LANES,
+            cnn__rows_from_block(scratch + (size_t)i * (size_t)pitch * CNN__LANES,
                                  (size_t)v->ow * (size_t)(close ? rows : 1), CNN__LANES, count,
                                  y + (size_t)o * (size_t)v->y_plane + (size_t)(i * v->ow),
                                  (size_t)v->y_plane);
@@ -4043,7 +4044,7 @@ static int cnn__outputs_as_lanes(const cnn__conv *v) {
 /* Floats of a single example's products before they take their places. */
 static size_t cnn__single_floats(const cnn__conv *v) {
     return cnn__outputs_as_lanes(v) ? cnn__lanes_floats(v, v->oh)
-           : v->lines > 1           ? (size_t)v->o * cnn__padded((size_t)v->oh * (size_t)v->wq)
+           : v->lines > 1           ? cnn__mul((size_t)v->o, cnn__padded((size_t)v->oh * (size_t)v->wq))
                                     : 0;
 }
 
@@ -4698,7 +4699,7 @@ static void cnn__lanes_task(void *context, int task, int thread) {
     const int m0 = task % a->parts * a->part, m1 = cnn__min(m0 + a->part, v->o);
     const int row0 = task / a->parts % a->strips * v->strip, rows = cnn__min(v->strip, v->oh - row0);
     const size_t out = (size_t)v->oh * (size_t)v->ow, at = (size_t)(group * v->o + m0);
-    const size_t first = (size_t)(group * cnn__ceil_div(v->o, CNN__LANES) * CNN__LANES + m0);
+    const size_t first = (size_t)group * (size_t)cnn__ceil_div(v->o, CNN__LANES) * CNN__LANES + (size_t)m0;
     int have = 0;
     float *packed = cnn__conv_scratch(a, thread, task / a->parts + 1, &have);
     if (!have)
@@ -4721,7 +4722,7 @@ CNN__COLD static cnn_status cnn__lanes_run(const char *where, cnn__conv_call *a,
     if (tasks > INT_MAX)
         return cnn__conv_too_many(where, a);
     const size_t scratch =
-        cnn__conv_scratch_bytes(a, threads, cnn__lanes_packed(&v) + cnn__lanes_floats(&v, v.strip));
+        cnn__conv_scratch_bytes(a, threads, cnn__add(cnn__lanes_packed(&v), cnn__lanes_floats(&v, v.strip)));
     cnn__conv_taps(&v, &arena);
     a->panels = cnn__take_floats(&arena, cnn__lanes_weights(&v));
     a->scratch = (char *)cnn__take(&arena, scratch, 1);
@@ -7193,7 +7194,7 @@ CNN__COLD static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net
                 p->back_panels = cnn__take_floats(arena, info->weights);
             }
             const size_t packed = p->conv.direct ? 0 : (size_t)p->conv.c * (size_t)p->conv.plane;
-            const size_t single = cnn__lanes_packed(&p->single) + cnn__single_floats(&p->single);
+            const size_t single = cnn__add(cnn__lanes_packed(&p->single), cnn__single_floats(&p->single));
             ws->pack_floats = packed > ws->pack_floats ? packed : ws->pack_floats;
             ws->pack_floats = single > ws->pack_floats ? single : ws->pack_floats;
             p->slot = slot_floats;

@@ -217,7 +217,8 @@ static cnn_conv2d_options conv_options(const cnn_layer *l) {
                             either(l->dilation_h, l->dilation),
                             either(l->dilation_w, l->dilation),
                             l->groups,
-                            l->padding_mode, 0};
+                            l->padding_mode,
+                            0};
     return o;
 }
 
@@ -1171,6 +1172,32 @@ static void test_parameter_block(void) {
  */
 
 /* What depends on the instruction set. */
+/* So many steps that they come in chunks, outputs that fill one panel and a part of the next, two groups, rows too
+   narrow for vectors; a block and two examples beyond it, against the operator. */
+static void test_many_steps(uint64_t *state) {
+    enum { N = 18, C = 88, H = 5, W = 7, O = 60, IN = N * C * H * W, OUT = N * O * H * W };
+    static float in[IN], out[OUT], want[OUT];
+    const cnn_layer layer = {.kind = CNN_CONV2D, .out = O, .kernel = 3, .padding = 1, .groups = 2};
+    const cnn_conv2d_options options = {
+        .pad_top = 1, .pad_bottom = 1, .pad_left = 1, .pad_right = 1, .groups = 2, .no_winograd = 1};
+    cnn_tensor x = {N, C, H, W, in}, y = {N, O, H, W, out}, z = {N, O, H, W, want}, weight, bias;
+    cnn_net *net = NULL;
+    cnn_workspace *ws = NULL;
+    for (int i = 0; i < IN; i++)
+        in[i] = check_uniform(state);
+    GOOD(cnn_net_create(&net, &layer, 1, C, H, W));
+    random_parameters(state, net);
+    GOOD(cnn_net_layer_parameters(net, 0, &weight, &bias));
+    GOOD(cnn_workspace_create(&ws, net, CNN_INFERENCE, N, 1));
+    GOOD(cnn_forward(net, ws, &x, &y));
+    GOOD(cnn_conv2d_forward(&x, &weight, &bias, &options, &z));
+    for (int i = 0; i < OUT; i++)
+        CHECK(fabsf(out[i] - want[i]) < 2e-5f, "%s: output %d is %g, should be %g", isa_name, i,
+              (double)out[i], (double)want[i]);
+    cnn_workspace_free(ws);
+    cnn_net_free(net);
+}
+
 static void test_isa(void) {
     uint64_t state = check_seed();
     static const int threads[] = {2, 3, 5};
@@ -1188,6 +1215,7 @@ static void test_isa(void) {
     test_train_step(22, CNN_TRAINING_STEP, &byte_task);
     test_train_step(40, CNN_TRAINING, &byte_task);
     test_train_step(130, CNN_TRAINING_STEP, &byte_task);
+    test_many_steps(&state);
     test_fit_bits();
     test_evaluate();
 }
