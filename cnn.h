@@ -680,6 +680,24 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #endif
 #endif
 
+/* GCC compiles all of this in two thirds of the time. Between BRIEFLY and END lies what drives the kernels:
+   -O1 will do, with what its loops over memory need. Between KERNELS and END, the kernels: -O2 but for passes
+   that only cost time, as all loops are unrolled and ordered already. */
+#if CNN__GNU && !defined(__clang__) && !defined(__CUDACC__) && defined(__OPTIMIZE__) &&                      \
+    !defined(__OPTIMIZE_SIZE__)
+#define CNN__OPTIMIZE_BRIEFLY                                                                                \
+    _Pragma("GCC push_options")                                                                              \
+        _Pragma("GCC optimize(\"O1\", \"strict-aliasing\", \"expensive-optimizations\", \"store-merging\")")
+#define CNN__OPTIMIZE_KERNELS                                                                                \
+    _Pragma("GCC push_options")                                                                              \
+        _Pragma("GCC optimize(\"no-schedule-insns2\", \"no-tree-dominator-opts\", \"no-tree-bit-ccp\")")
+#define CNN__OPTIMIZE_END _Pragma("GCC pop_options")
+#else
+#define CNN__OPTIMIZE_BRIEFLY
+#define CNN__OPTIMIZE_KERNELS
+#define CNN__OPTIMIZE_END
+#endif
+
 #if CNN__GNU && !defined(CNN_NO_SIMD)
 #define CNN__VECTORS 1
 #else
@@ -1093,10 +1111,12 @@ static int cnn__panel_rows(int most, int left) {
     return left >= 4 && left != 5 ? 4 : left >= 3 ? 3 : left;
 }
 
-/* `count` tiles side by side: where the first starts, and how many lanes of a last vector count. */
+/* `count` tiles side by side: where the first starts, and how many lanes of a last vector count. packed and
+   ahead are for the usual tile alone. */
 typedef struct cnn__tile {
     const float *ahead; /* a cache line of the columns that come next, fetched meanwhile; or NULL */
     const int *ahead_tap;
+    int packed; /* x's steps lie CNN__GATHER apart, w's panels have no rows but the tile's */
     const float *x, *w, *bias;
     const int *tap;
     int count, steps, last;
@@ -1180,8 +1200,9 @@ CNN__BOTH CNN__INLINE cnn__window cnn__window_at(int i, int n, int kernel, int s
 /* One instruction set's kernels. */
 typedef struct cnn__kernels {
     const char *name;
-    int panel; /* most rows of a tile */
-    int lanes; /* of a vector */
+    int lanes, bits;            /* of a vector, and their logarithm */
+    int panel, wide;            /* rows, and vectors, of the usual tile, which has the most rows */
+    const unsigned char *sizes; /* the vectors that tiles of so many rows have, as bits */
     void (*wino_input)(const float *x, const ptrdiff_t *row, const ptrdiff_t *column, int n, float *to,
                        size_t pitch);
     void (*wino_weight)(const float *g, int n, int steps, int flip, float *to, size_t pitch);
@@ -1189,7 +1210,8 @@ typedef struct cnn__kernels {
     void (*wino_gradient)(const float *dy, const ptrdiff_t *row, const ptrdiff_t *column, int n, float *to,
                           size_t pitch);
     void (*wino_kernel)(const float *m, size_t pitch, float *to);
-    void (*product)(const cnn__product *a);
+    void (*tile)(const cnn__tile *a, int mr, int nv);
+    void (*gather)(const cnn__product *a, int v0, int v1, int k0, int k1, int last, float *x); /* or NULL */
     void (*dot)(const cnn__dot *a);
     void (*pixels)(const cnn__pixels *a);
     void (*matrix_vector)(const float *w, const float *x, const float *bias, float *y, int rows, int n);
@@ -1234,20 +1256,36 @@ typedef struct cnn__kernels {
      RECIPROCAL(v)                 1/v for 1 <= v < 2^127, to 1 ulp
      LOAD_BYTES(p)                 V bytes as floats
      EVEN(a, b) ODD(a, b)          the even or odd lanes of a, then those of b
-     ZIP_LOW(a, b) ZIP_HIGH(a, b)  lanes of a and b in turn: the first or the last V of these 2V
+     ZIP_LOW(a, b) ZIP_HIGH(a, b)  lanes of a and b in turn: the first or the last V of these 2V (pooling)
    and + - * / on vectors.
 
-   CNN__LEAN marks an instance that few run, for old processors or of single floats, and that should soon be
-   compiled: it has few tiles and no Winograd, and its softmax and pooling are those of single floats. */
+   To be compiled soon: CNN__LENDER names the instance whose softmax and pooling this one uses, where it has
+   none of its own, these being bound by memory. CNN__LEAN marks one that few run, for old processors or of
+   single floats: it has few tiles, no gathering and no Winograd. Beside vectors, single floats have nothing
+   but softmax and pooling. */
 
 #ifdef CNN__INSTANCE
+CNN__OPTIMIZE_KERNELS
 #ifndef CNN__LEAN
 #define CNN__LEAN 0
 #endif
-#if CNN__LEAN && CNN__V > 1
-#define CNN__BORROWED(name) name##_scalar
+#ifdef CNN__LENDER
+#define CNN__BORROWED(name) CNN__JOIN(name, CNN__LENDER)
 #else
 #define CNN__BORROWED(name) CNN__FN(name)
+#endif
+#define CNN__BITS (CNN__V == 16 ? 4 : CNN__V == 8 ? 3 : CNN__V == 4 ? 2 : 0)
+#if CNN__LEAN
+#define CNN__UNLESS_LEAN(name) NULL
+#else
+#define CNN__UNLESS_LEAN(name) CNN__FN(name)
+#endif
+#if CNN__V > 1 || !CNN__VECTORS
+#define CNN__WHOLE     1
+#define CNN__OWN(name) CNN__FN(name)
+#else
+#define CNN__WHOLE     0
+#define CNN__OWN(name) NULL
 #endif
 #define CNN__JOIN_(a, b) a##_##b
 #define CNN__JOIN(a, b)  CNN__JOIN_(a, b)
@@ -1273,6 +1311,68 @@ typedef struct cnn__kernels {
             CNN__STORE_N(p, v, n);                                                                           \
     } while (0)
 #endif
+
+/* n <= V elements of a row, every one or, for step 2, every other. */
+CNN__MAYBE static CNN__VEC CNN__FN(cnn__strided)(const float *x, int step, int n) {
+    const int span = (n - 1) * step + 1;
+    const CNN__VEC u = CNN__LOAD_UP_TO(x, span < CNN__V ? span : CNN__V);
+    if (step == 1)
+        return u;
+    return CNN__EVEN(u, span > CNN__V ? CNN__LOAD_UP_TO(x + CNN__V, span - CNN__V) : u);
+}
+
+/* The sums, or the maxima, of neighbouring lanes of 2*n vectors, in n. */
+CNN__INLINE void CNN__FN(cnn__halve)(CNN__VEC *v, const int n, const int max) {
+    CNN__UNROLL
+    for (int i = 0; i < n; i++) {
+        const CNN__VEC a = CNN__EVEN(v[2 * i], v[2 * i + 1]), b = CNN__ODD(v[2 * i], v[2 * i + 1]);
+        if (max)
+            v[i] = CNN__MAX_NAN(a, b);
+        else
+            v[i] = a + b;
+    }
+}
+
+CNN__INLINE CNN__VEC CNN__FN(cnn__across)(CNN__VEC *v, const int max) {
+    if (CNN__V >= 16)
+        CNN__FN(cnn__halve)(v, 8, max);
+    if (CNN__V >= 8)
+        CNN__FN(cnn__halve)(v, 4, max);
+    if (CNN__V >= 4) {
+        CNN__FN(cnn__halve)(v, 2, max);
+        CNN__FN(cnn__halve)(v, 1, max);
+    }
+    return v[0];
+}
+
+/* Lane i of the result: the sum, or the maximum, of the lanes of v[i], i < V. They spoil v. */
+CNN__MAYBE CNN__OUTLINE static CNN__VEC CNN__FN(cnn__sums)(CNN__VEC *v) {
+    return CNN__FN(cnn__across)(v, 0);
+}
+
+CNN__MAYBE CNN__OUTLINE static CNN__VEC CNN__FN(cnn__maxima)(CNN__VEC *v) {
+    return CNN__FN(cnn__across)(v, 1);
+}
+
+/* exp(sign * x), sign 1 or -1, for sign*x in [-87.3, 88.3], clamped beyond; NaN stays. 2^i * exp(r), r = x -
+   i ln 2, |r| <= ln 2 / 2; ln 2 in two parts, so that r is exact to the last bit but one; the polynomial of
+   degree 5 that is 1 at 0 and has the least relative error, 9.2e-8. With its roundings sigmoid, tanh and,
+   where x - max is exact, softmax over two are right to 4 units in the last place (3.6 seen, in
+   tests/test_operators). */
+CNN__INLINE CNN__VEC CNN__FN(cnn__exp)(CNN__VEC x, const float sign) {
+    x = CNN__MIN(CNN__SET1(sign > 0 ? 88.3f : 87.3f), CNN__MAX(CNN__SET1(sign > 0 ? -87.3f : -88.3f), x));
+    const CNN__VEC magic = CNN__SET1(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
+    const CNN__VEC t = CNN__FMA(x, CNN__SET1(sign * 1.44269504f), magic);
+    const CNN__VEC i = t - magic;
+    CNN__VEC r = CNN__FMA(i, CNN__SET1(sign * -0.693359375f), x); /* sign*r */
+    r = CNN__FMA(i, CNN__SET1(sign * 2.12194440e-4f), r);
+    CNN__VEC p = CNN__FMA(r, CNN__SET1(sign * 0.00829030667f), CNN__SET1(0.0418979749f));
+    p = CNN__FMA(p, r, CNN__SET1(sign * 0.166676372f));
+    p = CNN__FMA(p, r, CNN__SET1(0.499991506f));
+    p = CNN__FMA(p, r, CNN__SET1(sign * 0.999999702f));
+    p = CNN__FMA(p, r, CNN__SET1(1.0f));
+    return CNN__SCALE(p, t);
+}
 
 /* The tiles there are: those that fit the registers (MR*NV accumulators, NV inputs, one weight) and that
    sizes are well made up from. */
@@ -1305,6 +1405,8 @@ typedef struct cnn__kernels {
 #define CNN__TILE_SIZES {0, 0x12, 0x12, 0xe, 0xe, 0, 0x6}
 #endif
 /* clang-format on */
+
+#if CNN__WHOLE
 
 /* A step of a tile. */
 CNN__INLINE void CNN__FN(cnn__tile_step)(const float *x, const float **w, ptrdiff_t wk, const CNN__MASK mask,
@@ -1415,6 +1517,7 @@ static void CNN__FN(cnn__tile_24x1)(const cnn__tile *a) {
 }
 #endif
 
+#if !CNN__LEAN
 static void CNN__FN(cnn__tile_packed)(const cnn__tile *a) {
     CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__WIDE, 1, 1, 0);
 }
@@ -1422,8 +1525,19 @@ static void CNN__FN(cnn__tile_packed)(const cnn__tile *a) {
 static void CNN__FN(cnn__tile_fetch)(const cnn__tile *a) {
     CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__WIDE, 1, 0, 1);
 }
+#endif
 
 static void CNN__FN(cnn__tile_call)(const cnn__tile *a, int mr, int nv) {
+#if !CNN__LEAN
+    if (mr == CNN__PANEL && nv == CNN__WIDE && a->ahead) {
+        CNN__FN(cnn__tile_fetch)(a);
+        return;
+    }
+    if (mr == CNN__PANEL && nv == CNN__WIDE && a->packed) {
+        CNN__FN(cnn__tile_packed)(a);
+        return;
+    }
+#endif
     switch (mr * 16 + nv) {
 #define CNN__TILE(MR, NV)                                                                                    \
     case MR * 16 + NV:                                                                                       \
@@ -1431,135 +1545,27 @@ static void CNN__FN(cnn__tile_call)(const cnn__tile *a, int mr, int nv) {
         return;
         CNN__TILES(CNN__TILE)
 #undef CNN__TILE
-    }
-}
-
-/* Vectors of the next tile of mr rows where `left` are left: the most there are, but rather two equal parts
-   than a rest. */
-CNN__INLINE int CNN__FN(cnn__tile_vectors)(int mr, int left) {
-    static const unsigned char sizes[] = CNN__TILE_SIZES;
-    const int has = sizes[mr], half = (left + 1) / 2;
-    int most = left < 8 ? left : 8;
-    while (!(has >> most & 1))
-        most--;
-    return left > most && left < 2 * most && has >> half & 1 ? half : most;
-}
-
-/* Vectors v0 to v1 - 1, steps k0 to k1 - 1 of a product, whose last vector of all has `last` lanes. */
-static void CNN__FN(cnn__product_part)(const cnn__product *a, int v0, int v1, int k0, int k1, int last) {
-    const int whole = (int)(a->n / CNN__V), end = a->slack || v1 < whole ? v1 : whole;
-    cnn__tile t;
-    int mr = 0, nv = 0;
-    t.tap = a->tap + (k0 - a->first);
-    t.steps = k1 - k0;
-    t.panel = a->panel;
-    t.wk = a->wk;
-    t.ym = a->ym;
-    t.start = k0 > a->first ? CNN__ACCUMULATE : a->start;
-    t.bias = NULL;
-    t.ahead = NULL;
-    t.ahead_tap = NULL;
-    for (int m = 0; m < a->rows; m += mr) {
-        mr = cnn__panel_rows(CNN__PANEL, a->rows - m);
-        if (a->ahead) { /* a line of it for each of the first panels */
-            t.ahead = m < 4 * CNN__PANEL ? a->ahead + m / CNN__PANEL * 16 : NULL;
-            t.ahead_tap = a->ahead_tap;
-        }
-        t.w = a->w + m * a->panel + k0 * (a->wk ? a->wk : mr);
-        if (t.start == CNN__BIAS)
-            t.bias = a->bias + m;
 #if CNN__PANEL == 8
-        if (v1 - v0 == 1 && mr == 8 && a->rows - m >= 24 && cnn__panel_rows(8, a->rows - m - 16) == 8) {
-            t.x = a->x + v0 * CNN__V;
-            t.y = a->y + m * a->ym + v0 * CNN__V;
-            t.last = v0 < whole ? CNN__V : last;
-            t.count = 1;
-            CNN__FN(cnn__tile_24x1)(&t);
-            mr = 24;
-            continue;
-        }
+    case 24 * 16 + 1:
+        CNN__FN(cnn__tile_24x1)(a);
 #endif
-        for (int v = v0; v < v1; v += nv * t.count) {
-            nv = v < end ? CNN__FN(cnn__tile_vectors)(mr, end - v) : 1;
-            const int left = cnn__min(end, whole) - v, rest = left % nv;
-            const int usual = mr == CNN__PANEL && nv == CNN__WIDE, fetch = usual && t.ahead && v == v0;
-            t.count = fetch ? 1 : rest ? cnn__max(left / nv - 1, 1) : cnn__max(left / nv, 1);
-            t.x = a->x + v * CNN__V;
-            t.y = a->y + m * a->ym + v * CNN__V;
-            t.last = v + nv <= whole ? CNN__V : last;
-            if (fetch)
-                CNN__FN(cnn__tile_fetch)(&t);
-            else if (usual && a->packed && !a->wk)
-                CNN__FN(cnn__tile_packed)(&t);
-            else
-                CNN__FN(cnn__tile_call)(&t, mr, nv);
-        }
     }
 }
 
-/* Columns v0 to v1 - 1, steps k0 to k1 - 1, with x first gathered: the inputs of a step together, one step
-   after the other, in the first-level cache and aligned, for all rows to use. */
-static void CNN__FN(cnn__product_gathered)(const cnn__product *a, int v0, int v1, int k0, int k1, int last,
-                                           float *x, const int *tap) {
-    const int whole = (int)(a->n / CNN__V), vectors = v1 - v0;
-    const CNN__MASK mask = CNN__LANE_MASK(a->slack || v1 <= whole ? CNN__V : last);
-    cnn__product part = *a;
-    for (int k = k0; k < k1; k++) {
+#if !CNN__LEAN
+/* Vectors of columns v0 to v1 - 1, steps k0 to k1 - 1 of x, those of a step together, one step after the
+   other, CNN__GATHER apart; of the last vector `last` lanes. */
+static void CNN__FN(cnn__gather)(const cnn__product *a, int v0, int v1, int k0, int k1, int last, float *x) {
+    const CNN__MASK mask = CNN__LANE_MASK(last);
+    for (int k = k0; k < k1; k++, x += CNN__GATHER) {
         const float *from = a->x + a->tap[k - a->first] + v0 * CNN__V;
-        float *to = x + (k - k0) * CNN__GATHER;
-        for (int i = 0; i < vectors - 1; i++, from += CNN__V, to += CNN__V)
+        float *to = x;
+        for (int v = v0; v < v1 - 1; v++, from += CNN__V, to += CNN__V)
             CNN__STORE(to, CNN__LOAD(from));
         CNN__STORE(to, CNN__LOAD_MASKED(from, mask));
     }
-    part.x = x;
-    part.tap = tap;
-    part.first = k0;
-    part.steps = k1 - k0;
-    part.y = a->y + v0 * CNN__V;
-    part.n = v1 <= whole ? (size_t)(v1 - v0) * CNN__V : a->n - (size_t)v0 * CNN__V;
-    part.start = k0 > a->first ? CNN__ACCUMULATE : a->start;
-    part.slack = 1;
-    part.packed = 1;
-    if (v1 < whole) {
-        part.ahead = a->x + v1 * CNN__V;
-        part.ahead_tap = a->tap + (k0 - a->first);
-    }
-    CNN__FN(cnn__product_part)(&part, 0, v1 - v0, k0, k1, last);
 }
-
-/* Blocked for the caches: CNN__CHUNK steps at a time, for them CNN__COLUMNS vectors at a time, and of y so
-   much at a time that it stays in the second-level cache while the chunks pass by. */
-static void CNN__FN(cnn__product_run)(const cnn__product *a) {
-    const int rest = (int)(a->n % CNN__V), vectors = (int)(a->n / CNN__V) + (rest > 0);
-    const int gather = a->gather && a->rows >= CNN__GATHER_ROWS && a->steps > 1;
-    const int columns = gather ? CNN__GATHER / CNN__V : CNN__COLUMNS;
-    const int unit = CNN__PANEL == 6 ? CNN__WIDE : 1; /* vectors that groups should not part */
-    const int chunk = gather ? CNN__GATHER_STEPS : vectors > CNN__COLUMNS ? CNN__CHUNK * 3 / 2 : INT_MAX;
-    const int chunks = a->steps > chunk ? (a->steps - 1) / (gather ? CNN__GATHER_STEPS : CNN__CHUNK) + 1 : 1;
-    const int fit = CNN__CACHE_FLOATS / CNN__V / (a->rows > 0 ? a->rows : 1);
-    const int most = chunks == 1 ? vectors : fit > columns ? fit / columns * columns : columns;
-    float x[CNN__GATHER_STEPS * CNN__GATHER + 2 * CNN__V];
-    int tap[CNN__GATHER_STEPS];
-    float *const aligned = x + (CNN__V - (uintptr_t)x / sizeof(float) % CNN__V) % CNN__V;
-    for (int k = 0; gather && k < CNN__GATHER_STEPS; k++)
-        tap[k] = k * CNN__GATHER;
-    for (int s0 = 0; s0 < vectors; s0 += most) {
-        const int s1 = vectors - s0 < most ? vectors : s0 + most, groups = (s1 - s0 - 1) / columns + 1;
-        const int units = (s1 - s0 - 1) / unit + 1;
-        for (int i = 0; i < chunks; i++) {
-            const int k0 = a->first + (int)((int64_t)a->steps * i / chunks);
-            const int k1 = a->first + (int)((int64_t)a->steps * (i + 1) / chunks);
-            for (int g = 0; g < groups; g++) {
-                const int v0 = s0 + (gather ? units * g / groups * unit : g * columns);
-                const int v1 = cnn__min(s1, gather ? s0 + units * (g + 1) / groups * unit : v0 + columns);
-                if (gather)
-                    CNN__FN(cnn__product_gathered)(a, v0, v1, k0, k1, rest ? rest : CNN__V, aligned, tap);
-                else
-                    CNN__FN(cnn__product_part)(a, v0, v1, k0, k1, rest ? rest : CNN__V);
-            }
-        }
-    }
-}
+#endif
 
 /* A tile of MR rows and NK steps of a dot: MR*NK accumulators; for each vector of positions MR + NK loads and
    MR*NK fused multiply-adds; the lanes are summed at the end. */
@@ -1630,7 +1636,7 @@ CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const
 /* clang-format off */
 #if CNN__REGISTERS >= 32
 #define CNN__DOT_TILES(T)                                                                                    \
-    T(1, 1) T(1, 6) T(3, 1) T(3, 3) T(3, 5) T(3, 6) T(4, 1) T(4, 3) T(4, 5) T(4, 6)
+    T(1, 1) T(1, 6) T(3, 1) T(3, 3) T(3, 5) T(3, 6) T(4, 5)
 #elif CNN__LEAN
 #define CNN__DOT_TILES(T) T(1, 1) T(3, 1) T(3, 4)
 #else
@@ -1644,18 +1650,16 @@ CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const
 CNN__DOT_TILES(CNN__TILE)
 #undef CNN__TILE
 
-/* Rows, and steps, of the next tile out of `left`. */
-CNN__INLINE int CNN__FN(cnn__dot_rows)(int left) {
-#if CNN__REGISTERS >= 32
-    if (left >= 4 && left != 6)
+/* Rows of the next tile out of `left`, and its steps. */
+CNN__INLINE int CNN__FN(cnn__dot_rows)(int left, int steps) {
+    if (CNN__REGISTERS >= 32 && steps % 5 == 0 && left >= 4 && left != 6)
         return 4;
-#endif
     return left >= 3 ? 3 : 1;
 }
 
 CNN__INLINE int CNN__FN(cnn__dot_steps)(int rows, int left) {
 #if CNN__REGISTERS >= 32
-    if (rows > 1 && (left == 5 || (left % 5 == 0 && left < 30)))
+    if (rows == 4 || (rows == 3 && (left == 5 || (left % 5 == 0 && left < 30))))
         return 5;
     return left >= 6 ? 6 : left >= 3 && rows > 1 ? 3 : 1;
 #elif CNN__LEAN
@@ -1668,7 +1672,7 @@ CNN__INLINE int CNN__FN(cnn__dot_steps)(int rows, int left) {
 
 static void CNN__FN(cnn__dot_run)(const cnn__dot *a) {
     for (int m = 0, mr = 0; m < a->rows; m += mr) {
-        mr = CNN__FN(cnn__dot_rows)(a->rows - m);
+        mr = CNN__FN(cnn__dot_rows)(a->rows - m, a->steps);
         for (int k = 0, nk = 0; k < a->steps; k += nk) {
             nk = CNN__FN(cnn__dot_steps)(mr, a->steps - k);
             switch (mr * 16 + nk) {
@@ -1683,15 +1687,18 @@ static void CNN__FN(cnn__dot_run)(const cnn__dot *a) {
     }
 }
 
-/* Positions of a tile with outputs as lanes: steps of two from the least to the most. */
+/* Positions of a tile with outputs as lanes. */
 #if CNN__V == 16
 #define CNN__PIXELS_LEAST 4
+#define CNN__PIXELS_SOME  6
 #define CNN__PIXELS_MOST  10
 #elif CNN__V == 8 || (CNN__V == 4 && CNN__REGISTERS >= 32)
 #define CNN__PIXELS_LEAST 4
+#define CNN__PIXELS_SOME  6
 #define CNN__PIXELS_MOST  6
 #else
 #define CNN__PIXELS_LEAST (CNN__V == 1 ? 1 : 2)
+#define CNN__PIXELS_SOME  CNN__PIXELS_LEAST
 #define CNN__PIXELS_MOST  CNN__PIXELS_LEAST
 #endif
 
@@ -1717,7 +1724,7 @@ CNN__INLINE void CNN__FN(cnn__pixels_step)(const float *x, const float *w,
 
 /* A tile of MR positions, as cnn__tile with its roles exchanged; some steps at a time. */
 CNN__INLINE void CNN__FN(cnn__pixels_tile)(const cnn__pixels *a, const float *x, float *y, const int MR) {
-    enum { STEPS = CNN__LEAN ? 1 : 4 };
+    enum { STEPS = CNN__LEAN ? 1 : CNN__V == 16 ? 2 : 4 };
     CNN__VEC acc[CNN__BEYOND][CNN__FN(cnn__parts)];
     const int *CNN__RESTRICT tap = a->tap;
     const float *CNN__RESTRICT w = a->w;
@@ -1750,14 +1757,13 @@ static void CNN__FN(cnn__pixels)(const cnn__pixels *a) {
         const float *x = a->x + i * a->xr;
         float *y = a->y + i * a->yr;
         for (int left = a->n, mr = 0; left > 0; left -= mr, x += mr, y += mr * CNN__LANES) {
-            for (mr = CNN__PIXELS_LEAST; mr < left && mr < CNN__PIXELS_MOST;)
-                mr += 2;
-            if (CNN__PIXELS_MOST > 6 && mr == 10)
-                CNN__FN(cnn__pixels_tile)(a, x, y, 10);
-            else if (CNN__PIXELS_MOST > 6 && mr == 8)
-                CNN__FN(cnn__pixels_tile)(a, x, y, 8);
-            else if (CNN__PIXELS_MOST > 4 && mr == 6)
-                CNN__FN(cnn__pixels_tile)(a, x, y, 6);
+            mr = left <= CNN__PIXELS_LEAST  ? CNN__PIXELS_LEAST
+                 : left <= CNN__PIXELS_SOME ? CNN__PIXELS_SOME
+                                            : CNN__PIXELS_MOST;
+            if (mr == CNN__PIXELS_MOST)
+                CNN__FN(cnn__pixels_tile)(a, x, y, CNN__PIXELS_MOST);
+            else if (mr == CNN__PIXELS_SOME)
+                CNN__FN(cnn__pixels_tile)(a, x, y, CNN__PIXELS_SOME);
             else
                 CNN__FN(cnn__pixels_tile)(a, x, y, CNN__PIXELS_LEAST);
         }
@@ -1844,18 +1850,14 @@ static void CNN__FN(cnn__depthwise_lanes)(const cnn__depthwise *a) {
 #define CNN__LOAD_WHOLE(p, mask) ((void)(mask), CNN__LOAD(p))
 #endif
 
-/* Lines from to to - 1 of COLUMNS stretches of ROWS rows, LINES at a time. acc[column][row], or, of a single
-   column, acc[0][row] and acc[1][row] by turns. */
-CNN__INLINE void CNN__FN(cnn__depthwise_lines)(const cnn__depthwise *a, const cnn__stretch *s, int from,
-                                               int to, CNN__VEC (*acc)[CNN__TALL], const int COLUMNS,
-                                               const int ROWS, const int LINES) {
+/* Lines from to to - 1 of a stretch of ROWS rows, LINES at a time; acc[line % 4][row], as a single sum would
+   wait for itself. */
+CNN__INLINE void CNN__FN(cnn__depthwise_lines)(const cnn__depthwise *a, int tap, int from, int to,
+                                               CNN__VEC (*acc)[CNN__TALL], const int ROWS, const int LINES) {
     const ptrdiff_t xr = a->xr, yr = a->yr;
     const int n = CNN__FREE_MASKS ? a->n : a->n / CNN__V * CNN__V;
     for (; from < to; from += LINES) {
-        const float *y = a->dy + from * yr, *x[3];
-        CNN__UNROLL
-        for (int j = 0; j < COLUMNS; j++)
-            x[j] = a->x + s[j].tap + from * xr;
+        const float *x = a->x + tap + from * xr, *y = a->dy + from * yr;
         for (int p = 0; p < n; p += CNN__V) {
             const CNN__MASK mask = CNN__LANE_MASK(n - p < CNN__V ? n - p : CNN__V);
             CNN__VEC d[4];
@@ -1863,61 +1865,42 @@ CNN__INLINE void CNN__FN(cnn__depthwise_lines)(const cnn__depthwise *a, const cn
             for (int i = 0; i < LINES; i++)
                 d[i] = CNN__LOAD_WHOLE(y + p + i * yr, mask);
             CNN__UNROLL
-            for (int j = 0; j < COLUMNS; j++) {
-                const float *at = x[j] + p;
+            for (int i = 0; i < LINES + ROWS - 1; i++) {
+                const CNN__VEC v = CNN__LOAD_WHOLE(x + p + i * xr, mask);
                 CNN__UNROLL
-                for (int i = 0; i < LINES + ROWS - 1; i++) {
-                    const CNN__VEC v = CNN__LOAD_WHOLE(at + i * xr, mask);
-                    CNN__UNROLL
-                    for (int e = 0; e < ROWS; e++)
-                        if (i >= e && i - e < LINES) {
-                            CNN__VEC *const sum = &acc[COLUMNS > 1 ? j : (i - e) % 2][e];
-                            *sum = CNN__FMA(d[i - e], v, *sum);
-                        }
-                }
+                for (int e = 0; e < ROWS; e++)
+                    if (i >= e && i - e < LINES)
+                        acc[i - e][e] = CNN__FMA(d[i - e], v, acc[i - e][e]);
             }
         }
     }
 }
 
-CNN__INLINE void CNN__FN(cnn__depthwise_columns)(const cnn__depthwise *a, int k, const int COLUMNS,
-                                                 const int ROWS) {
-    const cnn__stretch *s = a->stretch + k;
-    const int sums = COLUMNS > 1 ? COLUMNS : 2; /* of a single column two, as one would wait for itself */
+CNN__INLINE void CNN__FN(cnn__depthwise_column)(const cnn__depthwise *a, int k, const int ROWS) {
     float *lanes = a->lanes + (ptrdiff_t)k * CNN__TALL * CNN__V;
-    CNN__VEC acc[3][CNN__TALL];
+    const int tap = a->stretch[k].tap;
+    CNN__VEC acc[4][CNN__TALL];
     CNN__UNROLL
-    for (int j = 0; j < sums; j++) {
+    for (int j = 0; j < 4; j++) {
         CNN__UNROLL
         for (int e = 0; e < ROWS; e++)
             acc[j][e] = CNN__SET1(0.0f);
     }
-    CNN__FN(cnn__depthwise_lines)(a, s, 0, a->lines / 4 * 4, acc, COLUMNS, ROWS, 4);
-    CNN__FN(cnn__depthwise_lines)(a, s, a->lines / 4 * 4, a->lines, acc, COLUMNS, ROWS, 1);
+    CNN__FN(cnn__depthwise_lines)(a, tap, 0, a->lines / 4 * 4, acc, ROWS, 4);
+    CNN__FN(cnn__depthwise_lines)(a, tap, a->lines / 4 * 4, a->lines, acc, ROWS, 1);
     CNN__UNROLL
-    for (int j = 0; j < COLUMNS; j++, lanes += CNN__TALL * CNN__V) {
-        CNN__UNROLL
-        for (int e = 0; e < ROWS; e++) {
-            CNN__VEC sum = acc[j][e] + CNN__LOAD(lanes + e * CNN__V);
-            if (COLUMNS == 1)
-                sum = sum + acc[1][e];
-            CNN__STORE(lanes + e * CNN__V, sum);
-        }
-    }
+    for (int e = 0; e < ROWS; e++, lanes += CNN__V)
+        CNN__STORE(lanes, CNN__LOAD(lanes) + ((acc[0][e] + acc[1][e]) + (acc[2][e] + acc[3][e])));
 }
 
 static void CNN__FN(cnn__depthwise_lanes)(const cnn__depthwise *a) {
-    const cnn__stretch *s = a->stretch;
-    for (int k = 0, columns = 0; k < a->stretches; k += columns) {
-        columns = k + 2 < a->stretches && s[k + 2].rows == 3 ? 3 : 1; /* the tallest come first */
-        if (columns == 3)
-            CNN__FN(cnn__depthwise_columns)(a, k, 3, 3);
-        else if (s[k].rows == 3)
-            CNN__FN(cnn__depthwise_columns)(a, k, 1, 3);
-        else if (s[k].rows == 2)
-            CNN__FN(cnn__depthwise_columns)(a, k, 1, 2);
+    for (int k = 0; k < a->stretches; k++) {
+        if (a->stretch[k].rows == 3)
+            CNN__FN(cnn__depthwise_column)(a, k, 3);
+        else if (a->stretch[k].rows == 2)
+            CNN__FN(cnn__depthwise_column)(a, k, 2);
         else
-            CNN__FN(cnn__depthwise_columns)(a, k, 1, 1);
+            CNN__FN(cnn__depthwise_column)(a, k, 1);
     }
 }
 #endif
@@ -1945,10 +1928,7 @@ static void CNN__FN(cnn__depthwise_dot)(const cnn__depthwise *a) {
 #endif
 }
 
-#if CNN__LEAN
-#define CNN__WINOGRAD(what) NULL
-#else
-#define CNN__WINOGRAD(what) CNN__FN(cnn__wino_##what)
+#if !CNN__LEAN
 /* The passes of a transform are unrolled where registers hold most of what is between them; where it lives in
    memory anyway, they are loops. */
 #if CNN__REGISTERS >= 32
@@ -2162,15 +2142,6 @@ static void CNN__FN(cnn__copy)(const float *from, size_t from_pitch, float *to, 
     }
 }
 
-/* n <= V elements of a row, every one or, for step 2, every other. */
-static CNN__VEC CNN__FN(cnn__strided)(const float *x, int step, int n) {
-    const int span = (n - 1) * step + 1;
-    const CNN__VEC u = CNN__LOAD_UP_TO(x, span < CNN__V ? span : CNN__V);
-    if (step == 1)
-        return u;
-    return CNN__EVEN(u, span > CNN__V ? CNN__LOAD_UP_TO(x + CNN__V, span - CNN__V) : u);
-}
-
 /* y[i] = x[i*step], i < n; by vectors for steps of 2 and 4, the usual strides. */
 static void CNN__FN(cnn__every)(const float *x, int step, float *y, size_t n) {
     if (step != 2 && step != 4) {
@@ -2201,26 +2172,6 @@ static float CNN__FN(cnn__sum)(const float *x, size_t n) {
     if (i < n)
         s1 = s1 + CNN__LOAD_N(x + i, (int)(n - i));
     return CNN__SUM((s0 + s1) + (s2 + s3));
-}
-
-/* exp(sign * x), sign 1 or -1, for sign*x in [-87.3, 88.3], clamped beyond; NaN stays. 2^i * exp(r), r = x -
-   i ln 2, |r| <= ln 2 / 2; ln 2 in two parts, so that r is exact to the last bit but one; the polynomial of
-   degree 5 that is 1 at 0 and has the least relative error, 9.2e-8. With its roundings sigmoid, tanh and,
-   where x - max is exact, softmax over two are right to 4 units in the last place (3.6 seen, in
-   tests/test_operators). */
-CNN__INLINE CNN__VEC CNN__FN(cnn__exp)(CNN__VEC x, const float sign) {
-    x = CNN__MIN(CNN__SET1(sign > 0 ? 88.3f : 87.3f), CNN__MAX(CNN__SET1(sign > 0 ? -87.3f : -88.3f), x));
-    const CNN__VEC magic = CNN__SET1(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
-    const CNN__VEC t = CNN__FMA(x, CNN__SET1(sign * 1.44269504f), magic);
-    const CNN__VEC i = t - magic;
-    CNN__VEC r = CNN__FMA(i, CNN__SET1(sign * -0.693359375f), x); /* sign*r */
-    r = CNN__FMA(i, CNN__SET1(sign * 2.12194440e-4f), r);
-    CNN__VEC p = CNN__FMA(r, CNN__SET1(sign * 0.00829030667f), CNN__SET1(0.0418979749f));
-    p = CNN__FMA(p, r, CNN__SET1(sign * 0.166676372f));
-    p = CNN__FMA(p, r, CNN__SET1(0.499991506f));
-    p = CNN__FMA(p, r, CNN__SET1(sign * 0.999999702f));
-    p = CNN__FMA(p, r, CNN__SET1(1.0f));
-    return CNN__SCALE(p, t);
 }
 
 CNN__INLINE CNN__VEC CNN__FN(cnn__sigmoid1)(CNN__VEC x) {
@@ -2295,65 +2246,85 @@ static void CNN__FN(cnn__add_to)(float *y, const float *x, size_t n) {
     CNN__FN(cnn__add3)(y, x, y, n);
 }
 
-/* The sums, or the maxima, of neighbouring lanes of 2*n vectors, in n. */
-CNN__INLINE void CNN__FN(cnn__halve)(CNN__VEC *v, const int n, const int max) {
-    CNN__UNROLL
-    for (int i = 0; i < n; i++) {
-        const CNN__VEC a = CNN__EVEN(v[2 * i], v[2 * i + 1]), b = CNN__ODD(v[2 * i], v[2 * i + 1]);
-        if (max)
-            v[i] = CNN__MAX_NAN(a, b);
-        else
-            v[i] = a + b;
-    }
-}
-
-/* Lane i of the result: the sum, or the maximum, of the lanes of v[i], i < V. Spoils v. */
-CNN__INLINE CNN__VEC CNN__FN(cnn__across)(CNN__VEC *v, const int max) {
-    if (CNN__V >= 16)
-        CNN__FN(cnn__halve)(v, 8, max);
-    if (CNN__V >= 8)
-        CNN__FN(cnn__halve)(v, 4, max);
-    if (CNN__V >= 4) {
-        CNN__FN(cnn__halve)(v, 2, max);
-        CNN__FN(cnn__halve)(v, 1, max);
-    }
-    return v[0];
-}
-
 /* y[m] = bias[m] + sum over k < n of w[m*n + k] * x[k], m < rows; bias may be NULL. V rows at a time, one of
    them again and again where fewer are left, so that as many loads are under way. */
 static void CNN__FN(cnn__matrix_vector)(const float *w, const float *x, const float *bias, float *y, int rows,
                                         int n) {
-    const int whole = n / CNN__V * CNN__V;
+    const int whole = CNN__FREE_MASKS ? 0 : n / CNN__V * CNN__V;
     for (int m = 0; m < rows; m += CNN__V) {
         const int left = rows - m < CNN__V ? rows - m : CNN__V;
         const float *row[CNN__V];
-        CNN__VEC acc[CNN__V];
+        CNN__VEC acc[CNN__V], v[CNN__V]; /* v for its address, without which acc stays in registers */
         CNN__UNROLL
         for (int i = 0; i < CNN__V; i++) {
             row[i] = w + (ptrdiff_t)(m + (i < left ? i : 0)) * n;
             acc[i] = CNN__SET1(0.0f);
         }
         for (int k = 0; k < whole; k += CNN__V) {
-            const CNN__VEC v = CNN__LOAD(x + k);
+            const CNN__VEC b = CNN__LOAD(x + k);
             CNN__UNROLL
             for (int i = 0; i < CNN__V; i++)
-                acc[i] = CNN__FMA(CNN__LOAD(row[i] + k), v, acc[i]);
+                acc[i] = CNN__FMA(CNN__LOAD(row[i] + k), b, acc[i]);
         }
-        if (whole < n) {
-            const CNN__VEC v = CNN__LOAD_N(x + whole, n - whole);
+        for (int k = whole; k < n; k += CNN__V) {
+            const CNN__MASK mask = CNN__LANE_MASK(n - k < CNN__V ? n - k : CNN__V);
+            const CNN__VEC b = CNN__LOAD_MASKED(x + k, mask);
             CNN__UNROLL
             for (int i = 0; i < CNN__V; i++)
-                acc[i] = CNN__FMA(CNN__LOAD_N(row[i] + whole, n - whole), v, acc[i]);
+                acc[i] = CNN__FMA(CNN__LOAD_MASKED(row[i] + k, mask), b, acc[i]);
         }
-        CNN__VEC sum = CNN__FN(cnn__across)(acc, 0);
+        CNN__UNROLL
+        for (int i = 0; i < CNN__V; i++)
+            v[i] = acc[i];
+        CNN__VEC sum = CNN__FN(cnn__sums)(v);
         if (bias)
             sum = sum + CNN__LOAD_UP_TO(bias + m, left);
         CNN__STORE_UP_TO(y + m, sum, left);
     }
 }
 
-#if !CNN__LEAN || CNN__V == 1
+CNN__INLINE CNN__VEC CNN__FN(cnn__sgd1)(const cnn_sgd_options *o, CNN__VEC p, CNN__VEC g, CNN__VEC *v) {
+    const CNN__VEC momentum = CNN__SET1(o->momentum);
+    g = CNN__FMA(CNN__SET1(o->weight_decay), p, g);
+    if (o->momentum > 0) {
+        *v = CNN__FMA(momentum, *v, g);
+        g = o->nesterov ? CNN__FMA(momentum, *v, g) : *v;
+    }
+    return CNN__FMA(CNN__SET1(-o->lr), g, p);
+}
+
+static void CNN__FN(cnn__sgd)(const cnn_sgd_options *o, float *p, const float *g, float *v, size_t n) {
+    CNN__VEC u = CNN__SET1(0.0f);
+    const int moving = o->momentum > 0;
+    size_t i = 0;
+    for (; i + CNN__V <= n; i += CNN__V) {
+        if (moving)
+            u = CNN__LOAD(v + i);
+        CNN__STORE(p + i, CNN__FN(cnn__sgd1)(o, CNN__LOAD(p + i), CNN__LOAD(g + i), &u));
+        if (moving)
+            CNN__STORE(v + i, u);
+    }
+    if (i < n) {
+        const int r = (int)(n - i);
+        if (moving)
+            u = CNN__LOAD_N(v + i, r);
+        CNN__STORE_N(p + i, CNN__FN(cnn__sgd1)(o, CNN__LOAD_N(p + i, r), CNN__LOAD_N(g + i, r), &u), r);
+        if (moving)
+            CNN__STORE_N(v + i, u, r);
+    }
+}
+
+/* block[i] = bytes[i]/255, rounded as that division is: the remainder corrects the product. */
+static void CNN__FN(cnn__from_bytes)(const unsigned char *bytes, float *block, size_t n) {
+    const CNN__VEC scale = CNN__SET1(1.0f / 255.0f), unit = CNN__SET1(-255.0f);
+    for (size_t i = 0; i < n; i += CNN__V) {
+        const CNN__VEC v = CNN__LOAD_BYTES(bytes + i), q = v * scale;
+        CNN__STORE(block + i, CNN__FMA(CNN__FMA(q, unit, v), scale, q));
+    }
+}
+#endif /* CNN__WHOLE */
+
+#ifndef CNN__LENDER
 /* Softmax over c rows of n values each: y[k][i] = exp(x[k][i] - max) / sum. max and sum, unless NULL, get n
    values. In place allowed. r values at a time: V, or the rest. */
 static void CNN__FN(cnn__softmax_at)(const float *x, float *y, float *max, float *sum, int c, size_t n,
@@ -2395,7 +2366,7 @@ static void CNN__FN(cnn__softmax_samples)(const float *x, float *y, float *max, 
         for (int k = 0; k < whole; k += CNN__V)
             v[s] = CNN__MAX_NAN(CNN__LOAD(from + k), v[s]);
     }
-    const CNN__VEC tops = CNN__FN(cnn__across)(v, 1);
+    const CNN__VEC tops = CNN__FN(cnn__maxima)(v);
     CNN__STORE(top, tops);
     for (int s = n - 1; s >= 0; s--) {
         const float *from = x + (size_t)s * (size_t)c;
@@ -2410,7 +2381,7 @@ static void CNN__FN(cnn__softmax_samples)(const float *x, float *y, float *max, 
         }
         v[s] = total;
     }
-    const CNN__VEC totals = CNN__FN(cnn__across)(v, 0);
+    const CNN__VEC totals = CNN__FN(cnn__sums)(v);
     CNN__STORE(scale, CNN__SET1(1.0f) / totals);
     for (int s = n - 1; s >= 0; s--) {
         float *to = y + (size_t)s * (size_t)c;
@@ -2465,7 +2436,7 @@ static void CNN__FN(cnn__softmax_samples_backward)(const float *y, const float *
         for (int k = 0; k < whole; k += CNN__V)
             v[s] = CNN__FMA(CNN__LOAD(a + k), CNN__LOAD(b + k), v[s]);
     }
-    CNN__STORE(total, CNN__FN(cnn__across)(v, 0));
+    CNN__STORE(total, CNN__FN(cnn__sums)(v));
     for (int s = n - 1; s >= 0; s--) {
         const size_t at = (size_t)s * (size_t)c, last = at + (size_t)whole;
         const CNN__VEC t = CNN__SET1(total[s]);
@@ -2808,83 +2779,53 @@ static void CNN__FN(cnn__avgpool_backward)(const cnn__pool *p, const float *dy, 
 
 #endif
 
-CNN__INLINE CNN__VEC CNN__FN(cnn__sgd1)(const cnn_sgd_options *o, CNN__VEC p, CNN__VEC g, CNN__VEC *v) {
-    const CNN__VEC momentum = CNN__SET1(o->momentum);
-    g = CNN__FMA(CNN__SET1(o->weight_decay), p, g);
-    if (o->momentum > 0) {
-        *v = CNN__FMA(momentum, *v, g);
-        g = o->nesterov ? CNN__FMA(momentum, *v, g) : *v;
-    }
-    return CNN__FMA(CNN__SET1(-o->lr), g, p);
-}
-
-static void CNN__FN(cnn__sgd)(const cnn_sgd_options *o, float *p, const float *g, float *v, size_t n) {
-    CNN__VEC u = CNN__SET1(0.0f);
-    const int moving = o->momentum > 0;
-    size_t i = 0;
-    for (; i + CNN__V <= n; i += CNN__V) {
-        if (moving)
-            u = CNN__LOAD(v + i);
-        CNN__STORE(p + i, CNN__FN(cnn__sgd1)(o, CNN__LOAD(p + i), CNN__LOAD(g + i), &u));
-        if (moving)
-            CNN__STORE(v + i, u);
-    }
-    if (i < n) {
-        const int r = (int)(n - i);
-        if (moving)
-            u = CNN__LOAD_N(v + i, r);
-        CNN__STORE_N(p + i, CNN__FN(cnn__sgd1)(o, CNN__LOAD_N(p + i, r), CNN__LOAD_N(g + i, r), &u), r);
-        if (moving)
-            CNN__STORE_N(v + i, u, r);
-    }
-}
-
-/* block[i] = bytes[i]/255, rounded as that division is: the remainder corrects the product. */
-static void CNN__FN(cnn__from_bytes)(const unsigned char *bytes, float *block, size_t n) {
-    const CNN__VEC scale = CNN__SET1(1.0f / 255.0f), unit = CNN__SET1(-255.0f);
-    for (size_t i = 0; i < n; i += CNN__V) {
-        const CNN__VEC v = CNN__LOAD_BYTES(bytes + i), q = v * scale;
-        CNN__STORE(block + i, CNN__FMA(CNN__FMA(q, unit, v), scale, q));
-    }
-}
-
+static const unsigned char CNN__FN(cnn__tile_sizes)[] = CNN__TILE_SIZES;
 static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
-                                                   CNN__PANEL,
                                                    CNN__V,
-                                                   CNN__WINOGRAD(input),
-                                                   CNN__WINOGRAD(weight),
-                                                   CNN__WINOGRAD(output),
-                                                   CNN__WINOGRAD(gradient),
-                                                   CNN__WINOGRAD(kernel),
-                                                   CNN__FN(cnn__product_run),
-                                                   CNN__FN(cnn__dot_run),
-                                                   CNN__FN(cnn__pixels),
-                                                   CNN__FN(cnn__matrix_vector),
-                                                   CNN__FN(cnn__depthwise),
-                                                   CNN__FN(cnn__depthwise_dot),
-                                                   CNN__FN(cnn__fold),
-                                                   CNN__FN(cnn__copy),
-                                                   CNN__FN(cnn__every),
-                                                   CNN__FN(cnn__sum),
-                                                   CNN__FN(cnn__add_to),
-                                                   CNN__FN(cnn__sigmoid),
-                                                   CNN__FN(cnn__tanh),
-                                                   CNN__FN(cnn__relu),
-                                                   CNN__FN(cnn__sigmoid_backward),
-                                                   CNN__FN(cnn__tanh_backward),
-                                                   CNN__FN(cnn__relu_backward),
+                                                   CNN__BITS,
+                                                   CNN__PANEL,
+                                                   CNN__WIDE,
+                                                   CNN__FN(cnn__tile_sizes),
+                                                   CNN__UNLESS_LEAN(cnn__wino_input),
+                                                   CNN__UNLESS_LEAN(cnn__wino_weight),
+                                                   CNN__UNLESS_LEAN(cnn__wino_output),
+                                                   CNN__UNLESS_LEAN(cnn__wino_gradient),
+                                                   CNN__UNLESS_LEAN(cnn__wino_kernel),
+                                                   CNN__OWN(cnn__tile_call),
+                                                   CNN__UNLESS_LEAN(cnn__gather),
+                                                   CNN__OWN(cnn__dot_run),
+                                                   CNN__OWN(cnn__pixels),
+                                                   CNN__OWN(cnn__matrix_vector),
+                                                   CNN__OWN(cnn__depthwise),
+                                                   CNN__OWN(cnn__depthwise_dot),
+                                                   CNN__OWN(cnn__fold),
+                                                   CNN__OWN(cnn__copy),
+                                                   CNN__OWN(cnn__every),
+                                                   CNN__OWN(cnn__sum),
+                                                   CNN__OWN(cnn__add_to),
+                                                   CNN__OWN(cnn__sigmoid),
+                                                   CNN__OWN(cnn__tanh),
+                                                   CNN__OWN(cnn__relu),
+                                                   CNN__OWN(cnn__sigmoid_backward),
+                                                   CNN__OWN(cnn__tanh_backward),
+                                                   CNN__OWN(cnn__relu_backward),
                                                    CNN__BORROWED(cnn__softmax),
                                                    CNN__BORROWED(cnn__softmax_backward),
                                                    CNN__BORROWED(cnn__maxpool),
                                                    CNN__BORROWED(cnn__maxpool_backward),
                                                    CNN__BORROWED(cnn__avgpool),
                                                    CNN__BORROWED(cnn__avgpool_backward),
-                                                   CNN__FN(cnn__sgd),
-                                                   CNN__FN(cnn__from_bytes)};
+                                                   CNN__OWN(cnn__sgd),
+                                                   CNN__OWN(cnn__from_bytes)};
 
+CNN__OPTIMIZE_END
 #undef CNN__INSTANCE
 #undef CNN__LEAN
+#undef CNN__LENDER
 #undef CNN__BORROWED
+#undef CNN__BITS
+#undef CNN__WHOLE
+#undef CNN__OWN
 #undef CNN__NAME
 #undef CNN__V
 #undef CNN__VEC
@@ -2913,7 +2854,7 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
 #undef CNN__JOIN_
 #undef CNN__TILES
 #undef CNN__TILE_SIZES
-#undef CNN__WINOGRAD
+#undef CNN__UNLESS_LEAN
 #undef CNN__PASS_UNROLL
 #undef CNN__PANEL
 #undef CNN__WIDE
@@ -2927,6 +2868,7 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
 #undef CNN__STORE_UP_TO
 #undef CNN__DOT_TILES
 #undef CNN__PIXELS_LEAST
+#undef CNN__PIXELS_SOME
 #undef CNN__PIXELS_MOST
 #endif /* CNN__INSTANCE */
 
@@ -2957,73 +2899,6 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
 #endif
 
 #if CNN__X86
-/* Where an intrinsic has a form without a mask, GCC gives it an undefined operand, and g++ warns of it in its
-   own header: hence all lanes masked in, which costs nothing. */
-CNN__TARGET_BEGIN_AVX512
-CNN__INLINE float cnn__sum16(__m512 v) {
-    const __m256 upper = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xf, _mm512_castps_pd(v), 1));
-    const __m256 lower = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xf, _mm512_castps_pd(v), 0));
-    const __m256 half = _mm256_add_ps(lower, upper);
-    __m128 s = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
-    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
-}
-CNN__INLINE __m512 cnn__halves16(const float *p, const float *q) { /* 8 floats from each */
-    return _mm512_castpd_ps(_mm512_maskz_insertf64x4(0xff, _mm512_castps_pd(_mm512_maskz_loadu_ps(0xff, p)),
-                                                     _mm256_castps_pd(_mm256_loadu_ps(q)), 1));
-}
-CNN__INLINE __m512 cnn__lanes16(__m512 a, __m512 b, int first) {
-    const __m512i lane = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    return _mm512_permutex2var_ps(a, _mm512_add_epi32(lane, _mm512_set1_epi32(first)), b);
-}
-CNN__INLINE __m512 cnn__zip16(__m512 a, __m512 b, int first) {
-    const __m512i lane = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    return _mm512_permutex2var_ps(a, _mm512_add_epi32(lane, _mm512_set1_epi32(first)), b);
-}
-/* From 14 right bits, one step of Newton's method; a division takes longer than the whole sigmoid. */
-CNN__INLINE __m512 cnn__reciprocal16(__m512 v) {
-    const __m512 r = _mm512_maskz_rcp14_ps((__mmask16)0xffff, v);
-    return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(v, r, _mm512_set1_ps(1.0f)), r);
-}
-#define CNN__INSTANCE          avx512
-#define CNN__NAME              "avx512"
-#define CNN__V                 16
-#define CNN__VEC               __m512
-#define CNN__REGISTERS         32
-#define CNN__FREE_MASKS        1
-#define CNN__MASK              __mmask16
-#define CNN__LOAD_MASKED(p, m) _mm512_maskz_loadu_ps(m, p)
-#define CNN__LANE_MASK(n)      ((__mmask16)((1u << (n)) - 1u))
-#define CNN__LOAD(p)           _mm512_loadu_ps(p)
-#define CNN__STORE(p, v)       _mm512_storeu_ps(p, v)
-#define CNN__LOAD_N(p, n)      _mm512_maskz_loadu_ps(CNN__LANE_MASK(n), p)
-#define CNN__STORE_N(p, v, n)  _mm512_mask_storeu_ps(p, CNN__LANE_MASK(n), v)
-#define CNN__SET1(f)           _mm512_set1_ps(f)
-#define CNN__FMA(a, b, c)      _mm512_fmadd_ps(a, b, c)
-#ifndef CNN__AVX512_SHIM
-#define CNN__ADD_PRODUCT(sum, a, b) __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b))
-#endif
-#define CNN__SUM(v)            cnn__sum16(v)
-#define CNN__MAX(a, b)         _mm512_maskz_max_ps(CNN__LANE_MASK(16), a, b)
-#define CNN__MIN(a, b)         _mm512_maskz_min_ps(CNN__LANE_MASK(16), a, b)
-#define CNN__MAX_NAN(a, b)     _mm512_mask_mov_ps(CNN__MAX(a, b), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a)
-#define CNN__IF_ABOVE(a, b, v) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ), v)
-#define CNN__SCALE(v, t)                                                                                     \
-    _mm512_castsi512_ps(_mm512_add_epi32(                                                                    \
-        _mm512_castps_si512(v), _mm512_maskz_slli_epi32(CNN__LANE_MASK(16), _mm512_castps_si512(t), 23)))
-#define CNN__RECIPROCAL(v)  cnn__reciprocal16(v)
-#define CNN__EVEN(a, b)     cnn__lanes16(a, b, 0)
-#define CNN__ODD(a, b)      cnn__lanes16(a, b, 1)
-#define CNN__ZIP_LOW(a, b)  cnn__zip16(a, b, 0)
-#define CNN__ZIP_HIGH(a, b) cnn__zip16(a, b, 8)
-#define CNN__HALVES(p, q)   cnn__halves16(p, q)
-#define CNN__LOAD_BYTES(p)                                                                                   \
-    _mm512_maskz_cvtepi32_ps(                                                                                \
-        CNN__LANE_MASK(16),                                                                                  \
-        _mm512_maskz_cvtepu8_epi32(CNN__LANE_MASK(16), _mm_loadu_si128((const __m128i *)(const void *)(p))))
-#include "cnn.h"
-CNN__TARGET_END
-
 CNN__TARGET_BEGIN_AVX2
 CNN__INLINE __m256i cnn__lane_mask8(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -3066,6 +2941,68 @@ CNN__INLINE float cnn__sum8(__m256 v) {
 #define CNN__ZIP_HIGH(a, b) _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31)
 #define CNN__LOAD_BYTES(p)                                                                                   \
     _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p))))
+#include "cnn.h"
+CNN__TARGET_END
+
+/* Where an intrinsic has a form without a mask, GCC gives it an undefined operand, and g++ warns of it in its
+   own header: hence all lanes masked in, which costs nothing. */
+CNN__TARGET_BEGIN_AVX512
+CNN__INLINE float cnn__sum16(__m512 v) {
+    const __m256 upper = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xf, _mm512_castps_pd(v), 1));
+    const __m256 lower = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xf, _mm512_castps_pd(v), 0));
+    const __m256 half = _mm256_add_ps(lower, upper);
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+CNN__INLINE __m512 cnn__halves16(const float *p, const float *q) { /* 8 floats from each */
+    return _mm512_castpd_ps(_mm512_maskz_insertf64x4(0xff, _mm512_castps_pd(_mm512_maskz_loadu_ps(0xff, p)),
+                                                     _mm256_castps_pd(_mm256_loadu_ps(q)), 1));
+}
+CNN__INLINE __m512 cnn__lanes16(__m512 a, __m512 b, int first) {
+    const __m512i lane = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_ps(a, _mm512_add_epi32(lane, _mm512_set1_epi32(first)), b);
+}
+/* From 14 right bits, one step of Newton's method; a division takes longer than the whole sigmoid. */
+CNN__INLINE __m512 cnn__reciprocal16(__m512 v) {
+    const __m512 r = _mm512_maskz_rcp14_ps((__mmask16)0xffff, v);
+    return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(v, r, _mm512_set1_ps(1.0f)), r);
+}
+#define CNN__INSTANCE          avx512
+#define CNN__LENDER            avx2
+#define CNN__NAME              "avx512"
+#define CNN__V                 16
+#define CNN__VEC               __m512
+#define CNN__REGISTERS         32
+#define CNN__FREE_MASKS        1
+#define CNN__MASK              __mmask16
+#define CNN__LOAD_MASKED(p, m) _mm512_maskz_loadu_ps(m, p)
+#define CNN__LANE_MASK(n)      ((__mmask16)((1u << (n)) - 1u))
+#define CNN__LOAD(p)           _mm512_loadu_ps(p)
+#define CNN__STORE(p, v)       _mm512_storeu_ps(p, v)
+#define CNN__LOAD_N(p, n)      _mm512_maskz_loadu_ps(CNN__LANE_MASK(n), p)
+#define CNN__STORE_N(p, v, n)  _mm512_mask_storeu_ps(p, CNN__LANE_MASK(n), v)
+#define CNN__SET1(f)           _mm512_set1_ps(f)
+#define CNN__FMA(a, b, c)      _mm512_fmadd_ps(a, b, c)
+#ifndef CNN__AVX512_SHIM
+#define CNN__ADD_PRODUCT(sum, a, b) __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b))
+#endif
+#define CNN__SUM(v)            cnn__sum16(v)
+#define CNN__MAX(a, b)         _mm512_maskz_max_ps(CNN__LANE_MASK(16), a, b)
+#define CNN__MIN(a, b)         _mm512_maskz_min_ps(CNN__LANE_MASK(16), a, b)
+#define CNN__MAX_NAN(a, b)     _mm512_mask_mov_ps(CNN__MAX(a, b), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a)
+#define CNN__IF_ABOVE(a, b, v) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ), v)
+#define CNN__SCALE(v, t)                                                                                     \
+    _mm512_castsi512_ps(_mm512_add_epi32(                                                                    \
+        _mm512_castps_si512(v), _mm512_maskz_slli_epi32(CNN__LANE_MASK(16), _mm512_castps_si512(t), 23)))
+#define CNN__RECIPROCAL(v) cnn__reciprocal16(v)
+#define CNN__EVEN(a, b)    cnn__lanes16(a, b, 0)
+#define CNN__ODD(a, b)     cnn__lanes16(a, b, 1)
+#define CNN__HALVES(p, q)  cnn__halves16(p, q)
+#define CNN__LOAD_BYTES(p)                                                                                   \
+    _mm512_maskz_cvtepi32_ps(                                                                                \
+        CNN__LANE_MASK(16),                                                                                  \
+        _mm512_maskz_cvtepu8_epi32(CNN__LANE_MASK(16), _mm_loadu_si128((const __m128i *)(const void *)(p))))
 #include "cnn.h"
 CNN__TARGET_END
 #endif /* CNN__X86 */
@@ -3148,6 +3085,7 @@ CNN__INLINE cnn__vec4 cnn__select4(cnn__ivec4 mask, cnn__vec4 a, cnn__vec4 b) { 
 #define CNN__INSTANCE vec4
 #if CNN__X86
 #define CNN__LEAN      1
+#define CNN__LENDER    scalar
 #define CNN__NAME      "sse2"
 #define CNN__REGISTERS 16
 #elif CNN__NEON
@@ -3193,9 +3131,11 @@ static const cnn__kernels *const cnn__instances[] = {
     &cnn__kernels_avx512, &cnn__kernels_avx2,
 #endif
 #if CNN__VECTORS
-    &cnn__kernels_vec4,
+    &cnn__kernels_vec4
+#else
+    &cnn__kernels_scalar
 #endif
-    &cnn__kernels_scalar};
+};
 
 static int cnn__supported(const cnn__kernels *k) {
 #if CNN__X86
@@ -3230,6 +3170,114 @@ CNN__OUTLINE static const cnn__kernels *cnn__k(void) {
 
 CNN_API const char *cnn_instruction_set(void) {
     return cnn__k()->name;
+}
+
+/* ---- products, by the tiles of an instruction set ----------------------------------------------------- */
+
+/* Vectors of the next tile of mr rows where `left` are left: the most there are, but rather two equal parts
+   than a rest. */
+static int cnn__tile_vectors(const cnn__kernels *k, int mr, int left) {
+    const int has = k->sizes[mr], half = (left + 1) / 2;
+    int most = left < 8 ? left : 8;
+    while (!(has >> most & 1))
+        most--;
+    return left > most && left < 2 * most && has >> half & 1 ? half : most;
+}
+
+/* Vectors v0 to v1 - 1, steps k0 to k1 - 1 of a product, whose last vector of all has `last` lanes. */
+static void cnn__product_part(const cnn__kernels *k, const cnn__product *a, int v0, int v1, int k0, int k1,
+                              int last) {
+    const int whole = (int)(a->n >> k->bits), end = a->slack || v1 < whole ? v1 : whole;
+    cnn__tile t;
+    int mr = 0, nv = 0;
+    t.tap = a->tap + (k0 - a->first);
+    t.steps = k1 - k0;
+    t.panel = a->panel;
+    t.wk = a->wk;
+    t.ym = a->ym;
+    t.start = k0 > a->first ? CNN__ACCUMULATE : a->start;
+    t.bias = NULL;
+    t.ahead_tap = a->ahead_tap;
+    t.packed = a->packed && !a->wk;
+    for (int m = 0; m < a->rows; m += mr) {
+        mr = cnn__panel_rows(k->panel, a->rows - m);
+        t.w = a->w + m * a->panel + k0 * (a->wk ? a->wk : mr);
+        if (t.start == CNN__BIAS)
+            t.bias = a->bias + m;
+        if (k->panel == 8 && v1 - v0 == 1 && a->rows - m >= 24 && cnn__panel_rows(8, a->rows - m - 16) == 8)
+            mr = 24;
+        for (int v = v0; v < v1; v += nv * t.count) {
+            nv = v < end && mr < 24 ? cnn__tile_vectors(k, mr, end - v) : 1;
+            const int left = cnn__min(end, whole) - v, rest = left % nv;
+            /* of the columns that come next, a cache line for each of the first panels */
+            const int fetch = a->ahead && v == v0 && m < 4 * k->panel && mr == k->panel && nv == k->wide;
+            t.ahead = fetch ? a->ahead + m / k->panel * 16 : NULL;
+            t.count = fetch ? 1 : cnn__max(left / nv - (rest > 0), 1);
+            t.x = a->x + (v << k->bits);
+            t.y = a->y + m * a->ym + (v << k->bits);
+            t.last = v + nv <= whole ? k->lanes : last;
+            k->tile(&t, mr, nv);
+        }
+    }
+}
+
+CNN__OPTIMIZE_BRIEFLY
+
+/* Columns v0 to v1 - 1, steps k0 to k1 - 1, with x first gathered: in the first-level cache and aligned, for
+   all rows to use. tap: those of gathered steps. */
+static void cnn__product_gathered(const cnn__kernels *k, const cnn__product *a, int v0, int v1, int k0,
+                                  int k1, int last, float *x, const int *tap) {
+    const int whole = (int)(a->n >> k->bits);
+    cnn__product part = *a;
+    k->gather(a, v0, v1, k0, k1, a->slack || v1 <= whole ? k->lanes : last, x);
+    part.x = x;
+    part.tap = tap;
+    part.first = k0;
+    part.steps = k1 - k0;
+    part.y = a->y + (v0 << k->bits);
+    part.n = v1 <= whole ? (size_t)(v1 - v0) << k->bits : a->n - ((size_t)v0 << k->bits);
+    part.start = k0 > a->first ? CNN__ACCUMULATE : a->start;
+    part.slack = 1;
+    part.packed = 1;
+    if (v1 < whole) {
+        part.ahead = a->x + (v1 << k->bits);
+        part.ahead_tap = a->tap + (k0 - a->first);
+    }
+    cnn__product_part(k, &part, 0, v1 - v0, k0, k1, last);
+}
+
+/* Blocked for the caches: CNN__CHUNK steps at a time, for them CNN__COLUMNS vectors at a time, and of y so
+   much at a time that it stays in the second-level cache while the chunks pass by. */
+static void cnn__product_run(const cnn__kernels *k, const cnn__product *a) {
+    const int rest = (int)(a->n & (size_t)(k->lanes - 1)), vectors = (int)(a->n >> k->bits) + (rest > 0);
+    const int gather = k->gather && a->gather && a->rows >= CNN__GATHER_ROWS && a->steps > 1;
+    const int columns = gather ? CNN__GATHER >> k->bits : CNN__COLUMNS, last = rest ? rest : k->lanes;
+    const int unit = k->panel == 6 ? k->wide : 1; /* vectors that groups should not part */
+    const int chunk = gather ? CNN__GATHER_STEPS : vectors > CNN__COLUMNS ? CNN__CHUNK * 3 / 2 : INT_MAX;
+    const int chunks = a->steps > chunk ? (a->steps - 1) / (gather ? CNN__GATHER_STEPS : CNN__CHUNK) + 1 : 1;
+    const int fit = (CNN__CACHE_FLOATS >> k->bits) / cnn__max(a->rows, 1);
+    const int most = chunks == 1 ? vectors : fit > columns ? fit / columns * columns : columns;
+    float x[CNN__GATHER_STEPS * CNN__GATHER + CNN__ALIGN / sizeof(float)];
+    int tap[CNN__GATHER_STEPS];
+    float *const aligned = x + (CNN__ALIGN - (uintptr_t)x % CNN__ALIGN) / sizeof(float);
+    for (int i = 0; gather && i < CNN__GATHER_STEPS; i++)
+        tap[i] = i * CNN__GATHER;
+    for (int s0 = 0; s0 < vectors; s0 += most) {
+        const int s1 = vectors - s0 < most ? vectors : s0 + most, groups = (s1 - s0 - 1) / columns + 1;
+        const int units = (s1 - s0 - 1) / unit + 1;
+        for (int i = 0; i < chunks; i++) {
+            const int k0 = a->first + (int)((int64_t)a->steps * i / chunks);
+            const int k1 = a->first + (int)((int64_t)a->steps * (i + 1) / chunks);
+            for (int g = 0; g < groups; g++) {
+                const int v0 = s0 + (gather ? units * g / groups * unit : g * columns);
+                const int v1 = cnn__min(s1, gather ? s0 + units * (g + 1) / groups * unit : v0 + columns);
+                if (gather)
+                    cnn__product_gathered(k, a, v0, v1, k0, k1, last, aligned, tap);
+                else
+                    cnn__product_part(k, a, v0, v1, k0, k1, last);
+            }
+        }
+    }
 }
 
 /* ---- operators of a device ----------------------------------------------------------------------------
@@ -3965,7 +4013,7 @@ static void cnn__conv_forward(const cnn__conv *v, const cnn__kernels *k, const f
     for (int i = i0; i < i1; i++) {
         a.x = packed + (size_t)i * (size_t)v->x_pitch;
         a.y = y + (size_t)i * (size_t)v->y_pitch;
-        k->product(&a);
+        cnn__product_run(k, &a);
     }
 }
 
@@ -4064,7 +4112,7 @@ static void cnn__single_line(const cnn__conv *v, const cnn__kernels *k, const fl
     a.y = scratch;
     a.ym = (ptrdiff_t)a.n;
     a.slack = 1;
-    k->product(&a);
+    cnn__product_run(k, &a);
     for (int m = 0; m < v->o; m++)
         k->copy(scratch + (size_t)m * a.n, (size_t)v->wq, y + (size_t)m * (size_t)v->y_plane, (size_t)v->ow,
                 (size_t)v->ow, rows);
@@ -4118,7 +4166,7 @@ static void cnn__backward_row(const cnn__conv *v, const cnn__kernels *k, cnn__pr
     for (int b = 0; b < v->kw && rows; b++) {
         a->w = panels + (size_t)b * column;
         a->y = y + cnn__packed_column(v, b);
-        k->product(a);
+        cnn__product_run(k, a);
     }
 }
 
@@ -4256,11 +4304,11 @@ static void cnn__conv_forward_task(void *context, int task, int thread) {
     p.slack = !v->direct;
     if (v->x_pitch == v->y_pitch) {
         p.n = (size_t)(rows - 1) * (size_t)v->y_pitch + (size_t)v->ow;
-        a->k->product(&p);
+        cnn__product_run(a->k, &p);
     } else {
         p.n = (size_t)v->ow;
         for (int i = 0; i < rows; i++, p.x += v->x_pitch, p.y += v->y_pitch)
-            a->k->product(&p);
+            cnn__product_run(a->k, &p);
     }
     for (int m = 0; v->flat && m < m1 - m0; m++)
         a->k->copy(flat + (size_t)m * (size_t)v->y_plane, (size_t)v->y_pitch, y + (size_t)m * out,
@@ -4400,7 +4448,7 @@ static void cnn__conv_dx_task(void *context, int task, int thread) {
             p.panel = p.steps;
             p.y = packed + cnn__packed_row(v, r, from) + (size_t)s * (size_t)v->rows * (size_t)v->wq;
             if (to > from)
-                a->k->product(&p);
+                cnn__product_run(a->k, &p);
             p.tap += p.steps;
             panels += (size_t)v->c * (size_t)p.steps;
         }
@@ -4555,7 +4603,7 @@ static void cnn__conv_dw_task(void *context, int task, int thread) {
                 const int e = v->dw == 1 ? j : j / v->kw, b = v->dw == 1 ? 0 : j % v->kw;
                 p.x = pixels + ((size_t)(e * v->dh) * (size_t)v->wp + (size_t)(b * v->dw)) * (size_t)v->c;
                 p.y = sum + (size_t)j * (size_t)part * (size_t)run;
-                a->k->product(&p);
+                cnn__product_run(a->k, &p);
             }
         }
     }
@@ -5123,7 +5171,7 @@ static void cnn__wino_task(void *context, int task, int thread) {
             p.x = v + (size_t)e * w->v_pitch;
             p.w = u + (size_t)e * w->u_pitch;
             p.y = m + (size_t)e * w->m_pitch;
-            a->k->product(&p);
+            cnn__product_run(a->k, &p);
         }
         for (int r = m0; r < m1; r++)
             cnn__wino_outputs(a, m + (size_t)(r - m0) * (size_t)w->run, t0, t1,
@@ -5318,7 +5366,7 @@ static void cnn__wino_dw_task(void *context, int task, int thread) {
             p.x = in + (size_t)e * w->v_pitch;
             p.w = d + (size_t)e * w->d_pitch;
             p.y = sums + (size_t)e * w->m_pitch;
-            a->k->product(&p);
+            cnn__product_run(a->k, &p);
         }
     }
     for (int m = m0; m < m1; m++)
@@ -6222,7 +6270,7 @@ static void cnn__linear_dx_task(void *context, int task, int thread) {
         a.steps = cnn__min(CNN__SAMPLES, l->out - o);
         a.x = l->w + (size_t)o * (size_t)l->in + i0;
         a.start = o ? CNN__ACCUMULATE : CNN__ZERO;
-        l->k->product(&a);
+        cnn__product_run(l->k, &a);
     }
 }
 
@@ -6249,7 +6297,7 @@ static void cnn__linear_dw_task(void *context, int task, int thread) {
         a.steps = cnn__min(CNN__SAMPLES, l->n - i);
         a.x = l->x + (size_t)i * (size_t)l->in;
         a.w = l->dy + (size_t)i * (size_t)l->out + m0;
-        l->k->product(&a);
+        cnn__product_run(l->k, &a);
     }
 }
 
@@ -7611,7 +7659,7 @@ static void cnn__block_linear(const cnn__pass *e, int layer, const float *x, flo
     a.start = a.bias ? CNN__BIAS : CNN__ZERO;
     a.y = y;
     a.ym = CNN__LANES;
-    e->k->product(&a);
+    cnn__product_run(e->k, &a);
 }
 
 /* The activations of a block: the input, then the layers' outputs. */
@@ -7839,7 +7887,7 @@ static void cnn__block_linear_backward(const cnn__pass *e, int layer, const floa
         a.wk = (ptrdiff_t)p->in;
         a.ym = CNN__LANES;
     }
-    e->k->product(&a);
+    cnn__product_run(e->k, &a);
 }
 
 /* dx of one layer, or NULL where nobody needs it, and its parameter gradients. Element-wise layers work in
@@ -7998,7 +8046,7 @@ static void cnn__piece_linear(const cnn__pass *e, const cnn__piece *piece) {
     a.y = e->ws->gradients + e->net->offset[piece->layer] + piece->first;
     a.ym = (ptrdiff_t)p->in;
     a.start = e->start;
-    e->k->product(&a);
+    cnn__product_run(e->k, &a);
 }
 
 static void cnn__piece_biases(const cnn__pass *e, const cnn__piece *piece) {
@@ -8888,6 +8936,8 @@ CNN_API cnn_status cnn_dataset_batch(const cnn_dataset *data, const int *index, 
 }
 
 #ifdef CNN_CUDA
+CNN__OPTIMIZE_END
+
 /* ---- >>cuda -------------------------------------------------------------------------------------------
 
    Kernels are cnn__gpu_..., what starts them on a stream cnn__launch_..., the rows of the table

@@ -1168,10 +1168,6 @@ static void test_parameter_block(void) {
     cnn_net_free(net);
 }
 
-/* ---- all of it -------------------------------------------------------------------------------------------
- */
-
-/* What depends on the instruction set. */
 /* So many steps that they come in chunks, outputs that fill one panel and a part of the next, two groups, rows too
    narrow for vectors; a block and two examples beyond it, against the operator. */
 static void test_many_steps(uint64_t *state) {
@@ -1198,6 +1194,10 @@ static void test_many_steps(uint64_t *state) {
     cnn_net_free(net);
 }
 
+/* ---- all of it -------------------------------------------------------------------------------------------
+ */
+
+/* What depends on the instruction set. */
 static void test_isa(void) {
     uint64_t state = check_seed();
     static const int threads[] = {2, 3, 5};
