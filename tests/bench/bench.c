@@ -13,6 +13,7 @@
 #include "examples/zoo.h"
 
 enum { MAX_THREADS = 1024, MAX_REPETITIONS = 99, MAX_WORDS = 8, MAX_PEAKS = 4096 };
+static const double memory_bytes = 512e6; /* copied to see what memory gives, whatever the caches */
 
 static struct {
     int json, quick, threads, repetitions;
@@ -226,6 +227,7 @@ typedef struct result {
     double seconds;               /* of one call */
     double examples, flop, bytes; /* of one call; 0: not reported */
     double peak, copying;         /* GFLOP/s and GB/s of the machine in the meantime */
+    double memory;                /* GB/s of copies that no cache holds */
     const conv_shape *shape;      /* convolutions */
 } result;
 
@@ -254,6 +256,8 @@ static void print_result(const result *r) {
     print_number("gbytes_per_second", r->bytes / r->seconds * 1e-9);
     print_number("memcpy_gbytes_per_second", r->copying);
     print_number("percent_of_memcpy", r->copying > 0 ? r->bytes / r->seconds * 1e-7 / r->copying : 0);
+    print_number("memory_copy_gbytes_per_second", r->memory);
+    print_number("percent_of_memory_copy", r->memory > 0 ? r->bytes / r->seconds * 1e-7 / r->memory : 0);
     printf("}");
 }
 
@@ -554,7 +558,8 @@ static void conv_dw(void *context) {
 
 static void conv_create(conv_run *run, const conv_shape *s) {
     const cnn_conv2d_options options = {s->stride,  s->stride,   s->padding,  s->padding, s->padding,
-                                        s->padding, s->dilation, s->dilation, s->groups,  CNN_PAD_ZEROS, 0};
+                                        s->padding, s->dilation, s->dilation, s->groups,  CNN_PAD_ZEROS,
+                                        0};
     cnn_tensor y = {0};
     run->options = options;
     run->x = tensor(s->n, s->c, s->h, s->w, 1);
@@ -589,25 +594,37 @@ static double conv_flop(const conv_run *run) {
     return 2 * elements(&run->y) * run->w.c * run->w.h * run->w.w;
 }
 
-/* A depthwise convolution does little work on each element, so memory bounds it: GB/s beside memcpy's. */
+/* GB/s of copies of so many bytes, read and written. */
+static double copy_rate(double moved, int threads) {
+    double samples[MAX_REPETITIONS];
+    copy_create(moved);
+    for (int i = 0; i < settings.repetitions; i++)
+        samples[i] = copy_sample(threads);
+    copy_free();
+    return median(samples, settings.repetitions);
+}
+
+/* A depthwise convolution does little work on each element, so memory bounds it: GB/s beside memcpy's, of as many
+   bytes, which caches may hold, and of more than they do. */
 static void depthwise_bytes(const conv_run *run, result *r) {
     r->bytes = 4 * (elements(&run->x) + elements(&run->y) + elements(&run->w));
     if (r->seconds <= 0)
         return;
-    double samples[MAX_REPETITIONS];
-    copy_create(r->bytes);
-    for (int i = 0; i < settings.repetitions; i++)
-        samples[i] = copy_sample(r->threads);
-    r->copying = median(samples, settings.repetitions);
-    copy_free();
+    r->copying = copy_rate(r->bytes, r->threads);
+    if (!settings.quick)
+        r->memory = copy_rate(memory_bytes, r->threads);
 }
 
 static void say_depthwise(result (*results)[PASSES], int counts) {
     for (int t = 0; t < counts; t++) {
         say("%-10s%d thread%s, GB/s:", "", results[t][0].threads, results[t][0].threads > 1 ? "s" : "");
         for (int p = 0; p < PASSES; p++)
-            if (results[t][p].seconds > 0)
-                say("  %s %.1f (memcpy %.1f)", pass_names[p], gbytes(&results[t][p]), results[t][p].copying);
+            if (results[t][p].seconds > 0) {
+                say("  %s %.1f (memcpy %.1f", pass_names[p], gbytes(&results[t][p]), results[t][p].copying);
+                if (results[t][p].memory > 0)
+                    say(", from memory %.1f", results[t][p].memory);
+                say(")");
+            }
         say("\n");
     }
 }
