@@ -1778,8 +1778,12 @@ CNN__INLINE void CNN__FN(cnn__depthwise_stretch)(const float *x, ptrdiff_t xr, c
     for (int e = 0; e < ROWS; e++)
         b[e] = CNN__SET1(w[e]);
     CNN__UNROLL
-    for (int i = 0; i < CNN__BAND + ROWS - 1; i++, x += xr) {
-        const CNN__VEC v = CNN__LOAD(x);
+    for (int i = 0; i < CNN__BAND + ROWS - 1; i++) {
+        if (i % 4 == 0) { /* three rows are reached from here */
+            x += i > 0 ? 4 * xr : 0;
+            CNN__OPAQUE(x);
+        }
+        const CNN__VEC v = CNN__LOAD(x + i % 4 * xr);
         CNN__UNROLL
         for (int e = 0; e < ROWS; e++)
             if (i >= e && i - e < CNN__BAND)
