@@ -682,7 +682,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 
 /* GCC compiles all of this in two thirds of the time. Between BRIEFLY and END lies what drives the kernels:
    -O1 will do, with what its loops over memory need. Between KERNELS and END, the kernels: -O2 but for passes
-   that only cost time, as all loops are unrolled and ordered already. */
+   that take time over unrolled loops and leave them as they are (GCC 11 and 12; tests/bench/NOTES.md). */
 #if CNN__GNU && !defined(__clang__) && !defined(__CUDACC__) && defined(__OPTIMIZE__) &&                      \
     !defined(__OPTIMIZE_SIZE__)
 #define CNN__OPTIMIZE_BRIEFLY                                                                                \
@@ -690,7 +690,9 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
         _Pragma("GCC optimize(\"O1\", \"strict-aliasing\", \"expensive-optimizations\", \"store-merging\")")
 #define CNN__OPTIMIZE_KERNELS                                                                                \
     _Pragma("GCC push_options")                                                                              \
-        _Pragma("GCC optimize(\"no-schedule-insns2\", \"no-tree-dominator-opts\", \"no-tree-bit-ccp\")")
+        _Pragma("GCC optimize(\"no-schedule-insns2\", \"no-peephole2\", \"no-tree-vectorize\")")             \
+            _Pragma("GCC optimize(\"no-rerun-cse-after-loop\", \"no-cse-follow-jumps\", \"no-tree-dse\")")   \
+                _Pragma("GCC optimize(\"no-tree-bit-ccp\", \"no-tree-copy-prop\", \"no-tree-pre\")")
 #define CNN__OPTIMIZE_END _Pragma("GCC pop_options")
 #else
 #define CNN__OPTIMIZE_BRIEFLY
@@ -1447,7 +1449,7 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
     const ptrdiff_t ym = a->ym, wk = a->wk && !packed ? a->wk : MR;
     const int last = a->last, steps = a->steps;
     const CNN__MASK mask = CNN__LANE_MASK(last); /* made once */
-    const int pairs = MR == CNN__PANEL && NV == CNN__WIDE && !packed;
+    const int pairs = MR == CNN__PANEL && NV == CNN__WIDE && !packed && !fetch;
     for (int count = a->count; count > 0; count--, x += NV * CNN__V, y += NV * CNN__V) {
         CNN__VEC acc[24][8];
         const float *w[3];
@@ -1481,15 +1483,14 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
                 CNN__FN(cnn__tile_step)(x + (k + i) * CNN__GATHER, w, wk, mask, acc, MR, NV, panels);
         }
         for (; pairs && k + 2 <= steps; k += 2) {
-            if (fetch) {
-                CNN__PREFETCH(ahead + ahead_tap[k]);
-                CNN__PREFETCH(ahead + ahead_tap[k + 1]);
-            }
             CNN__FN(cnn__tile_step)(x + tap[k], w, wk, mask, acc, MR, NV, panels);
             CNN__FN(cnn__tile_step)(x + tap[k + 1], w, wk, mask, acc, MR, NV, panels);
         }
-        for (; k < steps; k++)
+        for (; k < steps; k++) {
+            if (fetch)
+                CNN__PREFETCH(ahead + ahead_tap[k]);
             CNN__FN(cnn__tile_step)(x + tap[k], w, wk, mask, acc, MR, NV, panels);
+        }
         row = y;
         CNN__UNROLL
         for (int m = 0; m < panels * MR; m++) {
