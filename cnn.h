@@ -1261,7 +1261,7 @@ typedef struct cnn__kernels {
      ZIP_LOW(a, b) ZIP_HIGH(a, b)  lanes of a and b in turn: the first or the last V of these 2V (pooling)
    and + - * / on vectors.
 
-   To be compiled soon: CNN__LENDER names the instance whose softmax and pooling this one uses, where it has
+   To keep compiling short: CNN__LENDER names the instance whose softmax and pooling this one uses, where it has
    none of its own, these being bound by memory. CNN__LEAN marks one that few run, for old processors or of
    single floats: it has few tiles, no gathering and no Winograd. Beside vectors, single floats have nothing
    but softmax and pooling. */
@@ -1780,7 +1780,7 @@ CNN__INLINE void CNN__FN(cnn__depthwise_stretch)(const float *x, ptrdiff_t xr, c
         b[e] = CNN__SET1(w[e]);
     CNN__UNROLL
     for (int i = 0; i < CNN__BAND + ROWS - 1; i++) {
-        if (i % 4 == 0) { /* three rows are reached from here */
+        if (i % 4 == 0) { /* opaque, or GCC joins what stretches of 1, 2 and 3 rows begin with, and spills */
             x += i > 0 ? 4 * xr : 0;
             CNN__OPAQUE(x);
         }
@@ -8940,9 +8940,9 @@ CNN_API cnn_status cnn_dataset_batch(const cnn_dataset *data, const int *index, 
     return CNN_OK;
 }
 
-#ifdef CNN_CUDA
 CNN__OPTIMIZE_END
 
+#ifdef CNN_CUDA
 /* ---- >>cuda -------------------------------------------------------------------------------------------
 
    Kernels are cnn__gpu_..., what starts them on a stream cnn__launch_..., the rows of the table

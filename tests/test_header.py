@@ -129,6 +129,17 @@ class Header(unittest.TestCase):
                     used = self.call("nm", "-u", program)
                     self.assertFalse(re.findall(r"\b(fopen|fread|printf|snprintf|puts)\b", used))
 
+    def test_options_of_the_compiler_end_with_the_header(self):
+        """GCC's options that the header pushes are popped again: nothing is left for a pop after it."""
+        source = self.write("options.c", TWICE + "#pragma GCC pop_options\n")
+        for compiler in compilers(False):
+            if "__clang__" in self.call(shlex.split(compiler), "-dM", "-E", "-x", "c", os.devnull):
+                continue
+            for level in ("-O0", "-O2", "-Os"):
+                with self.subTest(compiler=compiler, level=level):
+                    self.assertIn("without a corresponding", self.call(shlex.split(compiler), "-std=c99", level, "-I.",
+                                                                       "-fsyntax-only", source))
+
     def test_half_an_allocator_is_refused(self):
         source = self.write("half.c", "#define CNN_MALLOC(bytes) 0\n" + TWICE)
         self.assertIn("define both CNN_MALLOC", self.call(shlex.split(compilers(False)[0]), "-I.", "-c", source, "-o",
