@@ -680,14 +680,15 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #endif
 #endif
 
-/* GCC compiles all of this in two thirds of the time. Between BRIEFLY and END lies what drives the kernels:
-   -O1 will do, with what its loops over memory need. Between KERNELS and END, the kernels: -O2 but for passes
-   that take time over unrolled loops and leave them as they are (GCC 11 and 12; tests/bench/NOTES.md). */
+/* GCC compiles all of this in little more than half the time so. Between BRIEFLY and END lies what drives the
+   kernels: -Og will do, but for loops over memory, marked LOOPS. Between KERNELS and END, the kernels: -O2 but
+   for passes that take time over unrolled loops and leave them as they are (GCC 11 and 12;
+   tests/bench/NOTES.md). */
 #if CNN__GNU && !defined(__clang__) && !defined(__CUDACC__) && defined(__OPTIMIZE__) &&                      \
     !defined(__OPTIMIZE_SIZE__)
-#define CNN__OPTIMIZE_BRIEFLY                                                                                \
-    _Pragma("GCC push_options")                                                                              \
-        _Pragma("GCC optimize(\"O1\", \"strict-aliasing\", \"expensive-optimizations\", \"store-merging\")")
+#define CNN__OPTIMIZE_BRIEFLY _Pragma("GCC push_options") _Pragma("GCC optimize(\"Og\")")
+#define CNN__LOOPS                                                                                           \
+    __attribute__((optimize("O1", "strict-aliasing", "expensive-optimizations", "store-merging")))
 #define CNN__OPTIMIZE_KERNELS                                                                                \
     _Pragma("GCC push_options")                                                                              \
         _Pragma("GCC optimize(\"no-schedule-insns2\", \"no-peephole2\", \"no-tree-vectorize\")")             \
@@ -696,6 +697,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__OPTIMIZE_END _Pragma("GCC pop_options")
 #else
 #define CNN__OPTIMIZE_BRIEFLY
+#define CNN__LOOPS
 #define CNN__OPTIMIZE_KERNELS
 #define CNN__OPTIMIZE_END
 #endif
@@ -3226,8 +3228,6 @@ static void cnn__product_part(const cnn__kernels *k, const cnn__product *a, int 
     }
 }
 
-CNN__OPTIMIZE_BRIEFLY
-
 /* Columns v0 to v1 - 1, steps k0 to k1 - 1, with x first gathered: in the first-level cache and aligned, for
    all rows to use. tap: those of gathered steps. */
 static void cnn__product_gathered(const cnn__kernels *k, const cnn__product *a, int v0, int v1, int k0,
@@ -3265,7 +3265,7 @@ static void cnn__product_run(const cnn__kernels *k, const cnn__product *a) {
     float x[CNN__GATHER_STEPS * CNN__GATHER + CNN__ALIGN / sizeof(float)];
     int tap[CNN__GATHER_STEPS];
     float *const aligned = x + (CNN__ALIGN - (uintptr_t)x % CNN__ALIGN) / sizeof(float);
-    for (int i = 0; gather && i < CNN__GATHER_STEPS; i++)
+    for (int i = 0; gather && i < CNN__GATHER_STEPS && i < a->steps; i++)
         tap[i] = i * CNN__GATHER;
     for (int s0 = 0; s0 < vectors; s0 += most) {
         const int s1 = vectors - s0 < most ? vectors : s0 + most, groups = (s1 - s0 - 1) / columns + 1;
@@ -3284,6 +3284,8 @@ static void cnn__product_run(const cnn__kernels *k, const cnn__product *a) {
         }
     }
 }
+
+CNN__OPTIMIZE_BRIEFLY
 
 /* ---- operators of a device ----------------------------------------------------------------------------
 
@@ -3734,7 +3736,7 @@ static void cnn__inside(int s, int step, int pad, int n, int count, int *from, i
 }
 
 /* One row of a phase from one row of the image. */
-static void cnn__pack_row(const cnn__conv *v, const float *src, int s, float *dst) {
+CNN__LOOPS static void cnn__pack_row(const cnn__conv *v, const float *src, int s, float *dst) {
     const size_t cell = (size_t)v->cell, bytes = cell * sizeof(float);
     int from = 0, to = 0;
     cnn__inside(s, v->sw, v->pl, v->w, v->wq, &from, &to);
@@ -3766,7 +3768,8 @@ static int cnn__pack_plain(const cnn__conv *v) {
 }
 
 /* Of it, all but the zeros. With stride 1, padding may be negative. */
-static void cnn__pack_image(const cnn__conv *v, const float *x, int c0, int c1, int row0, float *packed) {
+CNN__LOOPS static void cnn__pack_image(const cnn__conv *v, const float *x, int c0, int c1, int row0,
+                                       float *packed) {
     const cnn__kernels *k = cnn__k();
     const size_t row = (size_t)v->wq, image = (size_t)v->h * (size_t)v->w;
     packed += (size_t)c0 * (size_t)v->plane;
@@ -3832,7 +3835,8 @@ static void cnn__pack(const cnn__conv *v, const float *x, int c0, int c1, int ro
 }
 
 /* The adjoint of packing a row: every packed pixel is added to the one it was a copy of. */
-static void cnn__unpack_row(const cnn__conv *v, const cnn__kernels *k, const float *src, int s, float *dst) {
+CNN__LOOPS static void cnn__unpack_row(const cnn__conv *v, const cnn__kernels *k, const float *src, int s,
+                                       float *dst) {
     const size_t cell = (size_t)v->cell;
     int from = 0, to = 0;
     cnn__inside(s, v->sw, v->pl, v->w, v->wq, &from, &to);
@@ -3927,8 +3931,8 @@ CNN__INLINE void cnn__transpose2(const float *from, size_t from_pitch, float *to
 }
 
 /* A block of f features, [f][cell], to `count` rows of f values at a pitch. */
-static void cnn__rows_from_block(const float *block, size_t f, int cell, int count, float *rows,
-                                 size_t pitch) {
+CNN__LOOPS static void cnn__rows_from_block(const float *block, size_t f, int cell, int count, float *rows,
+                                            size_t pitch) {
     const size_t whole = f / 4 * 4;
     int s = 0;
     if (cell == 1) {
@@ -3946,7 +3950,8 @@ static void cnn__rows_from_block(const float *block, size_t f, int cell, int cou
 }
 
 /* And back. Lanes beyond count are zeros. */
-static void cnn__block_from_rows(const float *const *row, size_t f, int cell, int count, float *block) {
+CNN__LOOPS static void cnn__block_from_rows(const float *const *row, size_t f, int cell, int count,
+                                            float *block) {
     if (cell == 1) {
         memcpy(block, row[0], f * sizeof(float));
         return;
@@ -3968,7 +3973,7 @@ static void cnn__block_from_rows(const float *const *row, size_t f, int cell, in
    First, weights in the order that the kernels want. */
 
 /* One panel of mr rows: to[k*mr + m] = w[m*rs + k*ks], k < steps. */
-static void cnn__panel(const float *w, size_t rs, size_t ks, int mr, int steps, float *to) {
+CNN__LOOPS static void cnn__panel(const float *w, size_t rs, size_t ks, int mr, int steps, float *to) {
     int m = 0;
     for (int k = 0; rs == 1 && k < steps; k++)
         memcpy(to + (size_t)k * (size_t)mr, w + (size_t)k * ks, (size_t)mr * sizeof(float));
@@ -4472,7 +4477,7 @@ static int cnn__dw_run(const cnn__conv *v) {
     return v->dw == 1 ? v->kw * v->c : v->c;
 }
 
-static void cnn__to_pixels(const cnn__conv *v, const float *x, int row0, int rows, float *to) {
+CNN__LOOPS static void cnn__to_pixels(const cnn__conv *v, const float *x, int row0, int rows, float *to) {
     const size_t image = (size_t)v->h * (size_t)v->w, c = (size_t)v->c;
     int from = 0, end = 0;
     cnn__inside(0, 1, v->pl, v->w, v->wp, &from, &end);
@@ -4557,6 +4562,19 @@ static int cnn__dw_slots(const cnn__conv *v, int n) {
     return cnn__dw_slot(v) > CNN__SLOT_WEIGHTS ? 1 : cnn__clamp(n / 8, 1, 16);
 }
 
+/* Adds a run's sums, [column][channel], to dw, [channel][kh][kw]. */
+CNN__LOOPS static void cnn__dw_add(const cnn__conv *v, const cnn__kernels *k, const float *sum, int columns,
+                                   float *dw) {
+    const size_t window = (size_t)(v->kh * v->kw);
+    if (window == 1) {
+        k->add(dw, sum, (size_t)v->c);
+        return;
+    }
+    for (int c = 0; c < v->c; c++)
+        for (int b = 0; b < columns; b++)
+            dw[(size_t)c * window + (size_t)b] += sum[b * v->c + c];
+}
+
 static void cnn__conv_dw_task(void *context, int task, int thread) {
     const cnn__conv_call *a = (const cnn__conv_call *)context;
     const cnn__conv *v = a->v;
@@ -4613,14 +4631,10 @@ static void cnn__conv_dw_task(void *context, int task, int thread) {
         }
     }
     const int columns = v->dw == 1 ? v->kw : 1; /* kernel columns in a run */
-    for (int j = 0; a->dw && !cnn__dw_dots(v) && j < runs; j++)
-        for (int m = 0; m < part; m++) {
-            float *dw = all_dw + (first + (size_t)m) * (size_t)v->steps + (size_t)(j * columns);
-            const float *from = sum + ((size_t)j * (size_t)part + (size_t)m) * (size_t)run;
-            for (int b = 0; b < columns; b++)
-                for (int c = 0; c < v->c; c++)
-                    dw[(size_t)c * (size_t)(v->kh * v->kw) + (size_t)b] += from[b * v->c + c];
-        }
+    for (int m = 0; a->dw && !cnn__dw_dots(v) && m < part; m++)
+        for (int j = 0; j < runs; j++)
+            cnn__dw_add(v, a->k, sum + ((size_t)j * (size_t)part + (size_t)m) * (size_t)run, columns,
+                        all_dw + (first + (size_t)m) * (size_t)v->steps + (size_t)(j * columns));
 }
 
 /* ---- planning and running ----
@@ -5105,8 +5119,8 @@ static void cnn__wino_inputs(const cnn__wino_call *a, const float *x, int t0, in
 
 /* Four tiles of those of cnn__kernels.wino_output, the first at (i, j) of the image's, to the image y; `left`
    of them and of what follows exist. */
-static void cnn__wino_put(const cnn__wino *w, const float *tile, int lanes, int i, int j, int left,
-                          float *y) {
+CNN__LOOPS static void cnn__wino_put(const cnn__wino *w, const float *tile, int lanes, int i, int j, int left,
+                                     float *y) {
     const int whole = left >= 4 && j + 4 <= w->across && 4 * j + 16 <= w->ow;
     float row[16];
     for (int r = 0; r < 4; r++) {
@@ -7485,8 +7499,8 @@ CNN__INLINE void cnn__transpose_bytes8(const uint64_t *rows, unsigned char *to) 
         cnn__store_u64(to + i * CNN__LANES, a[i]);
 }
 
-static void cnn__block_from_bytes(const cnn__kernels *k, const unsigned char *const *row, size_t f, int cell,
-                                  int count, float *block) {
+CNN__LOOPS static void cnn__block_from_bytes(const cnn__kernels *k, const unsigned char *const *row, size_t f,
+                                             int cell, int count, float *block) {
     unsigned char bytes[8 * CNN__LANES];
     size_t i = 0;
     memset(bytes, 0, sizeof bytes);
