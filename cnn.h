@@ -1223,7 +1223,7 @@ typedef struct cnn__kernels {
     void (*depthwise_dot)(const cnn__depthwise *a);
     void (*fold)(const float *lanes, float *g, size_t n);
     void (*copy)(const float *from, size_t from_pitch, float *to, size_t to_pitch, size_t n, int rows);
-    void (*every)(const float *x, int step, float *y, size_t n);
+    void (*every)(const float *x, size_t x_pitch, int step, float *y, size_t y_pitch, size_t n, int rows);
     float (*sum)(const float *x, size_t n);
     void (*add)(float *y, const float *x, size_t n);
     void (*sigmoid)(const float *x, float *y, size_t n);
@@ -2149,19 +2149,29 @@ static void CNN__FN(cnn__copy)(const float *from, size_t from_pitch, float *to, 
     }
 }
 
-/* y[i] = x[i*step], i < n; by vectors for steps of 2 and 4, the usual strides. */
-static void CNN__FN(cnn__every)(const float *x, int step, float *y, size_t n) {
-    if (step != 2 && step != 4) {
-        for (size_t i = 0; i < n; i++)
+/* Rows of y[i] = x[i*step], i < n; by vectors for steps of 2 and 4, the usual strides. */
+static void CNN__FN(cnn__every)(const float *x, size_t x_pitch, int step, float *y, size_t y_pitch, size_t n,
+                                int rows) {
+    for (; rows > 0; rows--, x += x_pitch, y += y_pitch) {
+        size_t i = 0;
+        for (; step == 2 && i + CNN__V < n; i += CNN__V)
+            CNN__STORE(y + i, CNN__EVEN(CNN__LOAD(x + 2 * i), CNN__LOAD(x + 2 * i + CNN__V)));
+        if (i) { /* once more some of what the vector before has taken */
+            i = n - CNN__V;
+            CNN__STORE(y + i, CNN__FN(cnn__strided)(x + 2 * i, 2, CNN__V));
+            continue;
+        }
+        for (; step != 2 && step != 4 && i < n; i++)
             y[i] = x[i * (size_t)step];
-        return;
-    }
-    for (size_t i = 0; i < n; i += CNN__V, x += step * CNN__V) {
-        const int r = n - i < CNN__V ? (int)(n - i) : CNN__V, twice = step == 2 ? r : 2 * r - 1;
-        CNN__VEC v = CNN__FN(cnn__strided)(x, 2, twice < CNN__V ? twice : CNN__V);
-        if (step == 4)
-            v = CNN__EVEN(v, twice > CNN__V ? CNN__FN(cnn__strided)(x + 2 * CNN__V, 2, twice - CNN__V) : v);
-        CNN__STORE_UP_TO(y + i, v, r);
+        for (; i < n; i += CNN__V) {
+            const float *from = x + i * (size_t)step;
+            const int r = n - i < CNN__V ? (int)(n - i) : CNN__V, twice = step == 2 ? r : 2 * r - 1;
+            CNN__VEC v = CNN__FN(cnn__strided)(from, 2, twice < CNN__V ? twice : CNN__V);
+            if (step == 4)
+                v = CNN__EVEN(v, twice > CNN__V ? CNN__FN(cnn__strided)(from + 2 * CNN__V, 2, twice - CNN__V)
+                                                : v);
+            CNN__STORE_UP_TO(y + i, v, r);
+        }
     }
 }
 
@@ -3746,7 +3756,7 @@ CNN__LOOPS static void cnn__pack_row(const cnn__conv *v, const float *src, int s
             if (v->sw == 1)
                 memcpy(dst + (size_t)from * cell, p, (size_t)(to - from) * bytes);
             else if (cell == 1)
-                cnn__k()->every(p, v->sw, dst + from, (size_t)(to - from));
+                cnn__k()->every(p, 0, v->sw, dst + from, 0, (size_t)(to - from), 1);
             else
                 for (; j < to; j++, p += (size_t)v->sw * cell)
                     memcpy(dst + (size_t)j * cell, p, bytes);
@@ -3783,21 +3793,18 @@ CNN__LOOPS static void cnn__pack_image(const cnn__conv *v, const float *x, int c
                     packed + (size_t)from * row + left, row, (size_t)(right - left), to - from);
         return;
     }
-    for (int r = 0; r < v->sh; r++)
-        for (int s = 0, from = 0, to = 0; s < v->sw; s++) {
-            int first = 0, end = 0; /* the rows and columns of the phase that lie on the image */
-            cnn__inside(s, v->sw, v->pl, v->w, v->wq, &from, &to);
-            cnn__inside(r, v->sh, v->pt, v->h, row0 + v->rows, &first, &end);
-            first = cnn__max(first, row0);
-            for (int c = 0; c < c1 - c0 && to > from; c++) {
-                const float *at = x + (size_t)c * image + (ptrdiff_t)(first * v->sh + r - v->pt) * v->w +
-                                  (from * v->sw + s - v->pl);
-                float *p = packed + (size_t)c * (size_t)v->plane +
-                           (size_t)((r * v->sw + s) * v->rows + first - row0) * row + from;
-                for (int i = first; i < end; i++, at += v->sh * v->w, p += row)
-                    k->every(at, v->sw, p, (size_t)(to - from));
+    for (int c = 0; c < c1 - c0; c++, x += image, packed += v->plane)
+        for (int r = 0; r < v->sh; r++)
+            for (int s = 0, from = 0, to = 0, first = 0, end = 0; s < v->sw; s++) {
+                cnn__inside(s, v->sw, v->pl, v->w, v->wq, &from, &to);
+                cnn__inside(r, v->sh, v->pt, v->h, row0 + v->rows, &first, &end);
+                first = cnn__max(first, row0);
+                if (to > from) /* the rows and columns of the phase that lie on the image */
+                    k->every(x + (ptrdiff_t)(first * v->sh + r - v->pt) * v->w + (from * v->sw + s - v->pl),
+                             (size_t)v->sh * (size_t)v->w, v->sw,
+                             packed + (size_t)((r * v->sw + s) * v->rows + first - row0) * row + from, row,
+                             (size_t)(to - from), end - first);
             }
-        }
 }
 
 /* cnn__pack where the zeros are there already, from an image packed in the same place before. */
@@ -3930,6 +3937,23 @@ CNN__INLINE void cnn__transpose2(const float *from, size_t from_pitch, float *to
 #endif
 }
 
+/* to[j][i] = row i[j] of 2x4 floats. */
+CNN__INLINE void cnn__transpose_pair(const float *from, size_t from_pitch, float *to, size_t to_pitch) {
+#if CNN__X86
+    const __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + from_pitch);
+    const __m128 low = _mm_unpacklo_ps(a, b), high = _mm_unpackhi_ps(a, b);
+    _mm_storel_pi((__m64 *)(void *)to, low);
+    _mm_storeh_pi((__m64 *)(void *)(to + to_pitch), low);
+    _mm_storel_pi((__m64 *)(void *)(to + 2 * to_pitch), high);
+    _mm_storeh_pi((__m64 *)(void *)(to + 3 * to_pitch), high);
+#else
+    for (size_t j = 0; j < 4; j++, to += to_pitch) {
+        to[0] = from[j];
+        to[1] = from[from_pitch + j];
+    }
+#endif
+}
+
 /* A block of f features, [f][cell], to `count` rows of f values at a pitch. */
 CNN__LOOPS static void cnn__rows_from_block(const float *block, size_t f, int cell, int count, float *rows,
                                             size_t pitch) {
@@ -3975,8 +3999,11 @@ CNN__LOOPS static void cnn__block_from_rows(const float *const *row, size_t f, i
 /* One panel of mr rows: to[k*mr + m] = w[m*rs + k*ks], k < steps. */
 CNN__LOOPS static void cnn__panel(const float *w, size_t rs, size_t ks, int mr, int steps, float *to) {
     int m = 0;
-    for (int k = 0; rs == 1 && k < steps; k++)
-        memcpy(to + (size_t)k * (size_t)mr, w + (size_t)k * ks, (size_t)mr * sizeof(float));
+    for (int k = 0; rs == 1 && k < steps; k++, w += ks, to += mr)
+        if (mr == 6)
+            memcpy(to, w, 6 * sizeof(float)); /* no call */
+        else
+            memcpy(to, w, (size_t)mr * sizeof(float));
     if (rs == 1)
         return;
     for (; ks == 1 && m + 4 <= mr; m += 4) {
@@ -3987,6 +4014,14 @@ CNN__LOOPS static void cnn__panel(const float *w, size_t rs, size_t ks, int mr, 
             for (int i = m; i < m + 4; i++)
                 to[(size_t)k * (size_t)mr + (size_t)i] = w[(size_t)i * rs + (size_t)k];
     }
+    for (; ks == 1 && m + 2 <= mr; m += 2) {
+        int k = 0;
+        for (; k + 4 <= steps; k += 4)
+            cnn__transpose_pair(w + (size_t)m * rs + k, rs, to + (size_t)k * (size_t)mr + m, (size_t)mr);
+        for (; k < steps; k++)
+            for (int i = m; i < m + 2; i++)
+                to[(size_t)k * (size_t)mr + (size_t)i] = w[(size_t)i * rs + (size_t)k];
+    }
     for (; m < mr; m++)
         for (int k = 0; k < steps; k++)
             to[(size_t)k * (size_t)mr + (size_t)m] = w[(size_t)m * rs + (size_t)k * ks];
@@ -3995,12 +4030,14 @@ CNN__LOOPS static void cnn__panel(const float *w, size_t rs, size_t ks, int mr, 
 /* All panels of a matrix, or every `of`-th of them from the first-th on. */
 static void cnn__panels(const cnn__kernels *k, const float *w, size_t rs, size_t ks, int rows, int steps,
                         int first, int of, float *to) {
-    int mr = 0;
-    for (int m = 0, i = 0; m < rows; m += mr, i++) {
-        mr = cnn__panel_rows(k->panel, rows - m);
-        if (i % of == first)
-            cnn__panel(w + (size_t)m * rs, rs, ks, mr, steps, to + (size_t)m * (size_t)steps);
-    }
+    const int most = rs == 1 ? 8 : steps; /* panels share the lines of w, which soon leave the cache */
+    for (int k0 = 0; k0 < steps; k0 += most)
+        for (int m = 0, i = 0, mr = 0; m < rows; m += mr, i++) {
+            mr = cnn__panel_rows(k->panel, rows - m);
+            if (i % of == first)
+                cnn__panel(w + (size_t)m * rs + (size_t)k0 * ks, rs, ks, mr, cnn__min(most, steps - k0),
+                           to + (size_t)m * (size_t)steps + (size_t)(k0 * mr));
+        }
 }
 
 /* A block's products. The panels, and dw, are the group's; packed is the group's packed image. */
@@ -4070,25 +4107,31 @@ static void cnn__conv_lanes(const cnn__conv *v, const cnn__kernels *k, const flo
                             float *y) {
     const int pitch = cnn__lanes_pitch(v), close = pitch == v->ow;
     const int chunks = close ? 1 : cnn__ceil_div(v->steps, CNN__CHUNK);
-    cnn__pixels a = {rows, v->ow, 0, NULL, packed, NULL, NULL, v->x_pitch, pitch * CNN__LANES, scratch};
+    const int some =
+        close ? cnn__max(CNN__CHUNK / v->ow, 1) : rows; /* in the first-level cache when they move on */
+    cnn__pixels a = {0, v->ow, 0, NULL, NULL, NULL, NULL, v->x_pitch, pitch * CNN__LANES, scratch};
     for (int o = 0; o < channels; o += CNN__LANES, panels += (size_t)v->steps * CNN__LANES) {
         const int count = cnn__min(channels - o, CNN__LANES);
         float own[CNN__LANES] = {0};
         for (int i = 0; bias && i < count; i++)
             own[i] = bias[o + i];
-        for (int c = 0; c < chunks; c++) {
-            const int first = (int)((int64_t)v->steps * c / chunks);
-            a.steps = (int)((int64_t)v->steps * (c + 1) / chunks) - first;
-            a.tap = v->tap + first;
-            a.w = panels + (size_t)first * CNN__LANES;
-            a.bias = c ? NULL : own;
-            k->pixels(&a);
+        for (int row = 0; row < rows; row += some) {
+            float *to = y + (size_t)o * (size_t)v->y_plane + (size_t)row * (size_t)v->ow;
+            a.lines = cnn__min(some, rows - row);
+            a.x = packed + row * v->x_pitch;
+            for (int c = 0; c < chunks; c++) {
+                const int first = (int)((int64_t)v->steps * c / chunks);
+                a.steps = (int)((int64_t)v->steps * (c + 1) / chunks) - first;
+                a.tap = v->tap + first;
+                a.w = panels + (size_t)first * CNN__LANES;
+                a.bias = c ? NULL : own;
+                k->pixels(&a);
+            }
+            for (int i = 0; i < (close ? 1 : a.lines); i++, to += v->ow)
+                cnn__rows_from_block(scratch + (size_t)i * (size_t)pitch * CNN__LANES,
+                                     (size_t)v->ow * (size_t)(close ? a.lines : 1), CNN__LANES, count, to,
+                                     (size_t)v->y_plane);
         }
-        for (int i = 0; i < (close ? 1 : rows); i++)
-            cnn__rows_from_block(scratch + (size_t)i * (size_t)pitch * CNN__LANES,
-                                 (size_t)v->ow * (size_t)(close ? rows : 1), CNN__LANES, count,
-                                 y + (size_t)o * (size_t)v->y_plane + (size_t)(i * v->ow),
-                                 (size_t)v->y_plane);
     }
 }
 
@@ -4381,6 +4424,11 @@ static void cnn__conv_dx_panels_task(void *context, int task, int thread) {
     float *to = a->panels + (size_t)group * (size_t)v->o * (size_t)v->steps;
     int mr = 0;
     (void)thread;
+    if (window == 1) {
+        cnn__panels(a->k, weight + c0, 1, (size_t)v->steps, c1 - c0, v->o, slice, a->slices,
+                    to + (size_t)c0 * (size_t)v->o);
+        return;
+    }
     for (int c = c0, i = 0; c < c1; c += mr, i++) {
         mr = cnn__panel_rows(a->k->panel, c1 - c);
         if (i % a->slices != slice)
@@ -4391,10 +4439,6 @@ static void cnn__conv_dx_panels_task(void *context, int task, int thread) {
             for (int s = 0; s < v->sw; s++) {
                 const int taps = cnn__phase_taps(v, r, s, NULL);
                 float *panel = to + done * (size_t)v->c + (size_t)c * (size_t)taps * (size_t)v->o;
-                if (window == 1 && taps == 1) {
-                    cnn__panel(weight + c, 1, (size_t)v->steps, mr, v->o, panel);
-                    continue;
-                }
                 for (int o = 0; o < v->o; o++) {
                     const float *w = weight + (size_t)o * (size_t)v->steps + (size_t)(c * window);
                     if (taps == window) {
