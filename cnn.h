@@ -1146,12 +1146,14 @@ typedef struct cnn__dot {
 /* With outputs as lanes, for images too narrow to fill vectors:
      y[i*yr + m*CNN__LANES + o] = bias[o] + sum over k of x[tap[k] + i*xr + m] * w[k*CNN__LANES + o],
    i < lines, m < n, o < CNN__LANES; or, where bias is NULL, += the sum. Each sum runs over k in order. x may
-   be read, and y written, as far as CNN__BEYOND positions after the last of a line. */
+   be read, and y written, as far as CNN__BEYOND positions after the last of a line. Instances whose vectors
+   have CNN__LANES lanes also take two panels at a time: further CNN__LANES outputs at w + wp, bias +
+   CNN__LANES and y + yp. */
 typedef struct cnn__pixels {
-    int lines, n, steps;
+    int lines, n, steps, panels;
     const int *tap;
     const float *x, *w, *bias;
-    ptrdiff_t xr, yr;
+    ptrdiff_t xr, yr, wp, yp;
     float *y;
 } cnn__pixels;
 
@@ -1690,11 +1692,12 @@ static void CNN__FN(cnn__dot_run)(const cnn__dot *a) {
     }
 }
 
-/* Positions of a tile with outputs as lanes. */
+/* Positions of a tile with outputs as lanes, and most vectors of outputs. */
 #if CNN__V == 16
-#define CNN__PIXELS_LEAST 4
-#define CNN__PIXELS_SOME  6
-#define CNN__PIXELS_MOST  10
+#define CNN__PIXELS_LEAST   4
+#define CNN__PIXELS_SOME    6
+#define CNN__PIXELS_MOST    10
+#define CNN__PIXELS_VECTORS 2 /* 12 loads for 20 multiply-adds; one vector has 11 for 10 */
 #elif CNN__V == 8 || (CNN__V == 4 && CNN__REGISTERS >= 32)
 #define CNN__PIXELS_LEAST 4
 #define CNN__PIXELS_SOME  6
@@ -1704,21 +1707,23 @@ static void CNN__FN(cnn__dot_run)(const cnn__dot *a) {
 #define CNN__PIXELS_SOME  CNN__PIXELS_LEAST
 #define CNN__PIXELS_MOST  CNN__PIXELS_LEAST
 #endif
+#ifndef CNN__PIXELS_VECTORS
+#define CNN__PIXELS_VECTORS (CNN__LANES / CNN__V)
+#endif
 
-enum { CNN__FN(cnn__parts) = CNN__LANES / CNN__V }; /* vectors of the outputs */
-
-CNN__INLINE void CNN__FN(cnn__pixels_step)(const float *x, const float *w,
-                                           CNN__VEC (*acc)[CNN__LANES / CNN__V], const int MR) {
-    CNN__VEC v[CNN__FN(cnn__parts)];
+/* NV vectors of outputs, wp apart in w, for MR positions. */
+CNN__INLINE void CNN__FN(cnn__pixels_step)(const float *x, const float *w, ptrdiff_t wp,
+                                           CNN__VEC (*acc)[CNN__PIXELS_VECTORS], const int MR, const int NV) {
+    CNN__VEC v[CNN__PIXELS_VECTORS];
     CNN__UNROLL
-    for (int j = 0; j < CNN__FN(cnn__parts); j++)
-        v[j] = CNN__LOAD(w + j * CNN__V);
+    for (int j = 0; j < NV; j++)
+        v[j] = CNN__LOAD(w + j * wp);
     CNN__UNROLL
     for (int m = 0; m < MR; m++) {
         const CNN__VEC b = CNN__SET1(x[m]);
         CNN__UNROLL
-        for (int j = 0; j < CNN__FN(cnn__parts); j++)
-            if (CNN__FN(cnn__parts) > 1)
+        for (int j = 0; j < NV; j++)
+            if (NV > 1)
                 CNN__ADD_PRODUCT(acc[m][j], b, v[j]);
             else /* may broadcast by itself */
                 acc[m][j] = CNN__FMA(b, v[j], acc[m][j]);
@@ -1726,9 +1731,11 @@ CNN__INLINE void CNN__FN(cnn__pixels_step)(const float *x, const float *w,
 }
 
 /* A tile of MR positions, as cnn__tile with its roles exchanged; some steps at a time. */
-CNN__INLINE void CNN__FN(cnn__pixels_tile)(const cnn__pixels *a, const float *x, float *y, const int MR) {
+CNN__INLINE void CNN__FN(cnn__pixels_tile)(const cnn__pixels *a, const float *x, float *y, const int MR,
+                                           const int NV) {
     enum { STEPS = CNN__LEAN ? 1 : CNN__V == 16 ? 2 : 4 };
-    CNN__VEC acc[CNN__BEYOND][CNN__FN(cnn__parts)];
+    const ptrdiff_t wp = CNN__V == CNN__LANES ? a->wp : CNN__V, yp = CNN__V == CNN__LANES ? a->yp : CNN__V;
+    CNN__VEC acc[CNN__BEYOND][CNN__PIXELS_VECTORS];
     const int *CNN__RESTRICT tap = a->tap;
     const float *CNN__RESTRICT w = a->w;
     const int steps = a->steps;
@@ -1736,26 +1743,26 @@ CNN__INLINE void CNN__FN(cnn__pixels_tile)(const cnn__pixels *a, const float *x,
     CNN__UNROLL
     for (int m = 0; m < MR; m++) {
         CNN__UNROLL
-        for (int j = 0; j < CNN__FN(cnn__parts); j++)
-            acc[m][j] = CNN__LOAD(a->bias ? a->bias + j * CNN__V : y + m * CNN__LANES + j * CNN__V);
+        for (int j = 0; j < NV; j++)
+            acc[m][j] = CNN__LOAD(a->bias ? a->bias + j * CNN__V : y + m * CNN__LANES + j * yp);
     }
     for (; k + STEPS <= steps; k += STEPS, w += STEPS * CNN__LANES) {
         CNN__UNROLL
         for (int i = 0; i < STEPS; i++)
-            CNN__FN(cnn__pixels_step)(x + tap[k + i], w + i * CNN__LANES, acc, MR);
+            CNN__FN(cnn__pixels_step)(x + tap[k + i], w + i * CNN__LANES, wp, acc, MR, NV);
     }
     for (; k < steps; k++, w += CNN__LANES)
-        CNN__FN(cnn__pixels_step)(x + tap[k], w, acc, MR);
+        CNN__FN(cnn__pixels_step)(x + tap[k], w, wp, acc, MR, NV);
     CNN__UNROLL
     for (int m = 0; m < MR; m++) {
         CNN__UNROLL
-        for (int j = 0; j < CNN__FN(cnn__parts); j++)
-            CNN__STORE(y + m * CNN__LANES + j * CNN__V, acc[m][j]);
+        for (int j = 0; j < NV; j++)
+            CNN__STORE(y + m * CNN__LANES + j * yp, acc[m][j]);
     }
 }
 
 /* A tile may go beyond the end of its line; where lines follow closely, the next one's tiles put that right. */
-static void CNN__FN(cnn__pixels)(const cnn__pixels *a) {
+CNN__INLINE void CNN__FN(cnn__pixels_lines)(const cnn__pixels *a, const int NV) {
     for (int i = 0; i < a->lines; i++) {
         const float *x = a->x + i * a->xr;
         float *y = a->y + i * a->yr;
@@ -1764,13 +1771,23 @@ static void CNN__FN(cnn__pixels)(const cnn__pixels *a) {
                  : left <= CNN__PIXELS_SOME ? CNN__PIXELS_SOME
                                             : CNN__PIXELS_MOST;
             if (mr == CNN__PIXELS_MOST)
-                CNN__FN(cnn__pixels_tile)(a, x, y, CNN__PIXELS_MOST);
+                CNN__FN(cnn__pixels_tile)(a, x, y, CNN__PIXELS_MOST, NV);
             else if (mr == CNN__PIXELS_SOME)
-                CNN__FN(cnn__pixels_tile)(a, x, y, CNN__PIXELS_SOME);
+                CNN__FN(cnn__pixels_tile)(a, x, y, CNN__PIXELS_SOME, NV);
             else
-                CNN__FN(cnn__pixels_tile)(a, x, y, CNN__PIXELS_LEAST);
+                CNN__FN(cnn__pixels_tile)(a, x, y, CNN__PIXELS_LEAST, NV);
         }
     }
+}
+
+static void CNN__FN(cnn__pixels)(const cnn__pixels *a) {
+#if CNN__PIXELS_VECTORS > CNN__LANES / CNN__V
+    if (a->panels == 2) {
+        CNN__FN(cnn__pixels_lines)(a, 2);
+        return;
+    }
+#endif
+    CNN__FN(cnn__pixels_lines)(a, CNN__LANES / CNN__V);
 }
 
 /* A stretch of ROWS rows for a vector of all of a band's lines: what is loaded serves ROWS of them. */
@@ -2884,6 +2901,7 @@ CNN__OPTIMIZE_END
 #undef CNN__LOAD_UP_TO
 #undef CNN__STORE_UP_TO
 #undef CNN__DOT_TILES
+#undef CNN__PIXELS_VECTORS
 #undef CNN__PIXELS_LEAST
 #undef CNN__PIXELS_SOME
 #undef CNN__PIXELS_MOST
@@ -4097,7 +4115,8 @@ static int cnn__lanes_pitch(const cnn__conv *v) {
 }
 
 static size_t cnn__lanes_floats(const cnn__conv *v, int rows) {
-    return cnn__mul(CNN__LANES, cnn__add(cnn__mul((size_t)rows, (size_t)cnn__lanes_pitch(v)), CNN__BEYOND));
+    const size_t panel = cnn__add(cnn__mul((size_t)rows, (size_t)cnn__lanes_pitch(v)), CNN__BEYOND);
+    return cnn__mul(v->o > CNN__LANES ? 2 * CNN__LANES : CNN__LANES, panel);
 }
 
 /* `channels` outputs of `rows` rows, to y, in chunks of the steps whose panel stays in the first-level
@@ -4106,17 +4125,24 @@ static void cnn__conv_lanes(const cnn__conv *v, const cnn__kernels *k, const flo
                             const float *panels, const float *bias, int channels, int rows, float *scratch,
                             float *y) {
     const int pitch = cnn__lanes_pitch(v), close = pitch == v->ow;
-    const int chunks = close ? 1 : cnn__ceil_div(v->steps, CNN__CHUNK);
     const int some =
-        close ? cnn__max(CNN__CHUNK / v->ow, 1) : rows; /* in the first-level cache when they move on */
-    cnn__pixels a = {0, v->ow, 0, NULL, NULL, NULL, NULL, v->x_pitch, pitch * CNN__LANES, scratch};
-    for (int o = 0; o < channels; o += CNN__LANES, panels += (size_t)v->steps * CNN__LANES) {
-        const int count = cnn__min(channels - o, CNN__LANES);
-        float own[CNN__LANES] = {0};
+        close ? cnn__clamp(CNN__CHUNK / v->ow, 1, rows) : rows; /* cached still when they move on */
+    cnn__pixels a;
+    memset(&a, 0, sizeof a);
+    a.n = v->ow;
+    a.xr = v->x_pitch;
+    a.yr = pitch * CNN__LANES;
+    a.wp = (ptrdiff_t)v->steps * CNN__LANES;
+    a.yp = (some * pitch + CNN__BEYOND) * CNN__LANES;
+    a.y = scratch;
+    for (int o = 0; o < channels; o += a.panels * CNN__LANES, panels += a.panels * a.wp) {
+        float own[2 * CNN__LANES] = {0};
+        a.panels = k->lanes == CNN__LANES && channels - o > CNN__LANES ? 2 : 1;
+        const int chunks = close ? 1 : cnn__ceil_div(v->steps * a.panels, CNN__CHUNK);
+        const int count = cnn__min(channels - o, a.panels * CNN__LANES);
         for (int i = 0; bias && i < count; i++)
             own[i] = bias[o + i];
         for (int row = 0; row < rows; row += some) {
-            float *to = y + (size_t)o * (size_t)v->y_plane + (size_t)row * (size_t)v->ow;
             a.lines = cnn__min(some, rows - row);
             a.x = packed + row * v->x_pitch;
             for (int c = 0; c < chunks; c++) {
@@ -4127,10 +4153,14 @@ static void cnn__conv_lanes(const cnn__conv *v, const cnn__kernels *k, const flo
                 a.bias = c ? NULL : own;
                 k->pixels(&a);
             }
-            for (int i = 0; i < (close ? 1 : a.lines); i++, to += v->ow)
-                cnn__rows_from_block(scratch + (size_t)i * (size_t)pitch * CNN__LANES,
-                                     (size_t)v->ow * (size_t)(close ? a.lines : 1), CNN__LANES, count, to,
-                                     (size_t)v->y_plane);
+            for (int p = 0; p < a.panels; p++) {
+                float *to =
+                    y + (size_t)(o + p * CNN__LANES) * (size_t)v->y_plane + (size_t)row * (size_t)v->ow;
+                for (int i = 0; i < (close ? 1 : a.lines); i++, to += v->ow)
+                    cnn__rows_from_block(
+                        scratch + p * a.yp + i * a.yr, (size_t)v->ow * (size_t)(close ? a.lines : 1),
+                        CNN__LANES, cnn__min(count - p * CNN__LANES, CNN__LANES), to, (size_t)v->y_plane);
+            }
         }
     }
 }
