@@ -1733,7 +1733,7 @@ CNN__INLINE void CNN__FN(cnn__pixels_step)(const float *x, const float *w, ptrdi
 /* A tile of MR positions, as cnn__tile with its roles exchanged; some steps at a time. */
 CNN__INLINE void CNN__FN(cnn__pixels_tile)(const cnn__pixels *a, const float *x, float *y, const int MR,
                                            const int NV) {
-    enum { STEPS = CNN__LEAN ? 1 : CNN__V == 16 ? 2 : 4 };
+    const int STEPS = CNN__LEAN ? 1 : CNN__V < 16 ? 4 : NV == 1 ? 2 : 1;
     const ptrdiff_t wp = CNN__V == CNN__LANES ? a->wp : CNN__V, yp = CNN__V == CNN__LANES ? a->yp : CNN__V;
     CNN__VEC acc[CNN__BEYOND][CNN__PIXELS_VECTORS];
     const int *CNN__RESTRICT tap = a->tap;
@@ -1761,18 +1761,20 @@ CNN__INLINE void CNN__FN(cnn__pixels_tile)(const cnn__pixels *a, const float *x,
     }
 }
 
-/* A tile may go beyond the end of its line; where lines follow closely, the next one's tiles put that right. */
+/* A tile may go beyond the end of its line; where lines follow closely, the next one's tiles put that right.
+   Two panels do with two sizes of tiles, to keep compiling short. */
 CNN__INLINE void CNN__FN(cnn__pixels_lines)(const cnn__pixels *a, const int NV) {
+    const int two = NV * CNN__V > CNN__LANES, some = two ? 2 * CNN__PIXELS_LEAST : CNN__PIXELS_SOME;
     for (int i = 0; i < a->lines; i++) {
         const float *x = a->x + i * a->xr;
         float *y = a->y + i * a->yr;
         for (int left = a->n, mr = 0; left > 0; left -= mr, x += mr, y += mr * CNN__LANES) {
-            mr = left <= CNN__PIXELS_LEAST  ? CNN__PIXELS_LEAST
-                 : left <= CNN__PIXELS_SOME ? CNN__PIXELS_SOME
-                                            : CNN__PIXELS_MOST;
+            mr = left > some                        ? CNN__PIXELS_MOST
+                 : left > CNN__PIXELS_LEAST && !two ? CNN__PIXELS_SOME
+                                                    : CNN__PIXELS_LEAST;
             if (mr == CNN__PIXELS_MOST)
                 CNN__FN(cnn__pixels_tile)(a, x, y, CNN__PIXELS_MOST, NV);
-            else if (mr == CNN__PIXELS_SOME)
+            else if (mr == CNN__PIXELS_SOME && !two)
                 CNN__FN(cnn__pixels_tile)(a, x, y, CNN__PIXELS_SOME, NV);
             else
                 CNN__FN(cnn__pixels_tile)(a, x, y, CNN__PIXELS_LEAST, NV);
