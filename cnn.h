@@ -1212,7 +1212,8 @@ typedef struct cnn__kernels {
     void (*wino_input)(const float *x, const ptrdiff_t *row, const ptrdiff_t *column, int n, float *to,
                        size_t pitch);
     void (*wino_weight)(const float *g, int n, int steps, int flip, float *to, size_t pitch);
-    void (*wino_output)(const float *m, size_t pitch, int n, float bias, float *to);
+    void (*wino_output)(const float *m, size_t pitch, int n, float bias, float *to, size_t to_pitch);
+    void (*wino_phases)(const float *row, int n, float *to, size_t phase);
     void (*wino_gradient)(const float *dy, const ptrdiff_t *row, const ptrdiff_t *column, int n, float *to,
                           size_t pitch);
     void (*wino_kernel)(const float *m, size_t pitch, float *to);
@@ -1262,7 +1263,7 @@ typedef struct cnn__kernels {
      RECIPROCAL(v)                 1/v for 1 <= v < 2^127, to 1 ulp
      LOAD_BYTES(p)                 V bytes as floats
      EVEN(a, b) ODD(a, b)          the even or odd lanes of a, then those of b
-     ZIP_LOW(a, b) ZIP_HIGH(a, b)  lanes of a and b in turn: the first or the last V of these 2V (pooling)
+     ZIP_LOW(a, b) ZIP_HIGH(a, b)  lanes of a and b in turn: the first or the last V of these 2V
    and + - * / on vectors.
 
    To keep compiling short: CNN__LENDER names the instance whose softmax and pooling this one uses, where it has
@@ -2094,8 +2095,9 @@ CNN__INLINE void CNN__FN(cnn__wino_output1)(const CNN__VEC *m, const int s, CNN_
     t[3] = CNN__FMA(CNN__SET1(0.35355339f), b, CNN__FMA(CNN__SET1(2.82842712f), e, m[5 * s]));
 }
 
-/* V tiles from m[(a*6 + b)*pitch], of which n count; to[(a*4 + b)*V + tile]. */
-static void CNN__FN(cnn__wino_output)(const float *m, size_t pitch, int n, float bias, float *to) {
+/* V tiles from m[(a*6 + b)*pitch], of which n count; their rows a side by side to to[a*to_pitch + 4*tile + b]. */
+static void CNN__FN(cnn__wino_output)(const float *m, size_t pitch, int n, float bias, float *to,
+                                      size_t to_pitch) {
     CNN__VEC t[24];
     const CNN__VEC add = CNN__SET1(bias);
     CNN__UNROLL
@@ -2112,7 +2114,35 @@ static void CNN__FN(cnn__wino_output)(const float *m, size_t pitch, int n, float
         CNN__FN(cnn__wino_output1)(t + a, 4, d);
         CNN__UNROLL
         for (int b = 0; b < 4; b++)
-            CNN__STORE(to + (a * 4 + b) * CNN__V, d[b] + add);
+            d[b] = d[b] + add;
+        const CNN__VEC even[2] = {CNN__ZIP_LOW(d[0], d[2]), CNN__ZIP_HIGH(d[0], d[2])};
+        const CNN__VEC odd[2] = {CNN__ZIP_LOW(d[1], d[3]), CNN__ZIP_HIGH(d[1], d[3])};
+        CNN__UNROLL
+        for (int b = 0; b < 2; b++) {
+            CNN__STORE(to + 2 * b * CNN__V, CNN__ZIP_LOW(even[b], odd[b]));
+            CNN__STORE(to + (2 * b + 1) * CNN__V, CNN__ZIP_HIGH(even[b], odd[b]));
+        }
+        to += to_pitch;
+    }
+}
+
+/* The pixels of a row that tiles share, 4 each and 2 of the next tile's, to their 6 phases. Reads and writes on
+   to the end of the last vector. */
+static void CNN__FN(cnn__wino_phases)(const float *row, int n, float *to, size_t phase) {
+    for (int j = 0; j < n; j += CNN__V, row += 4 * CNN__V, to += CNN__V) {
+        CNN__UNROLL
+        for (int b = 0; b < 8; b += 4) {
+            const CNN__VEC u = CNN__LOAD(row + b), v = CNN__LOAD(row + b + CNN__V);
+            const CNN__VEC s = CNN__LOAD(row + b + 2 * CNN__V), t = CNN__LOAD(row + b + 3 * CNN__V);
+            const CNN__VEC even[2] = {CNN__EVEN(u, v), CNN__EVEN(s, t)};
+            const CNN__VEC odd[2] = {CNN__ODD(u, v), CNN__ODD(s, t)};
+            CNN__STORE(to + (size_t)b * phase, CNN__EVEN(even[0], even[1]));
+            CNN__STORE(to + (size_t)(b + 1) * phase, CNN__EVEN(odd[0], odd[1]));
+            if (b == 0) {
+                CNN__STORE(to + 2 * phase, CNN__ODD(even[0], even[1]));
+                CNN__STORE(to + 3 * phase, CNN__ODD(odd[0], odd[1]));
+            }
+        }
     }
 }
 
@@ -2825,6 +2855,7 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
                                                    CNN__UNLESS_LEAN(cnn__wino_input),
                                                    CNN__UNLESS_LEAN(cnn__wino_weight),
                                                    CNN__UNLESS_LEAN(cnn__wino_output),
+                                                   CNN__UNLESS_LEAN(cnn__wino_phases),
                                                    CNN__UNLESS_LEAN(cnn__wino_gradient),
                                                    CNN__UNLESS_LEAN(cnn__wino_kernel),
                                                    CNN__OWN(cnn__tile_call),
@@ -3000,6 +3031,10 @@ CNN__INLINE __m512 cnn__lanes16(__m512 a, __m512 b, int first) {
     const __m512i lane = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     return _mm512_permutex2var_ps(a, _mm512_add_epi32(lane, _mm512_set1_epi32(first)), b);
 }
+CNN__INLINE __m512 cnn__zip16(__m512 a, __m512 b, int first) {
+    const __m512i lane = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    return _mm512_permutex2var_ps(a, _mm512_add_epi32(lane, _mm512_set1_epi32(first)), b);
+}
 /* From 14 right bits, one step of Newton's method; a division takes longer than the whole sigmoid. */
 CNN__INLINE __m512 cnn__reciprocal16(__m512 v) {
     const __m512 r = _mm512_maskz_rcp14_ps((__mmask16)0xffff, v);
@@ -3032,10 +3067,12 @@ CNN__INLINE __m512 cnn__reciprocal16(__m512 v) {
 #define CNN__SCALE(v, t)                                                                                     \
     _mm512_castsi512_ps(_mm512_add_epi32(                                                                    \
         _mm512_castps_si512(v), _mm512_maskz_slli_epi32(CNN__LANE_MASK(16), _mm512_castps_si512(t), 23)))
-#define CNN__RECIPROCAL(v) cnn__reciprocal16(v)
-#define CNN__EVEN(a, b)    cnn__lanes16(a, b, 0)
-#define CNN__ODD(a, b)     cnn__lanes16(a, b, 1)
-#define CNN__HALVES(p, q)  cnn__halves16(p, q)
+#define CNN__RECIPROCAL(v)  cnn__reciprocal16(v)
+#define CNN__EVEN(a, b)     cnn__lanes16(a, b, 0)
+#define CNN__ODD(a, b)      cnn__lanes16(a, b, 1)
+#define CNN__ZIP_LOW(a, b)  cnn__zip16(a, b, 0)
+#define CNN__ZIP_HIGH(a, b) cnn__zip16(a, b, 8)
+#define CNN__HALVES(p, q)   cnn__halves16(p, q)
 #define CNN__LOAD_BYTES(p)                                                                                   \
     _mm512_maskz_cvtepi32_ps(                                                                                \
         CNN__LANE_MASK(16),                                                                                  \
@@ -3940,21 +3977,6 @@ CNN__INLINE void cnn__transpose4_rows(const float *row0, const float *row1, cons
 
 CNN__INLINE void cnn__transpose4(const float *from, size_t from_pitch, float *to, size_t to_pitch) {
     cnn__transpose4_rows(from, from + from_pitch, from + 2 * from_pitch, from + 3 * from_pitch, to, to_pitch);
-}
-
-/* The first two rows of that. */
-CNN__INLINE void cnn__transpose2(const float *from, size_t from_pitch, float *to, size_t to_pitch) {
-#if CNN__X86
-    const __m128 a = _mm_unpacklo_ps(_mm_loadu_ps(from), _mm_loadu_ps(from + from_pitch));
-    const __m128 b =
-        _mm_unpacklo_ps(_mm_loadu_ps(from + 2 * from_pitch), _mm_loadu_ps(from + 3 * from_pitch));
-    _mm_storeu_ps(to, _mm_movelh_ps(a, b));
-    _mm_storeu_ps(to + to_pitch, _mm_movehl_ps(b, a));
-#else
-    for (size_t i = 0; i < 4; i++)
-        for (size_t j = 0; j < 2; j++)
-            to[j * to_pitch + i] = from[i * from_pitch + j];
-#endif
 }
 
 /* to[j][i] = row i[j] of 2x4 floats. */
@@ -5112,7 +5134,8 @@ CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows,
     w->runs = cnn__ceil_div(w->tiles, w->run);
     w->part = cnn__conv_part(rows, w->parts);
     w->parts = cnn__ceil_div(rows, w->part);
-    const int panel = cnn__k()->panel, fits = CNN__WINO_WEIGHTS / (36 * steps) / panel * panel;
+    const int panel = cnn__k()->panel, lanes = cnn__k()->lanes;
+    const int fits = CNN__WINO_WEIGHTS / (36 * steps) / panel * panel;
     w->group = cnn__min(w->part, fits < panel ? panel : fits);
     w->v_pitch = (size_t)steps * (size_t)w->run + 16;
     w->u_pitch = (size_t)w->group * (size_t)steps + 16;
@@ -5126,11 +5149,12 @@ CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows,
     p->mode = v->mode;
     p->hp = p->hq = cnn__ceil_div(oh, 4) * 4 + 2;
     p->wp = w->across * 4 + 2;
-    p->wq = p->x_pitch = cnn__ceil_div(w->across, 4) * 16 + 16;
+    p->wq = p->x_pitch =
+        cnn__ceil_div(w->across, lanes) * lanes * 4 + 4; /* on to the end of the last vector */
     w->lines = (w->run + w->across - 2) / w->across + 1; /* rows of tiles that a run may meet */
     p->rows = 4 * w->lines + 2;
     p->plane = p->rows * p->wq;
-    w->phase = (w->lines + 1) * w->across + 3; /* the transposition writes fours */
+    w->phase = (w->lines + 1) * w->across + lanes - 1;
 }
 
 static size_t cnn__wino_floats(const cnn__wino *w) {
@@ -5157,22 +5181,9 @@ static void cnn__wino_weights(const cnn__wino_call *a, const float *weight, int 
     }
 }
 
-/* The padded rows that `lines` rows of tiles need, split into 4x6 phases: pixel (r, s) of a tile's 6x6 lies
-   in phase (r % 4, s), row r / 4 below the tile's own, at the tile's place in reading order. So a vector
-   holds as many tiles as it has lanes, however few there are in a row. */
-static void cnn__wino_phases(const cnn__wino *w, const float *image, int lines, float *phases) {
-    const size_t phase = (size_t)w->phase;
-    for (int i = 0; i < 4 * lines + 2; i++) {
-        const float *row = image + (size_t)i * (size_t)w->v.wq;
-        float *p = phases + (size_t)(i % 4 * 6) * phase + (size_t)(i / 4) * (size_t)w->across;
-        for (int j = 0; j < w->across; j += 4) {
-            cnn__transpose4(row + 4 * j, 4, p + j, phase);
-            cnn__transpose2(row + 4 * j + 4, 4, p + 4 * phase + j, phase);
-        }
-    }
-}
-
-/* V of tiles t0 to t1 - 1. */
+/* V of tiles t0 to t1 - 1. The padded rows that they need are split into 4x6 phases: pixel (r, s) of a tile's
+   6x6 lies in phase (r % 4, s), row r / 4 below the tile's own, at the tile's place in reading order. So a
+   vector holds as many tiles as it has lanes, however few there are in a row. */
 static void cnn__wino_inputs(const cnn__wino_call *a, const float *x, int t0, int t1, float *image,
                              float *phases, float *to) {
     const cnn__wino *w = a->w;
@@ -5186,35 +5197,13 @@ static void cnn__wino_inputs(const cnn__wino_call *a, const float *x, int t0, in
     memset(image, 0, (size_t)w->v.plane * sizeof(float)); /* the padding stays from channel to channel */
     for (int c = 0; c < w->steps; c++, x += plane) {
         cnn__repack(&w->v, x, 0, 1, 4 * first, image);
-        cnn__wino_phases(w, image, lines, phases);
+        for (int i = 0; i < 4 * lines + 2; i++)
+            a->k->wino_phases(image + (size_t)i * (size_t)w->v.wq, w->across,
+                              phases + (size_t)(i % 4 * 6) * (size_t)w->phase + (size_t)(i / 4 * w->across),
+                              (size_t)w->phase);
         for (int t = t0; t < t1; t += lanes)
             a->k->wino_input(phases + (t - first * w->across), row, column, cnn__min(lanes, t1 - t),
                              to + (size_t)c * (size_t)w->run + (size_t)(t - t0), w->v_pitch);
-    }
-}
-
-/* Four tiles of those of cnn__kernels.wino_output, the first at (i, j) of the image's, to the image y; `left`
-   of them and of what follows exist. */
-CNN__LOOPS static void cnn__wino_put(const cnn__wino *w, const float *tile, int lanes, int i, int j, int left,
-                                     float *y) {
-    const int whole = left >= 4 && j + 4 <= w->across && 4 * j + 16 <= w->ow;
-    float row[16];
-    for (int r = 0; r < 4; r++) {
-        const size_t pitch = (size_t)w->ow, at = (size_t)(4 * i + r) * pitch + (size_t)(4 * j);
-        if (whole && 4 * i + r < w->oh)
-            cnn__transpose4(tile + 4 * r * lanes, (size_t)lanes, y + at, 4);
-        if (whole)
-            continue;
-        cnn__transpose4(tile + 4 * r * lanes, (size_t)lanes, row, 4);
-        for (int s = 0, u = i, v = j; s < 4 && s < left; s++, v++) {
-            if (v == w->across) {
-                u++;
-                v = 0;
-            }
-            const int columns = cnn__min(4, w->ow - 4 * v);
-            for (int b = 0; b < columns && 4 * u + r < w->oh; b++)
-                y[(size_t)(4 * u + r) * pitch + (size_t)(4 * v + b)] = row[4 * s + b];
-        }
     }
 }
 
@@ -5222,14 +5211,25 @@ CNN__LOOPS static void cnn__wino_put(const cnn__wino *w, const float *tile, int 
 static void cnn__wino_outputs(const cnn__wino_call *a, const float *m, int t0, int t1, float bias, float *y) {
     const cnn__wino *w = a->w;
     const int lanes = a->k->lanes;
-    float tile[16 * 16];
+    const size_t pitch = (size_t)w->ow;
+    float tiles[4 * 4 * CNN__LANES];
     int i = t0 / w->across, j = t0 % w->across;
-    for (int t = t0; t < t1; t += lanes) {
-        a->k->wino_output(m + (t - t0), w->m_pitch, cnn__min(lanes, t1 - t), bias, tile);
-        for (int s = 0; s < lanes && t + s < t1; s += 4, j += 4) {
-            for (; j >= w->across; j -= w->across)
+    for (int t = t0, n = 0; t < t1; t += n) {
+        float *at = y + (size_t)(4 * i) * pitch + (size_t)(4 * j);
+        n = cnn__min(lanes, t1 - t);
+        const int whole = n == lanes && 4 * (j + n) <= w->ow && 4 * i + 4 <= w->oh;
+        a->k->wino_output(m + (t - t0), w->m_pitch, n, bias, whole ? at : tiles,
+                          whole ? pitch : (size_t)(4 * lanes));
+        for (int s = 0, some = 0; s < n; s += some) { /* tiles in a row of them */
+            some = cnn__min(n - s, w->across - j);
+            if (!whole)
+                a->k->copy(tiles + 4 * s, (size_t)(4 * lanes), y + (size_t)(4 * i) * pitch + (size_t)(4 * j),
+                           pitch, (size_t)cnn__min(4 * some, w->ow - 4 * j), cnn__min(4, w->oh - 4 * i));
+            j += some;
+            if (j == w->across) {
+                j = 0;
                 i++;
-            cnn__wino_put(w, tile + s, lanes, i, j, t1 - t - s, y);
+            }
         }
     }
 }
