@@ -1765,14 +1765,14 @@ CNN__INLINE void CNN__FN(cnn__pixels_tile)(const cnn__pixels *a, const float *x,
 /* A tile may go beyond the end of its line; where lines follow closely, the next one's tiles put that right.
    Two panels do with two sizes of tiles, to keep compiling short. */
 CNN__INLINE void CNN__FN(cnn__pixels_lines)(const cnn__pixels *a, const int NV) {
-    const int two = NV * CNN__V > CNN__LANES, some = two ? 2 * CNN__PIXELS_LEAST : CNN__PIXELS_SOME;
+    const int two = NV * CNN__V > CNN__LANES;
     for (int i = 0; i < a->lines; i++) {
         const float *x = a->x + i * a->xr;
         float *y = a->y + i * a->yr;
         for (int left = a->n, mr = 0; left > 0; left -= mr, x += mr, y += mr * CNN__LANES) {
-            mr = left > some                        ? CNN__PIXELS_MOST
-                 : left > CNN__PIXELS_LEAST && !two ? CNN__PIXELS_SOME
-                                                    : CNN__PIXELS_LEAST;
+            mr = left > 2 * CNN__PIXELS_LEAST ? CNN__PIXELS_MOST /* two of the least rather than waste more */
+                 : left > CNN__PIXELS_LEAST && left <= CNN__PIXELS_SOME && !two ? CNN__PIXELS_SOME
+                                                                                : CNN__PIXELS_LEAST;
             if (mr == CNN__PIXELS_MOST)
                 CNN__FN(cnn__pixels_tile)(a, x, y, CNN__PIXELS_MOST, NV);
             else if (mr == CNN__PIXELS_SOME && !two)
