@@ -4042,26 +4042,24 @@ CNN__LOOPS static void cnn__block_from_rows(const float *const *row, size_t f, i
 CNN__LOOPS static void cnn__panel(const float *w, size_t rs, size_t ks, int mr, int steps, float *to) {
     int m = 0;
     for (int k = 0; rs == 1 && k < steps; k++, w += ks, to += mr)
-        if (mr == 6)
-            memcpy(to, w, 6 * sizeof(float)); /* no call */
+        if (mr == 6) /* no calls for the usual ones */
+            memcpy(to, w, 6 * sizeof(float));
+        else if (mr == 8)
+            memcpy(to, w, 8 * sizeof(float));
         else
             memcpy(to, w, (size_t)mr * sizeof(float));
     if (rs == 1)
         return;
-    for (; ks == 1 && m + 4 <= mr; m += 4) {
+    for (int rows = 0; ks == 1 && mr - m >= 2; m += rows) {
         int k = 0;
+        rows = mr - m >= 4 ? 4 : 2;
         for (; k + 4 <= steps; k += 4)
-            cnn__transpose4(w + (size_t)m * rs + k, rs, to + (size_t)k * (size_t)mr + m, (size_t)mr);
+            if (rows == 4)
+                cnn__transpose4(w + (size_t)m * rs + k, rs, to + (size_t)k * (size_t)mr + m, (size_t)mr);
+            else
+                cnn__transpose_pair(w + (size_t)m * rs + k, rs, to + (size_t)k * (size_t)mr + m, (size_t)mr);
         for (; k < steps; k++)
-            for (int i = m; i < m + 4; i++)
-                to[(size_t)k * (size_t)mr + (size_t)i] = w[(size_t)i * rs + (size_t)k];
-    }
-    for (; ks == 1 && m + 2 <= mr; m += 2) {
-        int k = 0;
-        for (; k + 4 <= steps; k += 4)
-            cnn__transpose_pair(w + (size_t)m * rs + k, rs, to + (size_t)k * (size_t)mr + m, (size_t)mr);
-        for (; k < steps; k++)
-            for (int i = m; i < m + 2; i++)
+            for (int i = m; i < m + rows; i++)
                 to[(size_t)k * (size_t)mr + (size_t)i] = w[(size_t)i * rs + (size_t)k];
     }
     for (; m < mr; m++)
