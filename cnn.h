@@ -108,7 +108,8 @@ CNN_API const char *cnn_version(void);
 /* The instruction set in use: "avx512", "avx2", "sse2", "neon", "vector" or "scalar". */
 CNN_API const char *cnn_instruction_set(void);
 
-/* Threads that a call or a workspace uses unless told otherwise: OpenMP's maximum, 1 without OpenMP. */
+/* Threads that a call or a workspace uses unless told otherwise: OpenMP's maximum, but no more than there are
+   processors for this process, on which further ones would only wait for each other; 1 without OpenMP. */
 CNN_API int cnn_max_threads(void);
 
 /* ---- >>device-api ---------------------------------------------------------------------------------- */
@@ -799,7 +800,8 @@ CNN__OUTLINE static void cnn__parallel(int threads, int tasks, cnn__task body, v
 
 CNN_API int cnn_max_threads(void) {
 #if CNN__OPENMP
-    return omp_get_max_threads();
+    const int most = omp_get_max_threads(), processors = most > 1 ? omp_get_num_procs() : 1;
+    return most < processors ? most : processors;
 #else
     return 1;
 #endif

@@ -129,6 +129,20 @@ class Header(unittest.TestCase):
                     used = self.call("nm", "-u", program)
                     self.assertFalse(re.findall(r"\b(fopen|fread|printf|snprintf|puts)\b", used))
 
+    def test_threads(self):
+        """As many as OpenMP allows, but not more than the process has processors."""
+        source = self.write("threads.c", "#include <stdio.h>\n" + TWICE +
+                            'int main(void) { return printf("%d %d", cnn_max_threads(), omp_get_num_procs()) < 0; }\n')
+        program = os.path.join(self.folder, "program")
+        compiler = [*shlex.split(compilers(False)[0]), "-std=c99", "-O0", "-fopenmp", "-I."]
+        if subprocess.run([*compiler, "-x", "c", "-", "-o", program], input="int main(void) { return 0; }", text=True,
+                          stderr=subprocess.DEVNULL).returncode:
+            self.skipTest("no OpenMP")
+        self.call(compiler, WARNINGS, source, "-o", program, "-lm")
+        for asked in (1, 1000):
+            threads, processors = map(int, self.call("env", "OMP_NUM_THREADS=%d" % asked, program).split())
+            self.assertEqual(threads, min(asked, processors))
+
     def test_options_of_the_compiler_end_with_the_header(self):
         """GCC's options that the header pushes are popped again: nothing is left for a pop after it."""
         source = self.write("options.c", TWICE + "#pragma GCC pop_options\n")
