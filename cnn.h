@@ -3626,6 +3626,7 @@ typedef struct cnn__conv {
     size_t run; /* of one of them */
     int *tap;   /* [steps]: where a step finds its input; dx of a plane: [kh*kw], the kernel by phases */
     int *back;  /* block: [kh*o], plane: [o*kh*kw]; dx */
+    int *met; /* dx of small planes, [sh][rows][2]: the first kernel row that meets a row, and how many do */
 } cnn__conv;
 
 CNN__BOTH static int cnn__or(int value, int otherwise) {
@@ -4428,7 +4429,15 @@ static void cnn__conv_forward_task(void *context, int task, int thread) {
    phase, of dy with zeros around it. dy's rows take the pitch of the packed image, so that a row's zeros at
    the end are also those before the next. */
 
-/* Kernel elements of phase (r, s): calls for each, in order, the place among them. */
+/* Elements of one axis of a kernel that lie in a phase. */
+CNN__OUTLINE static int cnn__in_phase(int kernel, int dilation, int stride, int phase) {
+    int count = 0;
+    for (int e = 0; e < kernel; e++)
+        count += e * dilation % stride == phase;
+    return count;
+}
+
+/* Kernel elements of phase (r, s), row by row, to the list, where there is one; returns how many. */
 CNN__OUTLINE static int cnn__phase_taps(const cnn__conv *v, int r, int s, int *list) {
     int count = 0;
     for (int e = 0; e < v->kh; e++)
@@ -4450,30 +4459,45 @@ static int cnn__dy_before(const cnn__conv *v) {
     return (v->kw - 1) * v->dw / v->sw;
 }
 
+/* Small images: rows of dx that meet only some rows of the kernel do without the others. The steps of a phase
+   then lie kernel row by kernel row, of all outputs, otherwise output by output, whose plane stays close. */
+static int cnn__dx_by_rows(const cnn__conv *v) {
+    return 8 * cnn__dy_above(v) > v->rows;
+}
+
 CNN__COLD static void cnn__conv_dx_taps(const cnn__conv_call *a, cnn__arena *arena) {
     cnn__conv *v = a->v;
+    const int by_rows = cnn__dx_by_rows(v);
     v->tap = (int *)cnn__take(arena, (size_t)v->kh * (size_t)v->kw, sizeof *v->tap);
     v->back = (int *)cnn__take(arena, (size_t)v->o * (size_t)v->kh * (size_t)v->kw, sizeof *v->back);
+    v->met = by_rows ? (int *)cnn__take(arena, 2 * (size_t)v->sh * (size_t)v->rows, sizeof *v->met) : NULL;
     int *element = v->tap, *tap = v->back;
-    for (int r = 0; arena->base && r < v->sh; r++)
+    for (int r = 0; arena->base && r < v->sh; r++) {
         for (int s = 0; s < v->sw; s++) {
-            const int taps = cnn__phase_taps(v, r, s, element);
-            for (int t = 0; t < taps; t++)
-                tap[t] = cnn__dy_before(v) + (cnn__dy_above(v) - element[t] / v->kw * v->dh / v->sh) * v->wq -
-                         element[t] % v->kw * v->dw / v->sw;
-            for (int i = taps; i < taps * v->o; i++)
-                tap[i] = tap[i - taps] + (int)a->dy_plane;
+            const int taps = cnn__phase_taps(v, r, s, element),
+                      height = cnn__in_phase(v->kh, v->dh, v->sh, r);
+            for (int i = 0; i < v->o * height; i++) {
+                const int o = by_rows ? i % v->o : i / height, row = by_rows ? i / v->o : i % height;
+                for (int t = row * taps / height; t < (row + 1) * taps / height; t++)
+                    *tap++ = cnn__dy_before(v) - element[t] % v->kw * v->dw / v->sw + o * (int)a->dy_plane +
+                             (cnn__dy_above(v) - element[t] / v->kw * v->dh / v->sh) * v->wq;
+            }
             element += taps;
-            tap += taps * v->o;
         }
+        for (int i = 0; by_rows && i < v->rows; i++) {
+            int *met = v->met + 2 * (r * v->rows + i);
+            met[1] = cnn__meeting_rows(v, r, i, met);
+        }
+    }
 }
 
 /* A panel of each phase. */
-static void cnn__conv_dx_panels_task(void *context, int task, int thread) {
+CNN__LOOPS static void cnn__conv_dx_panels_task(void *context, int task, int thread) {
     const cnn__conv_call *a = (const cnn__conv_call *)context;
     const cnn__conv *v = a->v;
     const int slice = task % a->slices, at = task / a->slices, group = at / a->parts;
     const int c0 = at % a->parts * a->part, c1 = cnn__min(c0 + a->part, v->c), window = v->kh * v->kw;
+    const int by_rows = cnn__dx_by_rows(v);
     const float *weight = a->weight + (size_t)group * (size_t)v->o * (size_t)v->steps;
     float *to = a->panels + (size_t)group * (size_t)v->o * (size_t)v->steps;
     int mr = 0;
@@ -4492,18 +4516,20 @@ static void cnn__conv_dx_panels_task(void *context, int task, int thread) {
         for (int r = 0; r < v->sh; r++)
             for (int s = 0; s < v->sw; s++) {
                 const int taps = cnn__phase_taps(v, r, s, NULL);
+                const int some = by_rows && taps ? taps / cnn__in_phase(v->kh, v->dh, v->sh, r) : taps;
                 float *panel = to + done * (size_t)v->c + (size_t)c * (size_t)taps * (size_t)v->o;
-                for (int o = 0; o < v->o; o++) {
-                    const float *w = weight + (size_t)o * (size_t)v->steps + (size_t)(c * window);
-                    if (taps == window) {
-                        cnn__panel(w, (size_t)window, 1, mr, window, panel);
-                        panel += (size_t)window * (size_t)mr;
-                        continue;
+                for (int t = 0; t < taps; t += some)
+                    for (int o = 0; o < v->o; o++) {
+                        const float *w = weight + (size_t)o * (size_t)v->steps + (size_t)(c * window);
+                        if (v->sh == 1 && v->sw == 1) {
+                            cnn__panel(w + t, (size_t)window, 1, mr, some, panel);
+                            panel += some * mr;
+                            continue;
+                        }
+                        for (int e = t; e < t + some; e++)
+                            for (int m = 0; m < mr; m++)
+                                *panel++ = w[m * window + element[e]];
                     }
-                    for (int t = 0; t < taps; t++)
-                        for (int m = 0; m < mr; m++)
-                            *panel++ = w[m * window + element[t]];
-                }
                 element += taps;
                 done += (size_t)taps * (size_t)v->o;
             }
@@ -4536,29 +4562,38 @@ static void cnn__conv_dx_task(void *context, int task, int thread) {
     const float *panels = a->panels + (size_t)group * (size_t)v->o * (size_t)v->steps;
     cnn__product p;
     memset(&p, 0, sizeof p);
+    const int *back = v->back;
     p.rows = c1 - c0;
-    p.tap = v->back;
     p.ym = v->plane;
     p.gather = 1;
     p.slack = 1;
     p.start = CNN__ZERO;
     for (int r = 0; r < v->sh; r++)
         for (int s = 0; s < v->sw; s++) {
-            int from = 0, to = v->rows;
+            const int taps = cnn__phase_taps(v, r, s, NULL), *met = v->met ? v->met + 2 * r * v->rows : NULL;
+            const int line = met && taps ? taps / cnn__in_phase(v->kh, v->dh, v->sh, r) * v->o : 0;
+            int from = 0, to = v->rows, left = 0, right = v->wq;
             if (v->mode == CNN_PAD_ZEROS) { /* of the padding nothing is needed */
+                cnn__inside(s, v->sw, v->pl, v->w, v->wq, &left, &right);
                 from = cnn__ceil_div(cnn__max(h0 + v->pt - r, 0), v->sh);
                 to = cnn__min(cnn__ceil_div(cnn__max(h1 + v->pt - r, 0), v->sh), v->rows);
             }
-            p.steps = cnn__phase_taps(v, r, s, NULL) * v->o;
-            p.n = (size_t)(to - from) * (size_t)v->wq;
-            p.x = dy + (size_t)from * (size_t)v->wq;
-            p.w = panels + (size_t)c0 * (size_t)p.steps;
-            p.panel = p.steps;
-            p.y = packed + cnn__packed_row(v, r, from) + (size_t)s * (size_t)v->rows * (size_t)v->wq;
-            if (to > from)
+            p.w = panels + (size_t)c0 * (size_t)taps * (size_t)v->o;
+            p.panel = taps * v->o;
+            for (int i = from, end = to; i < to; i = end, end = to) {
+                if (met) /* rows that meet the same rows of the kernel */
+                    for (end = i + 1; end < to && !memcmp(met + 2 * i, met + 2 * end, 2 * sizeof *met);)
+                        end++;
+                p.first = met ? met[2 * i] * line : 0;
+                p.steps = met ? met[2 * i + 1] * line : taps * v->o;
+                p.tap = back + p.first;
+                p.n = (size_t)(end - i - 1) * (size_t)v->wq + (size_t)right;
+                p.x = dy + (size_t)i * (size_t)v->wq;
+                p.y = packed + cnn__packed_row(v, r, i) + (size_t)s * (size_t)v->rows * (size_t)v->wq;
                 cnn__product_run(a->k, &p);
-            p.tap += p.steps;
-            panels += (size_t)v->c * (size_t)p.steps;
+            }
+            back += taps * v->o;
+            panels += (size_t)v->c * (size_t)taps * (size_t)v->o;
         }
     if (!v->direct)
         cnn__unpack(v, a->k, packed, c0, c1, h0, h1, dx);
@@ -5615,12 +5650,12 @@ static int cnn__conv_winograd(const cnn__conv *v, int what) {
     return v->pt < 2 && v->pl < 2 && bottom < 2 && right < 2;
 }
 
-/* Depthwise: see there. dx only where it is a convolution of dy with stride 1. */
+/* Depthwise: see there. dx only where it is a convolution of dy with stride 1, then of any number of planes. */
 static int cnn__conv_depthwise(const cnn__conv *v, int what) {
-    if (v->c > 1 || v->o > CNN__MULTIPLIER || (v->groups == 1 && v->o > 1))
+    if (v->c > 1)
         return 0;
     if (what != CNN__DX)
-        return cnn__depthwise_rows(v) > 0;
+        return v->o <= CNN__MULTIPLIER && (v->groups > 1 || v->o == 1) && cnn__depthwise_rows(v) > 0;
     const cnn__conv r = cnn__conv_reverse(v);
     return cnn__pack_plain(v) && v->sh == 1 && v->sw == 1 && cnn__depthwise_rows(&r) > 0;
 }
