@@ -88,7 +88,7 @@ static const option options[] = {
     {"weight-decay", "F", NUMBER, offsetof(settings, weight_decay), 0, 1, "weight decay of SGD"},
     {"seed", "N", WHOLE, offsetof(settings, seed), 0, INT_MAX, "seed of the weights and the shuffling (1)"},
     {"threads", "N", WHOLE, offsetof(settings, threads), 1, 1024,
-     "threads (as many as OpenMP says, one a processor at most)"},
+     "threads (as OpenMP says, one a processor at most)"},
     {"device", "NAME", TEXT, offsetof(settings, device), 0, 0,
      "cpu, cuda, or auto: the GPU if there is one (auto)"},
     {"limit", "N", WHOLE, offsetof(settings, limit), 1, INT_MAX, "train on the first N images only"},
