@@ -3622,11 +3622,11 @@ typedef struct cnn__conv {
     int steps;          /* c*kh*kw */
     int plane, y_plane; /* floats of a channel: of a packed strip, and of y as the kernels see it */
     int x_pitch, y_pitch;
-    int lines;  /* of a block: 1, or oh */
-    size_t run; /* of one of them */
-    int *tap;   /* [steps]: where a step finds its input; dx of a plane: [kh*kw], the kernel by phases */
-    int *back;  /* block: [kh*o], plane: [o*kh*kw]; dx */
-    int *met; /* dx of small planes, [sh][rows][2]: the first kernel row that meets a row, and how many do */
+    int lines;     /* of a block: 1, or oh */
+    size_t run;    /* of one of them */
+    int *tap;      /* [steps]: where a step finds its input; dx of a plane: [kh*kw], the kernel by phases */
+    int *back;     /* block: [kh*o], plane: [o*kh*kw]; dx */
+    int (*met)[2]; /* dx of small planes, [sh*rows]: the first kernel row that meets a row, how many do */
 } cnn__conv;
 
 CNN__BOTH static int cnn__or(int value, int otherwise) {
@@ -3854,17 +3854,18 @@ CNN__LOOPS static void cnn__pack_image(const cnn__conv *v, const float *x, int c
         return;
     }
     for (int c = 0; c < c1 - c0; c++, x += image, packed += v->plane)
-        for (int r = 0; r < v->sh; r++)
-            for (int s = 0, from = 0, to = 0, first = 0, end = 0; s < v->sw; s++) {
+        for (int r = 0, first = 0, end = 0; r < v->sh; r++) {
+            cnn__inside(r, v->sh, v->pt, v->h, row0 + v->rows, &first, &end);
+            first = cnn__max(first, row0);
+            for (int s = 0, from = 0, to = 0; s < v->sw; s++) {
                 cnn__inside(s, v->sw, v->pl, v->w, v->wq, &from, &to);
-                cnn__inside(r, v->sh, v->pt, v->h, row0 + v->rows, &first, &end);
-                first = cnn__max(first, row0);
                 if (to > from) /* the rows and columns of the phase that lie on the image */
                     k->every(x + (ptrdiff_t)(first * v->sh + r - v->pt) * v->w + (from * v->sw + s - v->pl),
                              (size_t)v->sh * (size_t)v->w, v->sw,
                              packed + (size_t)((r * v->sw + s) * v->rows + first - row0) * row + from, row,
                              (size_t)(to - from), end - first);
             }
+        }
 }
 
 /* cnn__pack where the zeros are there already, from an image packed in the same place before. */
@@ -4156,14 +4157,14 @@ static void cnn__conv_lanes(const cnn__conv *v, const cnn__kernels *k, const flo
     memset(&a, 0, sizeof a);
     a.n = v->ow;
     a.xr = v->x_pitch;
-    a.yr = pitch * CNN__LANES;
+    a.yr = (ptrdiff_t)pitch * CNN__LANES;
     a.wp = (ptrdiff_t)v->steps * CNN__LANES;
-    a.yp = (some * pitch + CNN__BEYOND) * CNN__LANES;
+    a.yp = ((ptrdiff_t)some * pitch + CNN__BEYOND) * CNN__LANES;
     a.y = scratch;
     for (int o = 0; o < channels; o += a.panels * CNN__LANES, panels += a.panels * a.wp) {
         float own[2 * CNN__LANES] = {0};
         a.panels = k->lanes == CNN__LANES && channels - o > CNN__LANES ? 2 : 1;
-        const int chunks = close ? 1 : cnn__ceil_div(v->steps * a.panels, CNN__CHUNK);
+        const int chunks = close ? 1 : cnn__ceil_div(v->steps, CNN__CHUNK / a.panels);
         const int count = cnn__min(channels - o, a.panels * CNN__LANES);
         for (int i = 0; bias && i < count; i++)
             own[i] = bias[o + i];
@@ -4437,19 +4438,6 @@ CNN__OUTLINE static int cnn__in_phase(int kernel, int dilation, int stride, int 
     return count;
 }
 
-/* Kernel elements of phase (r, s), row by row, to the list, where there is one; returns how many. */
-CNN__OUTLINE static int cnn__phase_taps(const cnn__conv *v, int r, int s, int *list) {
-    int count = 0;
-    for (int e = 0; e < v->kh; e++)
-        for (int b = 0; b < v->kw; b++)
-            if (e * v->dh % v->sh == r && b * v->dw % v->sw == s) {
-                if (list)
-                    list[count] = e * v->kw + b;
-                count++;
-            }
-    return count;
-}
-
 /* Zero rows above dy, and zeros before its first row. */
 static int cnn__dy_above(const cnn__conv *v) {
     return (v->kh - 1) * v->dh / v->sh;
@@ -4462,7 +4450,7 @@ static int cnn__dy_before(const cnn__conv *v) {
 /* Small images: rows of dx that meet only some rows of the kernel do without the others. The steps of a phase
    then lie kernel row by kernel row, of all outputs, otherwise output by output, whose plane stays close. */
 static int cnn__dx_by_rows(const cnn__conv *v) {
-    return 8 * cnn__dy_above(v) > v->rows;
+    return cnn__dy_above(v) > v->rows / 8;
 }
 
 CNN__COLD static void cnn__conv_dx_taps(const cnn__conv_call *a, cnn__arena *arena) {
@@ -4470,23 +4458,28 @@ CNN__COLD static void cnn__conv_dx_taps(const cnn__conv_call *a, cnn__arena *are
     const int by_rows = cnn__dx_by_rows(v);
     v->tap = (int *)cnn__take(arena, (size_t)v->kh * (size_t)v->kw, sizeof *v->tap);
     v->back = (int *)cnn__take(arena, (size_t)v->o * (size_t)v->kh * (size_t)v->kw, sizeof *v->back);
-    v->met = by_rows ? (int *)cnn__take(arena, 2 * (size_t)v->sh * (size_t)v->rows, sizeof *v->met) : NULL;
+    v->met = by_rows ? (int(*)[2])cnn__take(arena, (size_t)v->sh * (size_t)v->rows, sizeof *v->met) : NULL;
     int *element = v->tap, *tap = v->back;
     for (int r = 0; arena->base && r < v->sh; r++) {
         for (int s = 0; s < v->sw; s++) {
-            const int taps = cnn__phase_taps(v, r, s, element),
-                      height = cnn__in_phase(v->kh, v->dh, v->sh, r);
+            const int height = cnn__in_phase(v->kh, v->dh, v->sh, r);
+            const int width = cnn__in_phase(v->kw, v->dw, v->sw, s);
+            int taps = 0;
+            for (int e = 0; e < v->kh; e++)
+                for (int b = 0; b < v->kw; b++)
+                    if (cnn__row_phase(v, e) == r && b * v->dw % v->sw == s)
+                        element[taps++] = e * v->kw + b;
             for (int i = 0; i < v->o * height; i++) {
                 const int o = by_rows ? i % v->o : i / height, row = by_rows ? i / v->o : i % height;
-                for (int t = row * taps / height; t < (row + 1) * taps / height; t++)
+                for (int t = row * width; t < (row + 1) * width; t++)
                     *tap++ = cnn__dy_before(v) - element[t] % v->kw * v->dw / v->sw + o * (int)a->dy_plane +
                              (cnn__dy_above(v) - element[t] / v->kw * v->dh / v->sh) * v->wq;
             }
             element += taps;
         }
         for (int i = 0; by_rows && i < v->rows; i++) {
-            int *met = v->met + 2 * (r * v->rows + i);
-            met[1] = cnn__meeting_rows(v, r, i, met);
+            int *met = v->met[r * v->rows + i];
+            met[1] = cnn__meeting_rows(v, r, i, &met[0]);
         }
     }
 }
@@ -4515,8 +4508,8 @@ CNN__LOOPS static void cnn__conv_dx_panels_task(void *context, int task, int thr
         const int *element = v->tap;
         for (int r = 0; r < v->sh; r++)
             for (int s = 0; s < v->sw; s++) {
-                const int taps = cnn__phase_taps(v, r, s, NULL);
-                const int some = by_rows && taps ? taps / cnn__in_phase(v->kh, v->dh, v->sh, r) : taps;
+                const int width = cnn__in_phase(v->kw, v->dw, v->sw, s);
+                const int taps = width * cnn__in_phase(v->kh, v->dh, v->sh, r), some = by_rows ? width : taps;
                 float *panel = to + done * (size_t)v->c + (size_t)c * (size_t)taps * (size_t)v->o;
                 for (int t = 0; t < taps; t += some)
                     for (int o = 0; o < v->o; o++) {
@@ -4570,8 +4563,9 @@ static void cnn__conv_dx_task(void *context, int task, int thread) {
     p.start = CNN__ZERO;
     for (int r = 0; r < v->sh; r++)
         for (int s = 0; s < v->sw; s++) {
-            const int taps = cnn__phase_taps(v, r, s, NULL), *met = v->met ? v->met + 2 * r * v->rows : NULL;
-            const int line = met && taps ? taps / cnn__in_phase(v->kh, v->dh, v->sh, r) * v->o : 0;
+            const int width = cnn__in_phase(v->kw, v->dw, v->sw, s), line = width * v->o;
+            const int taps = width * cnn__in_phase(v->kh, v->dh, v->sh, r);
+            int(*const met)[2] = v->met ? v->met + r * v->rows : NULL;
             int from = 0, to = v->rows, left = 0, right = v->wq;
             if (v->mode == CNN_PAD_ZEROS) { /* of the padding nothing is needed */
                 cnn__inside(s, v->sw, v->pl, v->w, v->wq, &left, &right);
@@ -4582,10 +4576,10 @@ static void cnn__conv_dx_task(void *context, int task, int thread) {
             p.panel = taps * v->o;
             for (int i = from, end = to; i < to; i = end, end = to) {
                 if (met) /* rows that meet the same rows of the kernel */
-                    for (end = i + 1; end < to && !memcmp(met + 2 * i, met + 2 * end, 2 * sizeof *met);)
+                    for (end = i + 1; end < to && !memcmp(met[i], met[end], sizeof *met);)
                         end++;
-                p.first = met ? met[2 * i] * line : 0;
-                p.steps = met ? met[2 * i + 1] * line : taps * v->o;
+                p.first = met ? met[i][0] * line : 0;
+                p.steps = met ? met[i][1] * line : taps * v->o;
                 p.tap = back + p.first;
                 p.n = (size_t)(end - i - 1) * (size_t)v->wq + (size_t)right;
                 p.x = dy + (size_t)i * (size_t)v->wq;
