@@ -2607,18 +2607,34 @@ static void CNN__FN(cnn__maxpool_windows)(const cnn__pool *p, const float *x, cn
 }
 
 /* Outputs from..to-1 of a row, whose windows have columns on the image only: V windows together, element by
-   element. Where an element is taken for the maximum, by the rule of cnn__maxpool_windows, its distance from
-   the window's first is greater than what `place` held. */
+   element; the last vector is whole if it can be. `place` is the maximum's distance from the window's first
+   element: where one is taken, by the rule of cnn__maxpool_windows, its distance is greater than what `place`
+   held. Indices are below 2^23: added to 2^23 a float's bits are 150 << 23 and the index, and 362 << 23 makes
+   that the index alone. */
 static void CNN__FN(cnn__maxpool_row)(const cnn__pool *p, const float *x, cnn__window v, int from, int to,
                                       float *y, int *indices) {
-    const CNN__VEC infinity = CNN__SET1(INFINITY);
-    for (int ow = from; ow < to; ow += CNN__V) {
+    const CNN__VEC infinity = CNN__SET1(INFINITY), bits = CNN__SET1(12582912.0f + 362.0f);
+    CNN__MAYBE const CNN__MASK mask = CNN__LANE_MASK(CNN__V - 1);
+    float lane[CNN__V];
+    for (int i = 0; i < CNN__V; i++)
+        lane[i] = (float)(i * p->sw) + 8388608.0f;
+    for (int next = from; next < to; next += CNN__V) {
+        const int ow = to - next < CNN__V && to - from >= CNN__V ? to - CNN__V : next;
         const int r = to - ow < CNN__V ? to - ow : CNN__V, first = v.first * p->w + ow * p->sw - p->pw;
-        CNN__VEC best = CNN__FN(cnn__strided)(x + first, p->sw, r), place = CNN__SET1(0.0f);
+        CNN__VEC best = CNN__SET1(0.0f), place = best;
         for (int i = 0; i < v.end - v.first; i += p->dh)
-            for (int j = i ? 0 : 1; j < p->kw; j++) {
+            for (int j = 0; j < p->kw; j++) {
                 const int at = i * p->w + j * p->dw;
-                const CNN__VEC value = CNN__FN(cnn__strided)(x + first + at, p->sw, r);
+                const float *const u = x + first + at;
+                CNN__VEC value;
+                if (r < CNN__V)
+                    value = CNN__FN(cnn__strided)(u, p->sw, r);
+                else if (p->sw == 1)
+                    value = CNN__LOAD(u);
+                else
+                    value = CNN__EVEN(CNN__LOAD(u), CNN__LOAD_MASKED(u + CNN__V, mask));
+                if (at == 0)
+                    best = value;
                 /* a best that is NaN gives way to NaN only, as infinity does */
                 const CNN__VEC bar = CNN__MIN(best, infinity);
                 place = CNN__MAX(place, CNN__IF_ABOVE(value, bar, CNN__SET1((float)at)));
@@ -2626,10 +2642,8 @@ static void CNN__FN(cnn__maxpool_row)(const cnn__pool *p, const float *x, cnn__w
             }
         CNN__STORE_UP_TO(y + ow, best, r);
         if (indices) {
-            float places[CNN__V];
-            CNN__STORE(places, place);
-            for (int i = 0; i < r; i++)
-                indices[ow + i] = first + i * p->sw + (int)places[i];
+            const CNN__VEC index = place + CNN__SET1((float)first) + CNN__LOAD(lane);
+            CNN__STORE_UP_TO((float *)(void *)(indices + ow), CNN__SCALE(index, bits), r);
         }
     }
 }
@@ -2637,7 +2651,7 @@ static void CNN__FN(cnn__maxpool_row)(const cnn__pool *p, const float *x, cnn__w
 /* Planes; places within a window must be exact as floats. */
 static void CNN__FN(cnn__maxpool_planes)(const cnn__pool *p, const float *x, float *y, int *indices, int c) {
     const int last = p->w - 1 - (p->kw - 1) * p->dw + p->pw; /* where the last whole window would start */
-    const int vectors = CNN__V > 1 && p->sw <= 2 && last >= 0 && p->h * p->w <= 1 << 24;
+    const int vectors = CNN__V > 1 && p->sw <= 2 && last >= 0 && p->h * p->w <= 1 << 23;
     const int from = (p->pw + p->sw - 1) / p->sw, to = last / p->sw + 1;
     for (; c > 0; c--, x += (size_t)p->h * (size_t)p->w)
         for (int oh = 0; oh < p->oh; oh++, y += p->ow) {
@@ -2652,70 +2666,88 @@ static void CNN__FN(cnn__maxpool_planes)(const cnn__pool *p, const float *x, flo
         }
 }
 
-/* Windows of 2x2 side by side on planes: rows first, then neighbours. */
+/* The maxima or means of V windows of 2x2 side by side, from two rows of 2*V elements, u and v. */
+CNN__INLINE CNN__VEC CNN__FN(cnn__pool_pair)(CNN__VEC u0, CNN__VEC v0, CNN__VEC u1, CNN__VEC v1,
+                                             const int max) {
+    if (!max) {
+        const CNN__VEC u = u0 + u1, v = v0 + v1;
+        return (CNN__EVEN(u, v) + CNN__ODD(u, v)) * CNN__SET1(0.25f);
+    }
+    const CNN__VEC u = CNN__MAX_NAN(u0, u1), v = CNN__MAX_NAN(v0, v1);
+    const CNN__VEC even = CNN__EVEN(u, v), odd = CNN__ODD(u, v);
+    return CNN__MAX_NAN(even, odd);
+}
+
+CNN__INLINE CNN__VEC CNN__FN(cnn__pool_pairs_at)(const float *x, size_t w, const int max) {
+    return CNN__FN(cnn__pool_pair)(CNN__LOAD(x), CNN__LOAD(x + CNN__V), CNN__LOAD(x + w),
+                                   CNN__LOAD(x + w + CNN__V), max);
+}
+
+/* Such windows on planes. Masked stores are slow: a row's last vector overlaps the one before, and of rows of
+   fewer outputs than V the next row overwrites what is too much. */
 CNN__INLINE void CNN__FN(cnn__pool_pairs)(const cnn__pool *p, const float *x, float *y, int c,
                                           const int max) {
-    const CNN__VEC quarter = CNN__SET1(0.25f);
-    for (; c > 0; c--, x += (size_t)(p->h - 2 * p->oh) * (size_t)p->w)
-        for (int oh = 0; oh < p->oh; oh++, x += 2 * (size_t)p->w, y += p->ow)
-            for (int next = 0; next < p->ow; next += CNN__V) {
-                /* the last vector whole if it can be: masked stores are slow */
-                const int ow = next + CNN__V > p->ow && p->ow > CNN__V ? p->ow - CNN__V : next;
-                const int r = p->ow - ow < CNN__V ? p->ow - ow : CNN__V,
-                          most = 2 * r < CNN__V ? 2 * r : CNN__V;
-                const float *a = x + 2 * ow, *b = a + p->w;
-                CNN__VEC u = CNN__LOAD_UP_TO(a, most), v = u, s = CNN__LOAD_UP_TO(b, most), t = s;
-                if (2 * r > CNN__V) {
-                    v = CNN__LOAD_UP_TO(a + CNN__V, 2 * r - CNN__V);
-                    t = CNN__LOAD_UP_TO(b + CNN__V, 2 * r - CNN__V);
-                }
-                if (max) {
-                    u = CNN__MAX_NAN(u, s);
-                    v = CNN__MAX_NAN(v, t);
-                    s = CNN__EVEN(u, v);
-                    t = CNN__ODD(u, v);
-                    CNN__STORE_UP_TO(y + ow, CNN__MAX_NAN(s, t), r);
-                } else {
-                    u = u + s;
-                    v = v + t;
-                    CNN__STORE_UP_TO(y + ow, (CNN__EVEN(u, v) + CNN__ODD(u, v)) * quarter, r);
-                }
+    const size_t w = (size_t)p->w;
+    const int n = p->ow, most = 2 * n < CNN__V ? 2 * n : CNN__V, second = 2 * n > CNN__V ? CNN__V : 0;
+    const CNN__MASK u = CNN__LANE_MASK(most), v = CNN__LANE_MASK(n < CNN__V ? 2 * n - most : 0);
+    const float *const end = y + (size_t)c * (size_t)p->oh * (size_t)n;
+    for (; c > 0; c--, x += (size_t)(p->h - 2 * p->oh) * w)
+        for (int oh = 0; oh < p->oh; oh++, x += 2 * w, y += n) {
+            for (int i = 0; i + CNN__V <= n; i += CNN__V)
+                CNN__STORE(y + i, CNN__FN(cnn__pool_pairs_at)(x + 2 * i, w, max));
+            if (n > CNN__V && n % CNN__V > 0) {
+                const int i = n - CNN__V;
+                CNN__STORE(y + i, CNN__FN(cnn__pool_pairs_at)(x + 2 * i, w, max));
+            } else if (n < CNN__V) {
+                const CNN__VEC few = CNN__FN(cnn__pool_pair)(
+                    CNN__LOAD_MASKED(x, u), CNN__LOAD_MASKED(x + second, v), CNN__LOAD_MASKED(x + w, u),
+                    CNN__LOAD_MASKED(x + w + second, v), max);
+                CNN__STORE_UP_TO(y, few, end - y < CNN__V ? n : CNN__V);
             }
+        }
 }
 
 /* 2*n elements of a row, n <= V: element 2*i is lane i of even, the next that of odd. */
-static void CNN__FN(cnn__spread)(float *x, int n, CNN__VEC even, CNN__VEC odd) {
-    CNN__STORE_UP_TO(x, CNN__ZIP_LOW(even, odd), 2 * n < CNN__V ? 2 * n : CNN__V);
+CNN__INLINE void CNN__FN(cnn__spread)(float *x, int n, CNN__VEC even, CNN__VEC odd) {
+    const CNN__VEC low = CNN__ZIP_LOW(even, odd), high = CNN__ZIP_HIGH(even, odd);
+    if (n == CNN__V) {
+        CNN__STORE(x, low);
+        CNN__STORE(x + CNN__V, high);
+        return;
+    }
+    CNN__STORE_UP_TO(x, low, 2 * n < CNN__V ? 2 * n : CNN__V);
     if (2 * n > CNN__V)
-        CNN__STORE_UP_TO(x + CNN__V, CNN__ZIP_HIGH(even, odd), 2 * n - CNN__V);
+        CNN__STORE_N(x + CNN__V, high, 2 * n - CNN__V);
 }
 
 /* The inverse of pool_pairs; x and y for max alone, whose rule is that of maxpool_backward. */
 CNN__INLINE void CNN__FN(cnn__pool_pairs_backward)(const cnn__pool *p, const float *x, const float *y,
                                                    const float *dy, float *dx, int c, const int max) {
-    const size_t w = (size_t)p->w, plane = (size_t)p->h * w;
-    for (int k = 0; k < c * p->oh; k++, y += p->ow, dy += p->ow) {
-        const size_t row = (size_t)(k / p->oh) * plane + 2 * (size_t)(k % p->oh) * w;
-        for (int ow = 0; ow < p->ow; ow += CNN__V) {
-            const int r = p->ow - ow < CNN__V ? p->ow - ow : CNN__V;
-            const size_t at = row + 2 * (size_t)ow;
-            CNN__VEC rest = CNN__LOAD_UP_TO(dy + ow, r), even = rest * CNN__SET1(0.25f), odd = even;
-            const CNN__VEC top = max ? CNN__LOAD_UP_TO(y + ow, r) : rest;
-            for (int i = 0; i < 2; i++) {
-                const size_t o = at + (size_t)i * w;
-                if (max) {
-                    const int most = 2 * r < CNN__V ? 2 * r : CNN__V;
-                    const CNN__VEC u = CNN__LOAD_UP_TO(x + o, most);
-                    const CNN__VEC v = 2 * r > CNN__V ? CNN__LOAD_UP_TO(x + o + CNN__V, 2 * r - CNN__V) : u;
-                    CNN__VEC kept = CNN__IF_ABOVE(top, CNN__EVEN(u, v), rest);
-                    even = rest - kept;
-                    rest = CNN__IF_ABOVE(top, CNN__ODD(u, v), kept);
-                    odd = kept - rest;
+    const size_t w = (size_t)p->w;
+    const int r = p->ow < CNN__V ? p->ow : CNN__V, most = 2 * r < CNN__V ? 2 * r : CNN__V;
+    size_t row = 0;
+    for (; c > 0; c--, row += (size_t)(p->h - 2 * p->oh) * w)
+        for (int oh = 0; oh < p->oh; oh++, row += 2 * w, y += p->ow, dy += p->ow)
+            for (int next = 0; next < p->ow; next += CNN__V) {
+                /* the last vector whole if it can be */
+                const int ow = next + CNN__V > p->ow && p->ow > CNN__V ? p->ow - CNN__V : next;
+                const size_t at = row + 2 * (size_t)ow;
+                CNN__VEC rest = CNN__LOAD_UP_TO(dy + ow, r), even = rest * CNN__SET1(0.25f), odd = even;
+                const CNN__VEC top = max ? CNN__LOAD_UP_TO(y + ow, r) : rest;
+                for (int i = 0; i < 2; i++) {
+                    const size_t o = at + (size_t)i * w;
+                    if (max) {
+                        const CNN__VEC u = CNN__LOAD_UP_TO(x + o, most);
+                        const CNN__VEC v =
+                            2 * r > CNN__V ? CNN__LOAD_UP_TO(x + o + CNN__V, 2 * r - CNN__V) : u;
+                        CNN__VEC kept = CNN__IF_ABOVE(top, CNN__EVEN(u, v), rest);
+                        even = rest - kept;
+                        rest = CNN__IF_ABOVE(top, CNN__ODD(u, v), kept);
+                        odd = kept - rest;
+                    }
+                    CNN__FN(cnn__spread)(dx + o, r, even, odd);
                 }
-                CNN__FN(cnn__spread)(dx + o, r, even, odd);
             }
-        }
-    }
 }
 
 /* indices, or NULL: of planes. */
@@ -5965,7 +5997,7 @@ static void cnn__maxpool_task(void *context, int task, int thread) {
                       a->indices ? a->indices + out : NULL, 1, 1);
 }
 
-static void cnn__maxpool_backward_task(void *context, int task, int thread) {
+CNN__LOOPS static void cnn__maxpool_backward_task(void *context, int task, int thread) {
     const cnn__pool_call *a = (const cnn__pool_call *)context;
     const size_t in = (size_t)a->p->h * (size_t)a->p->w, out = (size_t)a->p->oh * (size_t)a->p->ow;
     float *dx = a->y + (size_t)task * in;
@@ -6049,6 +6081,24 @@ CNN_API cnn_status cnn_maxpool2d_forward(const cnn_tensor *x, const cnn_pool2d_o
     return cnn__ops()->maxpool2d_forward(where, &p, x, y, indices);
 }
 
+/* The first of n indices that is none of a plane of so many elements, nor -1; n if there is none. Eight at a
+   time: below -1 or beyond the plane, one of two differences has the sign bit. */
+CNN__LOOPS static size_t cnn__first_outside(const int *indices, size_t n, size_t plane) {
+    const unsigned last = (unsigned)(plane < INT_MAX ? plane : INT_MAX) - 1u;
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        unsigned signs = 0;
+        CNN__UNROLL
+        for (int j = 0; j < 8; j++)
+            signs |= ((unsigned)indices[i + (size_t)j] + 1u) | (last - (unsigned)indices[i + (size_t)j]);
+        if (signs >> 31)
+            break;
+    }
+    while (i < n && indices[i] >= -1 && indices[i] <= (int)last)
+        i++;
+    return i;
+}
+
 CNN_API cnn_status cnn_maxpool2d_backward(const cnn_tensor *dy, const int *indices, cnn_tensor *dx) {
     static const char *const where = "cnn_maxpool2d_backward";
     CNN__TRY(cnn__check(where, "dy", dy));
@@ -6061,10 +6111,10 @@ CNN_API cnn_status cnn_maxpool2d_backward(const cnn_tensor *dy, const int *indic
     const size_t n = cnn__size(dy), plane = (size_t)dx->h * (size_t)dx->w;
     if (cnn__overlap(indices, n * sizeof(int), dx->data, cnn__size(dx) * sizeof(float)))
         return cnn__fail(CNN_ERR_ARGUMENT, "%s: dx overlaps indices", where);
-    for (size_t i = 0; i < n; i++)
-        if (indices[i] < -1 || (indices[i] >= 0 && (size_t)indices[i] >= plane))
-            return cnn__fail(CNN_ERR_ARGUMENT, "%s: indices[%zu] is %d, dx has planes of %dx%d", where, i,
-                             indices[i], dx->h, dx->w);
+    const size_t bad = cnn__first_outside(indices, n, plane);
+    if (bad < n)
+        return cnn__fail(CNN_ERR_ARGUMENT, "%s: indices[%zu] is %d, dx has planes of %dx%d", where, bad,
+                         indices[bad], dx->h, dx->w);
     return cnn__ops()->maxpool2d_backward(where, dy, indices, dx);
 }
 
