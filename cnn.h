@@ -681,26 +681,51 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #endif
 #endif
 
+/* Sums must not depend on the tile that takes them, but tuned for some processors (-march=native) GCC makes a
+   product and a sum one instruction in some loops and not in others. Kernels say where they want that. */
+#if defined(__x86_64__) || defined(__i386__)
+#define CNN__NO_CONTRACTION _Pragma("GCC optimize(\"fp-contract=off\")")
+#else
+#define CNN__NO_CONTRACTION
+#endif
+
 /* GCC compiles all of this in little more than half the time so. Between BRIEFLY and END lies what drives the
    kernels: -Og will do, but for loops over memory, marked LOOPS. Between KERNELS and END, the kernels: -O2 but
    for passes that take time over unrolled loops and leave them as they are (GCC 11 and 12;
    tests/bench/NOTES.md). */
-#if CNN__GNU && !defined(__clang__) && !defined(__CUDACC__) && defined(__OPTIMIZE__) &&                      \
-    !defined(__OPTIMIZE_SIZE__)
-#define CNN__OPTIMIZE_BRIEFLY _Pragma("GCC push_options") _Pragma("GCC optimize(\"Og\")")
-#define CNN__LOOPS                                                                                           \
-    __attribute__((optimize("O1", "strict-aliasing", "expensive-optimizations", "store-merging")))
-#define CNN__OPTIMIZE_KERNELS                                                                                \
-    _Pragma("GCC push_options")                                                                              \
-        _Pragma("GCC optimize(\"no-schedule-insns2\", \"no-peephole2\", \"no-tree-vectorize\")")             \
-            _Pragma("GCC optimize(\"no-rerun-cse-after-loop\", \"no-cse-follow-jumps\", \"no-tree-dse\")")   \
-                _Pragma("GCC optimize(\"no-tree-bit-ccp\", \"no-tree-copy-prop\", \"no-tree-pre\")")
-#define CNN__OPTIMIZE_END _Pragma("GCC pop_options")
-#else
+#if !CNN__GNU || defined(__clang__) || defined(__CUDACC__) || !defined(__OPTIMIZE__)
 #define CNN__OPTIMIZE_BRIEFLY
-#define CNN__LOOPS
 #define CNN__OPTIMIZE_KERNELS
 #define CNN__OPTIMIZE_END
+#define CNN__LOOPS
+#elif defined(__OPTIMIZE_SIZE__)
+#define CNN__OPTIMIZE_BRIEFLY _Pragma("GCC push_options")
+#define CNN__OPTIMIZE_KERNELS _Pragma("GCC push_options") CNN__NO_CONTRACTION
+#define CNN__OPTIMIZE_END     _Pragma("GCC pop_options")
+#define CNN__LOOPS
+#else
+#define CNN__OPTIMIZE_BRIEFLY _Pragma("GCC push_options") _Pragma("GCC optimize(\"Og\")")
+#define CNN__OPTIMIZE_KERNELS                                                                                \
+    _Pragma("GCC push_options") CNN__NO_CONTRACTION _Pragma(                                                 \
+        "GCC optimize(\"no-schedule-insns2\", \"no-peephole2\", \"no-tree-vectorize\")")                     \
+        _Pragma("GCC optimize(\"no-rerun-cse-after-loop\", \"no-cse-follow-jumps\", \"no-tree-dse\")")       \
+            _Pragma("GCC optimize(\"no-tree-bit-ccp\", \"no-tree-copy-prop\", \"no-tree-pre\")")
+#define CNN__OPTIMIZE_END _Pragma("GCC pop_options")
+#define CNN__LOOPS                                                                                           \
+    __attribute__((optimize("O1", "strict-aliasing", "expensive-optimizations", "store-merging")))
+#endif
+
+/* -ffast-math and what it consists of would fold exp's rounding to an integer away, forget NaN, and let sums
+   depend on the tile that takes them: off within this header. */
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) ||               \
+    (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) || defined(_M_FP_FAST)
+#define CNN__FAST_MATH 1
+#if defined(__clang__) || defined(_MSC_VER)
+#pragma float_control(precise, on, push)
+#elif CNN__GNU && !defined(__CUDACC__)
+#pragma GCC push_options
+#pragma GCC optimize("no-fast-math")
+#endif
 #endif
 
 #if CNN__GNU && !defined(CNN_NO_SIMD)
@@ -13137,6 +13162,15 @@ CNN_API const char *cnn_device_name(void) {
 CNN_API cnn_status cnn_device_tf32(int on) {
     return cnn__cuda_tf32("cnn_device_tf32", on);
 }
+
+#ifdef CNN__FAST_MATH
+#undef CNN__FAST_MATH
+#if defined(__clang__) || defined(_MSC_VER)
+#pragma float_control(pop)
+#elif CNN__GNU && !defined(__CUDACC__)
+#pragma GCC pop_options
+#endif
+#endif
 #endif /* CNN_IMPLEMENTATION, second part */
 
 /*

@@ -60,13 +60,13 @@ def build_once(command):
     return step
 
 
-def variant_groups(sources, variant, flags, compiler=CC):
+def variant_groups(sources, variant, flags, compiler=CC, library_flags=()):
     """C test programs in one variant: the library compiled once, by the first to need it, then each program."""
     folder = os.path.join(BUILD, "tests", variant.replace(" ", "_") or "plain")
     os.makedirs(folder, exist_ok=True)
     library = os.path.join(folder, "library.o")
     compile_it = [*shlex.split(compiler), "-std=c99", *WARNINGS, *flags, "-I."]
-    build_library = build_once([*compile_it, "-c", "tests/library.c", "-o", library])
+    build_library = build_once([*compile_it, *library_flags, "-c", "tests/library.c", "-o", library])
 
     def group(source):
         name = os.path.splitext(os.path.basename(source))[0]
@@ -86,11 +86,21 @@ def probe(compiler, flags, text="int main(void) { return 0; }\n"):
     return not subprocess.run(build, capture_output=True).returncode and not subprocess.run([path]).returncode
 
 
-def sanitizer_compiler():
-    """CC, or gcc where CC is Clang, which takes minutes to instrument the unrolled kernels; None: cannot."""
+def is_clang():
     version = subprocess.run([*shlex.split(CC), "--version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                              text=True)
-    compiler = shutil.which("gcc") if "clang" in version.stdout else CC
+    return "clang" in version.stdout
+
+
+def fast_math():
+    """Flags that must change nothing in the library: cnn.h turns them off. (Clang's it cannot, wholly.)"""
+    flags = ["-ffast-math", "-march=native"]
+    return flags if not is_clang() and probe(CC, flags) else []
+
+
+def sanitizer_compiler():
+    """CC, or gcc where CC is Clang, which takes minutes to instrument the unrolled kernels; None: cannot."""
+    compiler = shutil.which("gcc") if is_clang() else CC
     return compiler if compiler and probe(compiler, SANITIZE) else None
 
 
@@ -116,10 +126,11 @@ def groups():
     scripts = [s for s in scripts if "cuda_build" not in s or "cuda_build" in sys.argv[1:]]
     result = [(os.path.basename(s)[5:-3], [[sys.executable, s, "-v"]]) for s in scripts]
     result += variant_groups(sources, "", CFLAGS + OPENMP)
+    fast = fast_math()
     if OPENMP:
-        result += variant_groups([s for s in sources if "network" in s], "no openmp", CFLAGS)
+        result += variant_groups([s for s in sources if "network" in s], "no openmp", CFLAGS, CC, fast)
     result += variant_groups([s for s in sources if "operators" in s or "network" in s], "no simd",
-                             CFLAGS + ["-DCNN_NO_SIMD"])
+                             CFLAGS + OPENMP + ["-DCNN_NO_SIMD"], CC, fast)
     kernels = [s for s in sources if any(word in s for word in ("cases", "golden", "network", "operators"))]
     if probe(CC, [], LACKS_AVX512):
         result += variant_groups(kernels, "avx512 shim", ["-O1"] + AVX512_SHIM)
