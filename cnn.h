@@ -728,7 +728,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #endif
 #endif
 
-#if CNN__GNU && !defined(CNN_NO_SIMD)
+#if CNN__GNU && !defined(CNN_NO_SIMD) && !(defined(__i386__) && !defined(__SSE2__))
 #define CNN__VECTORS 1
 #else
 #define CNN__VECTORS 0
@@ -1287,6 +1287,7 @@ typedef struct cnn__kernels {
      MAX(a, b) MIN(a, b)           b where either is NaN;  MAX_NAN(a, b): NaN where either is
      IF_ABOVE(a, b, v)             v where a > b or either is NaN, else 0
      SCALE(v, t)                   v times 2^i, i being the low bits of t's representation
+     ROUNDED(v)                    v as a float, where the processor may hold more; elsewhere undefined
      RECIPROCAL(v)                 1/v for 1 <= v < 2^127, to 1 ulp
      LOAD_BYTES(p)                 V bytes as floats
      EVEN(a, b) ODD(a, b)          the even or odd lanes of a, then those of b
@@ -1325,6 +1326,9 @@ CNN__OPTIMIZE_KERNELS
 #define CNN__JOIN(a, b)  CNN__JOIN_(a, b)
 #define CNN__FN(name)    CNN__JOIN(name, CNN__INSTANCE)
 
+#ifndef CNN__ROUNDED
+#define CNN__ROUNDED(v) (v)
+#endif
 #ifndef CNN__ADD_PRODUCT
 #define CNN__ADD_PRODUCT(sum, a, b) ((sum) = CNN__FMA(a, b, sum))
 #endif
@@ -1396,7 +1400,7 @@ CNN__MAYBE CNN__OUTLINE static CNN__VEC CNN__FN(cnn__maxima)(CNN__VEC *v) {
 CNN__INLINE CNN__VEC CNN__FN(cnn__exp)(CNN__VEC x, const float sign) {
     x = CNN__MIN(CNN__SET1(sign > 0 ? 88.3f : 87.3f), CNN__MAX(CNN__SET1(sign > 0 ? -87.3f : -88.3f), x));
     const CNN__VEC magic = CNN__SET1(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
-    const CNN__VEC t = CNN__FMA(x, CNN__SET1(sign * 1.44269504f), magic);
+    const CNN__VEC t = CNN__ROUNDED(CNN__FMA(x, CNN__SET1(sign * 1.44269504f), magic));
     const CNN__VEC i = t - magic;
     CNN__VEC r = CNN__FMA(i, CNN__SET1(sign * -0.693359375f), x); /* sign*r */
     r = CNN__FMA(i, CNN__SET1(sign * 2.12194440e-4f), r);
@@ -2969,6 +2973,7 @@ CNN__OPTIMIZE_END
 #undef CNN__IF_ABOVE
 #undef CNN__SCALE
 #undef CNN__RECIPROCAL
+#undef CNN__ROUNDED
 #undef CNN__LOAD_BYTES
 #undef CNN__EVEN
 #undef CNN__HALVES
@@ -3149,6 +3154,13 @@ CNN__INLINE float cnn__scale1(float v, float t) {
     memcpy(&v, &a, sizeof v);
     return v;
 }
+#if FLT_EVAL_METHOD != 0
+CNN__INLINE float cnn__rounded1(float v) {
+    volatile float rounded = v;
+    return rounded;
+}
+#define CNN__ROUNDED(v) cnn__rounded1(v)
+#endif
 #define CNN__INSTANCE          scalar
 #define CNN__LEAN              1
 #define CNN__NAME              "scalar"

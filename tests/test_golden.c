@@ -182,8 +182,8 @@ static void test_weighted(const item *start, const cnn_conv2d_options *conv) {
 
 static void test_conv2d(const item *start) {
     const int *o = find(start, "options")->ints;
-    cnn_conv2d_options options = {o[0], o[1], o[2], o[3], o[4],
-                                  o[5], o[6], o[7], o[8], (cnn_padding_mode)o[9], 0};
+    cnn_conv2d_options options = {
+        o[0], o[1], o[2], o[3], o[4], o[5], o[6], o[7], o[8], (cnn_padding_mode)o[9], 0};
     test_weighted(start, &options);
 }
 

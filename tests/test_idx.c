@@ -394,8 +394,10 @@ static void test_batch_values(void) {
     memset(values, 0, sizeof values);
     x.n = 3;
     CHECK(!cnn_dataset_batch(&data, NULL, &x, NULL), "%s", cnn_last_error());
-    for (int i = 0; i < 256; i++)
-        CHECK(values[i] == (i < 12 ? (float)i / 255.0f : 0), "value %d of the first three", i);
+    for (int i = 0; i < 256; i++) {
+        const float want = i < 12 ? (float)i / 255.0f : 0;
+        CHECK(values[i] == want, "value %d of the first three", i);
+    }
 }
 
 /* Floats are handed on as they are; an example may appear twice. */
