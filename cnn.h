@@ -219,7 +219,8 @@ typedef struct cnn_conv2d_options {
    groups = C is the depthwise convolution. 3x3 kernels with stride and dilation 1, padding up to 1 and 24
    channels or more on both sides go by Winograd's minimal filtering unless no_winograd is set: two to three
    times as fast. Errors are then up to 8 * 2^-23 of the sum of |weight * x| (4.4 seen; directly 2.9), for dw,
-   from 12x12 outputs on, of |dy * x|; and an x that is not finite spoils its 4x4 outputs. */
+   from 12x12 outputs on, of |dy * x|; and an x that is not finite spoils its 4x4 outputs. Networks do so forward
+   and for dx, 16 examples at a time, from 16 channels up to 12,500 pairs of them, without groups. */
 CNN_API cnn_status cnn_conv2d_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
                                       const cnn_conv2d_options *options, cnn_tensor *y);
 CNN_API cnn_status cnn_conv2d_backward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *dy,
@@ -345,6 +346,7 @@ typedef struct cnn_layer {
     int groups;                                   /* conv2d: 0 is 1 */
     cnn_padding_mode padding_mode;                /* conv2d */
     int no_bias;                                  /* conv2d, linear */
+    int no_winograd;                              /* conv2d: see cnn_conv2d_forward */
     int ceil_mode;                                /* pools */
     int exclude_padding;                          /* average pooling */
     float p;                                      /* dropout: 0 is 0.5 */
@@ -1240,6 +1242,8 @@ typedef struct cnn__kernels {
                        size_t pitch);
     void (*wino_weight)(const float *g, int n, int steps, int flip, float *to, size_t pitch);
     void (*wino_output)(const float *m, size_t pitch, int n, float bias, float *to, size_t to_pitch);
+    void (*wino_cells)(const float *m, size_t pitch, float bias, int rows, int columns, float *to,
+                       size_t to_pitch);
     void (*wino_phases)(const float *row, int n, float *to, size_t phase);
     void (*wino_gradient)(const float *dy, const ptrdiff_t *row, const ptrdiff_t *column, int n, float *to,
                           size_t pitch);
@@ -2126,6 +2130,30 @@ CNN__INLINE void CNN__FN(cnn__wino_output1)(const CNN__VEC *m, const int s, CNN_
     t[3] = CNN__FMA(CNN__SET1(0.35355339f), b, CNN__FMA(CNN__SET1(2.82842712f), e, m[5 * s]));
 }
 
+/* V examples of one tile from m[(a*6 + b)*pitch]; the rows and columns of it that count, at most 4, to
+   to[a*to_pitch + b*CNN__LANES]. */
+static void CNN__FN(cnn__wino_cells)(const float *m, size_t pitch, float bias, int rows, int columns,
+                                     float *to, size_t to_pitch) {
+    CNN__VEC t[24];
+    const CNN__VEC add = CNN__SET1(bias);
+    CNN__UNROLL
+    for (int b = 0; b < 6; b++) {
+        CNN__VEC d[6];
+        CNN__UNROLL
+        for (int a = 0; a < 6; a++)
+            d[a] = CNN__LOAD(m + (size_t)(a * 6 + b) * pitch);
+        CNN__FN(cnn__wino_output1)(d, 1, t + b * 4);
+    }
+    for (int a = 0; a < rows; a++, to += to_pitch) {
+        CNN__VEC d[4];
+        CNN__FN(cnn__wino_output1)(t + a, 4, d);
+        CNN__UNROLL
+        for (int b = 0; b < 4; b++)
+            if (b < columns)
+                CNN__STORE(to + b * CNN__LANES, d[b] + add);
+    }
+}
+
 /* V tiles from m[(a*6 + b)*pitch], of which n count; their rows a side by side to to[a*to_pitch + 4*tile + b]. */
 static void CNN__FN(cnn__wino_output)(const float *m, size_t pitch, int n, float bias, float *to,
                                       size_t to_pitch) {
@@ -2918,6 +2946,7 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
                                                    CNN__UNLESS_LEAN(cnn__wino_input),
                                                    CNN__UNLESS_LEAN(cnn__wino_weight),
                                                    CNN__UNLESS_LEAN(cnn__wino_output),
+                                                   CNN__UNLESS_LEAN(cnn__wino_cells),
                                                    CNN__UNLESS_LEAN(cnn__wino_phases),
                                                    CNN__UNLESS_LEAN(cnn__wino_gradient),
                                                    CNN__UNLESS_LEAN(cnn__wino_kernel),
@@ -5587,6 +5616,127 @@ static cnn_status cnn__wino_dw_run(const char *where, const cnn__conv_call *c) {
     return CNN_OK;
 }
 
+/* Winograd of a block of a network: the examples of a cell are the lanes, so that nothing is interleaved, and
+   only tiles that reach over the edge are copied. Forward, or dx from dy. */
+typedef struct cnn__cells {
+    const cnn__kernels *k;
+    int steps, rows, h, w, oh, ow, pt, pl; /* input and output channels, their sizes, the padding */
+    int run;                               /* tiles at a time, side by side */
+    const int *tap;                        /* step k of V: k*run cells */
+    const float *u, *bias;                 /* transformed weights; bias may be NULL */
+    size_t u_pitch;                        /* from one of their 36 elements to the next */
+    float *scratch;                        /* a tile, V, M */
+} cnn__cells;
+
+/* As many tiles as leave V and M in the second-level cache. */
+static int cnn__cells_run(const cnn__conv *v) {
+    return cnn__clamp(2 * CNN__CACHE_FLOATS / (36 * CNN__LANES * (v->c + v->o)), 1, 4);
+}
+
+static size_t cnn__cells_u_pitch(const cnn__conv *v) {
+    return (size_t)v->c * (size_t)v->o + 16;
+}
+
+/* Of scratch memory. */
+static size_t cnn__cells_floats(const cnn__conv *v) {
+    return 36 * CNN__LANES * (1 + (size_t)(v->c + v->o) * (size_t)cnn__cells_run(v) + 2);
+}
+
+/* V of n tiles from (i, j) on. */
+static void cnn__cells_inputs(const cnn__cells *a, const float *x, int i, int j, int n, float *edge, float *v,
+                              size_t v_pitch) {
+    const ptrdiff_t line = (ptrdiff_t)a->w * CNN__LANES;
+    const int top = 4 * i - a->pt, a0 = cnn__max(0, -top), a1 = cnn__min(6, a->h - top);
+    ptrdiff_t row[6], edge_row[6], column[6];
+    for (int b = 0; b < 6; b++) {
+        row[b] = b * line;
+        edge_row[b] = b * 6 * CNN__LANES;
+        column[b] = b * CNN__LANES;
+    }
+    for (int t = 0; t < n; t++) {
+        const int left = 4 * (j + t) - a->pl, b0 = cnn__max(0, -left), b1 = cnn__min(6, a->w - left);
+        const int whole = a0 == 0 && a1 == 6 && b0 == 0 && b1 == 6;
+        if (!whole)
+            memset(edge, 0, 36 * CNN__LANES * sizeof(float));
+        for (int c = 0; c < a->steps; c++) {
+            const ptrdiff_t at = ((ptrdiff_t)c * a->h + top) * line + left * CNN__LANES;
+            for (int r = a0; !whole && r < a1; r++)
+                a->k->copy(x + (at + r * line + b0 * CNN__LANES), 0, edge + (6 * r + b0) * CNN__LANES, 0,
+                           (size_t)(b1 - b0) * CNN__LANES, 1);
+            for (int lane = 0; lane < CNN__LANES; lane += a->k->lanes)
+                a->k->wino_input((whole ? x + at : edge) + lane, whole ? row : edge_row, column, a->k->lanes,
+                                 v + ((size_t)c * (size_t)a->run + (size_t)t) * CNN__LANES + lane, v_pitch);
+        }
+    }
+}
+
+/* y's tiles from (i, j) on, of n. */
+static void cnn__cells_outputs(const cnn__cells *a, const float *m, size_t m_pitch, int i, int j, int n,
+                               float *y) {
+    const size_t line = (size_t)a->ow * CNN__LANES;
+    const int rows = cnn__min(4, a->oh - 4 * i);
+    for (int r = 0; r < a->rows; r++) {
+        const float *from = m + (size_t)r * (size_t)a->run * CNN__LANES;
+        float *to = y + ((size_t)r * (size_t)a->oh + 4 * (size_t)i) * line + 4 * (size_t)j * CNN__LANES;
+        for (int t = 0; t < n; t++)
+            for (int lane = 0; lane < CNN__LANES; lane += a->k->lanes)
+                a->k->wino_cells(from + t * CNN__LANES + lane, m_pitch, a->bias ? a->bias[r] : 0.0f, rows,
+                                 cnn__min(4, a->ow - 4 * (j + t)), to + 4 * t * CNN__LANES + lane, line);
+    }
+}
+
+/* Rows i0..i1-1 of the output, i0 a multiple of 4. */
+static void cnn__cells_forward(const cnn__cells *a, const float *x, int i0, int i1, float *y) {
+    const size_t n = (size_t)a->run * CNN__LANES;
+    const size_t v_pitch = (size_t)a->steps * n + CNN__LANES, m_pitch = (size_t)a->rows * n + CNN__LANES;
+    float *edge = a->scratch, *v = edge + 36 * CNN__LANES, *m = v + 36 * v_pitch;
+    const int across = cnn__ceil_div(a->ow, 4);
+    cnn__product p;
+    memset(&p, 0, sizeof p);
+    p.rows = a->rows;
+    p.steps = a->steps;
+    p.tap = a->tap;
+    p.panel = a->steps;
+    p.ym = (ptrdiff_t)n;
+    p.slack = 1;
+    for (int i = i0 / 4; 4 * i < i1; i++)
+        for (int j = 0; j < across; j += a->run) {
+            const int tiles = cnn__min(a->run, across - j);
+            cnn__cells_inputs(a, x, i, j, tiles, edge, v, v_pitch);
+            p.n = (size_t)tiles * CNN__LANES;
+            for (int e = 0; e < 36; e++) {
+                p.x = v + (size_t)e * v_pitch;
+                p.w = a->u + (size_t)e * a->u_pitch;
+                p.y = m + (size_t)e * m_pitch;
+                cnn__product_run(a->k, &p);
+            }
+            cnn__cells_outputs(a, m, m_pitch, i, j, tiles, y);
+        }
+}
+
+/* U, every `of`-th panel from the first-th on; packed has the floats of the weight. */
+static void cnn__cells_weights(const cnn__kernels *k, const cnn__conv *v, const float *weight, int back,
+                               int first, int of, float *packed, float *u) {
+    cnn__wino w;
+    cnn__wino_call a;
+    memset(&w, 0, sizeof w);
+    memset(&a, 0, sizeof a);
+    a.w = &w;
+    a.k = k;
+    w.rows = back ? v->c : v->o;
+    w.steps = back ? v->o : v->c;
+    w.flip = back;
+    w.rs = back ? 9 : (size_t)v->steps;
+    w.ks = back ? (size_t)v->steps : 9;
+    w.u_pitch = cnn__cells_u_pitch(v);
+    for (int m = 0, i = 0, mr = 0; m < w.rows; m += mr, i++) {
+        mr = cnn__panel_rows(k->panel, w.rows - m);
+        const size_t at = (size_t)m * (size_t)w.steps;
+        if (i % of == first)
+            cnn__wino_weights(&a, weight, m, m + mr, packed + 9 * at, u + at);
+    }
+}
+
 /* Cuts dx and dw, and says how much scratch memory a thread needs for each. */
 static size_t cnn__conv_dx_floats(cnn__conv_call *a, int threads) {
     cnn__conv *v = a->v;
@@ -5694,7 +5844,7 @@ CNN_API cnn_status cnn_conv2d_shape(const cnn_tensor *x, const cnn_tensor *weigh
     return CNN_OK;
 }
 
-/* The choice among the ways to do a planar convolution. Winograd for 3x3 kernels with so many channels that
+/* The choice among the ways to do a convolution. Winograd for 3x3 kernels with so many channels that
    the transforms are little beside the products, and with at most one row or column of padding: an output
    that sees little but padding would get the rounding errors of its whole tile. So would a gradient that is a
    sum over few tiles, of which many reach over the edge: dw wants images of 12x12. */
@@ -5702,8 +5852,9 @@ enum { CNN__Y, CNN__DX, CNN__DW };
 
 static int cnn__conv_winograd(const cnn__conv *v, int what) {
     const int bottom = v->hp - v->h - v->pt, right = v->wp - v->w - v->pl, least = what == CNN__DW ? 12 : 6;
+    const int channels = v->cell > 1 ? 16 : 24;
     if (!cnn__k()->wino_input || v->kh != 3 || v->kw != 3 || v->sh > 1 || v->sw > 1 || v->dh > 1 ||
-        v->dw > 1 || v->c < 24 || v->o < 24 || v->oh < least || v->ow < least ||
+        v->dw > 1 || v->c < channels || v->o < channels || v->oh < least || v->ow < least ||
         (int64_t)v->oh * v->ow > INT_MAX / 64 || v->no_winograd)
         return 0;
     if (what != CNN__Y && v->mode != CNN_PAD_ZEROS)
@@ -5711,6 +5862,12 @@ static int cnn__conv_winograd(const cnn__conv *v, int what) {
     if (what == CNN__DX) /* a convolution of dy with padding 2 less this */
         return v->pt == 1 && v->pl == 1 && bottom == 1 && right == 1;
     return v->pt < 2 && v->pl < 2 && bottom < 2 && right < 2;
+}
+
+/* That of a network's blocks: where U stays in the second-level cache. */
+static int cnn__conv_cells(const cnn__conv *v, int what) {
+    return v->cell > 1 && v->groups == 1 && v->mode == CNN_PAD_ZEROS &&
+           (int64_t)36 * v->c * v->o <= CNN__WINO_WEIGHTS && cnn__conv_winograd(v, what);
 }
 
 /* Depthwise: see there. dx only where it is a convolution of dy with stride 1, then of any number of planes. */
@@ -6875,6 +7032,7 @@ CNN__COLD static cnn_status cnn__check_fields(const char *where, const cnn_layer
                   {"groups", l->groups, CNN__HAS_CONV},
                   {"padding_mode", (int)l->padding_mode, CNN__HAS_CONV},
                   {"no_bias", l->no_bias, CNN__HAS_BIAS},
+                  {"no_winograd", l->no_winograd, CNN__HAS_CONV},
                   {"ceil_mode", l->ceil_mode, CNN__HAS_CEIL},
                   {"exclude_padding", l->exclude_padding, CNN__HAS_EXCLUDE},
                   {"p", l->p != 0, CNN__HAS_P}};
@@ -6904,6 +7062,7 @@ static cnn_conv2d_options cnn__layer_conv(const cnn_layer *l) {
     o.dilation_w = cnn__or(l->dilation_w, l->dilation);
     o.groups = l->groups;
     o.padding_mode = l->padding_mode;
+    o.no_winograd = l->no_winograd;
     return o;
 }
 
@@ -7308,7 +7467,9 @@ typedef struct cnn__plan {  /* of one layer */
     int *tap, *back, *single_back; /* linear */
     float *panels, *back_panels;   /* the weights as the kernels want them, packed anew in each pass */
     float *single_panels;          /* those of single examples with outputs as lanes */
-    size_t slot;                   /* the gradient's place in a slot, in floats */
+    float *u, *back_u, *u_packed; /* a block by Winograd: the weights transformed; for dx; scratch. Or NULL */
+    int *cells;                   /* its taps */
+    size_t slot;                  /* the gradient's place in a slot, in floats */
     float *x_rows, *dy_rows;
     int x_pitch, dy_pitch;
     int activation, pooling; /* of a convolution: the layers that go with it strip by strip, 0 for none */
@@ -7414,13 +7575,36 @@ CNN__COLD static void cnn__plan_strips(const cnn_workspace *ws, const cnn_net *n
          net->layers[next].kind == CNN_RELU))
         p->activation = next++;
     /* Two places in turn: a pool's output would overwrite the image that is being read. */
-    const int safe = ws->mode != CNN_INFERENCE || !p->conv.direct;
+    const int safe = ws->mode != CNN_INFERENCE || !(p->conv.direct || p->u);
     if (safe && next < net->count && plan[next].pool.tiled && plan[next].pool.kh <= CNN__STRIP_ROWS) {
         p->pooling = next;
         p->strip = plan[next].pool.kh;
     }
     p->lanes = ws->mode != CNN_INFERENCE && (p->activation || p->pooling) &&
                p->conv.o * p->conv.steps <= CNN__STRIP_WEIGHTS;
+    if (p->u) /* whole rows of tiles, too */
+        p->strip = p->strip == 3 ? 12 : 4;
+}
+
+/* Memory for a block's Winograd, where it goes by that; the scratch memory of a thread, in floats. */
+CNN__COLD static size_t cnn__carve_cells(cnn__plan *p, int training, cnn__arena *arena) {
+    const cnn__conv *v = &p->conv;
+    const int forward = cnn__conv_cells(v, CNN__Y), back = training && cnn__conv_cells(v, CNN__DX);
+    const int most = cnn__max(v->c, v->o);
+    p->u = p->back_u = p->u_packed = NULL;
+    p->cells = NULL;
+    if (!forward && !back)
+        return 0;
+    if (forward)
+        p->u = cnn__take_floats(arena, 36 * cnn__cells_u_pitch(v));
+    if (back) {
+        p->back_u = cnn__take_floats(arena, 36 * cnn__cells_u_pitch(v));
+        p->u_packed = cnn__take_floats(arena, (size_t)v->o * (size_t)v->steps);
+    }
+    p->cells = (int *)cnn__take(arena, (size_t)most, sizeof(int));
+    for (int k = 0; arena->base && k < most; k++)
+        p->cells[k] = k * cnn__cells_run(v) * CNN__LANES;
+    return cnn__cells_floats(v);
 }
 
 /* Lays out everything behind the struct; with base NULL it only counts. */
@@ -7452,10 +7636,12 @@ CNN__COLD static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net
                 cnn__conv_back_taps(&p->single, arena);
                 p->back_panels = cnn__take_floats(arena, info->weights);
             }
+            const size_t cells = cnn__carve_cells(p, training, arena);
             const size_t packed = p->conv.direct ? 0 : (size_t)p->conv.c * (size_t)p->conv.plane;
             const size_t single = cnn__add(cnn__lanes_packed(&p->single), cnn__single_floats(&p->single));
             ws->pack_floats = packed > ws->pack_floats ? packed : ws->pack_floats;
             ws->pack_floats = single > ws->pack_floats ? single : ws->pack_floats;
+            ws->pack_floats = cells > ws->pack_floats ? cells : ws->pack_floats;
             p->slot = slot_floats;
             slot_floats += info->weights + info->biases;
             pieces += (info->weights + info->biases + CNN__PIECE_SUM - 1) / CNN__PIECE_SUM;
@@ -7785,15 +7971,20 @@ enum { CNN__PREPARE = 4 };
 static void cnn__prepare_conv(const cnn__pass *e, const cnn__plan *p, const float *weight, int part) {
     const cnn__conv *v = &p->conv;
     const int lanes = cnn__outputs_as_lanes(&p->single), blocks = cnn__blocks(e->n);
+    const int singles = cnn__units(e->n) > blocks, winograd = blocks && e->k->wino_input;
     for (int g = 0; g < v->groups; g++) {
         const size_t at = (size_t)g * (size_t)v->o * (size_t)v->steps;
-        if (blocks || !lanes)
+        if ((blocks && !(winograd && p->u)) || (singles && !lanes))
             cnn__panels(e->k, weight + at, (size_t)v->steps, 1, v->o, v->steps, part, CNN__PREPARE,
                         p->panels + at);
-        if (part == g % CNN__PREPARE && e->back)
+        if (part == g % CNN__PREPARE && e->back && (singles || !(winograd && p->back_u)))
             cnn__conv_back_panels(v, e->k, weight + at, p->back_panels + at);
     }
-    const int panels = lanes && cnn__units(e->n) > blocks ? v->groups * cnn__ceil_div(v->o, CNN__LANES) : 0;
+    if (winograd && p->u)
+        cnn__cells_weights(e->k, v, weight, 0, part, CNN__PREPARE, p->panels, p->u);
+    if (winograd && p->back_u && e->back)
+        cnn__cells_weights(e->k, v, weight, 1, part, CNN__PREPARE, p->u_packed, p->back_u);
+    const int panels = lanes && singles ? v->groups * cnn__ceil_div(v->o, CNN__LANES) : 0;
     for (int i = part; i < panels; i += CNN__PREPARE)
         cnn__lanes_panel(&p->single, weight, 0, i, p->single_panels);
 }
@@ -7812,6 +8003,30 @@ static void cnn__prepare_task(void *context, int task, int thread) {
 
 static void cnn__prepare(const cnn__pass *e) {
     cnn__parallel(e->threads, e->net->count * CNN__PREPARE, cnn__prepare_task, (void *)(uintptr_t)e);
+}
+
+/* Whether a unit's convolution goes by Winograd, forward or dx, and how. */
+static int cnn__unit_cells(const cnn__pass *e, int layer, int back, float *scratch, cnn__cells *a) {
+    const cnn__plan *p = &e->ws->plan[layer];
+    const cnn__conv *v = &p->conv;
+    if (e->cell == 1 || !e->k->wino_input || !(back ? p->back_u : p->u))
+        return 0;
+    a->k = e->k;
+    a->steps = back ? v->o : v->c;
+    a->rows = back ? v->c : v->o;
+    a->h = back ? v->oh : v->h;
+    a->w = back ? v->ow : v->w;
+    a->oh = back ? v->h : v->oh;
+    a->ow = back ? v->w : v->ow;
+    a->pt = back ? 2 - v->pt : v->pt;
+    a->pl = back ? 2 - v->pl : v->pl;
+    a->run = cnn__cells_run(v);
+    a->tap = p->cells;
+    a->u = back ? p->back_u : p->u;
+    a->u_pitch = cnn__cells_u_pitch(v);
+    a->bias = back ? NULL : cnn__layer_bias(e, layer);
+    a->scratch = scratch;
+    return 1;
 }
 
 /* Lines i0 to i1 - 1 of a convolution's output, all channels of group g; y its first line. */
@@ -7839,6 +8054,11 @@ static void cnn__unit_conv_forward(const cnn__pass *e, int layer, int g, const f
 
 static void cnn__block_conv(const cnn__pass *e, int layer, const float *x, float *y, float *packed) {
     const cnn__conv *v = cnn__unit_conv(e, layer);
+    cnn__cells cells;
+    if (cnn__unit_cells(e, layer, 0, packed, &cells)) {
+        cnn__cells_forward(&cells, x, 0, v->oh, y);
+        return;
+    }
     for (int g = 0; g < v->groups; g++) {
         const float *image = x + (size_t)g * (size_t)v->c * (size_t)v->h * (size_t)v->w * (size_t)v->cell;
         if (!v->direct) {
@@ -7928,13 +8148,19 @@ static void cnn__block_conv_strips(const cnn__pass *e, int layer, const float *x
     const cnn__pool *pool = &e->ws->plan[p->pooling].pool;
     const cnn__unary_kernel activation = cnn__activation(e->k, e->net->layers[p->activation].kind);
     float *y = cnn__layer_act(e, layer, acts), *pooled = cnn__layer_act(e, p->pooling, acts);
-    x = cnn__block_packed(v, x, packed);
+    cnn__cells cells;
+    const int winograd = cnn__unit_cells(e, layer, 0, packed, &cells);
+    if (!winograd)
+        x = cnn__block_packed(v, x, packed);
     const int strip = cnn__strip_rows(e, layer);
     for (int row = 0; row < v->oh; row += strip) {
         const int rows = cnn__min(strip, v->oh - row);
         const int pools = p->pooling && row / pool->kh < pool->oh;
         const cnn__pool part = pools ? cnn__strip_pool(pool, rows) : *pool;
-        cnn__unit_conv_forward(e, layer, 0, x, packed, row, row + rows, y);
+        if (winograd)
+            cnn__cells_forward(&cells, x, row, row + rows, y);
+        else
+            cnn__unit_conv_forward(e, layer, 0, x, packed, row, row + rows, y);
         for (int m = 0; m < v->o; m++) {
             float *at = y + cnn__strip_at(v, m, row);
             if (p->activation)
@@ -8036,6 +8262,16 @@ static int cnn__strips_end(const cnn__pass *e, int lowest) {
     return e->dx || lowest >= e->net->count || !p->lanes ? -1 : p->pooling ? p->pooling : p->activation;
 }
 
+/* dx of a group. */
+static void cnn__block_dx(const cnn__conv *v, const cnn__kernels *k, const float *panels, const float *dy,
+                          float *packed, float *dx) {
+    float *to = v->direct ? dx : packed;
+    memset(to, 0, (size_t)v->c * (size_t)v->plane * sizeof(float));
+    cnn__conv_backward_x(v, k, panels, dy, to);
+    if (!v->direct)
+        cnn__unpack(v, k, packed, 0, v->c, 0, v->h, dx);
+}
+
 static void cnn__block_conv_backward(const cnn__pass *e, int layer, const float *x, const float *dy,
                                      float *dx, float *slot, float *packed) {
     const cnn__conv *v = cnn__unit_conv(e, layer);
@@ -8054,13 +8290,11 @@ static void cnn__block_conv_backward(const cnn__pass *e, int layer, const float 
             x_g = packed;
         }
         cnn__conv_backward_w(v, e->k, x_g, dy_g, dw + weights);
-        if (!dx)
-            continue;
-        float *to = v->direct ? dx_g : packed;
-        memset(to, 0, (size_t)v->c * (size_t)v->plane * sizeof(float));
-        cnn__conv_backward_x(v, e->k, panels + weights, dy_g, to);
-        if (!v->direct)
-            cnn__unpack(v, e->k, packed, 0, v->c, 0, v->h, dx_g);
+        cnn__cells cells;
+        if (dx && cnn__unit_cells(e, layer, 1, packed, &cells))
+            cnn__cells_forward(&cells, dy, 0, v->h, dx);
+        else if (dx)
+            cnn__block_dx(v, e->k, panels + weights, dy_g, packed, dx_g);
     }
 }
 

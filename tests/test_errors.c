@@ -828,17 +828,27 @@ enum {
     DILATED_KINDS = CONV_KIND | 1 << CNN_MAXPOOL2D
 };
 
-static const layer_field layer_fields[] = {
-    FIELD(out, DENSE_KINDS),          FIELD(kernel, WINDOW_KINDS),
-    FIELD(kernel_h, WINDOW_KINDS),    FIELD(kernel_w, WINDOW_KINDS),
-    FIELD(stride, WINDOW_KINDS),      FIELD(stride_h, WINDOW_KINDS),
-    FIELD(stride_w, WINDOW_KINDS),    FIELD(padding, WINDOW_KINDS),
-    FIELD(pad_top, WINDOW_KINDS),     FIELD(pad_bottom, WINDOW_KINDS),
-    FIELD(pad_left, WINDOW_KINDS),    FIELD(pad_right, WINDOW_KINDS),
-    FIELD(dilation, DILATED_KINDS),   FIELD(dilation_h, DILATED_KINDS),
-    FIELD(dilation_w, DILATED_KINDS), FIELD(groups, CONV_KIND),
-    FIELD(padding_mode, CONV_KIND),   FIELD(no_bias, DENSE_KINDS),
-    FIELD(ceil_mode, POOL_KINDS),     FIELD(exclude_padding, 1 << CNN_AVGPOOL2D)};
+static const layer_field layer_fields[] = {FIELD(out, DENSE_KINDS),
+                                           FIELD(kernel, WINDOW_KINDS),
+                                           FIELD(kernel_h, WINDOW_KINDS),
+                                           FIELD(kernel_w, WINDOW_KINDS),
+                                           FIELD(stride, WINDOW_KINDS),
+                                           FIELD(stride_h, WINDOW_KINDS),
+                                           FIELD(stride_w, WINDOW_KINDS),
+                                           FIELD(padding, WINDOW_KINDS),
+                                           FIELD(pad_top, WINDOW_KINDS),
+                                           FIELD(pad_bottom, WINDOW_KINDS),
+                                           FIELD(pad_left, WINDOW_KINDS),
+                                           FIELD(pad_right, WINDOW_KINDS),
+                                           FIELD(dilation, DILATED_KINDS),
+                                           FIELD(dilation_h, DILATED_KINDS),
+                                           FIELD(dilation_w, DILATED_KINDS),
+                                           FIELD(groups, CONV_KIND),
+                                           FIELD(padding_mode, CONV_KIND),
+                                           FIELD(no_bias, DENSE_KINDS),
+                                           FIELD(no_winograd, CONV_KIND),
+                                           FIELD(ceil_mode, POOL_KINDS),
+                                           FIELD(exclude_padding, 1 << CNN_AVGPOOL2D)};
 
 static const char *const kind_names[] = {"",        "conv2d",  "maxpool2d", "avgpool2d", "globalavgpool2d",
                                          "linear",  "sigmoid", "tanh",      "relu",      "softmax",

@@ -152,6 +152,23 @@ static void random_parameters(uint64_t *state, cnn_net *net) {
     }
 }
 
+/* The tables are there: creates the network, and draws the batch and what goes in. */
+static void finish_trial(uint64_t *state, trial *t, int batch) {
+    cnn_layer_info info[LAYERS_MAX];
+    GOOD(cnn_layers_infer(t->layers, t->count, t->c, t->h, t->w, info));
+    GOOD(cnn_net_create(&t->net, t->layers, t->count, t->c, t->h, t->w));
+    t->batch = batch;
+    t->out_c = info[t->count - 1].c;
+    t->out_h = info[t->count - 1].h;
+    t->out_w = info[t->count - 1].w;
+    t->features = (size_t)(t->c * t->h * t->w);
+    t->outputs = (size_t)(t->out_c * t->out_h * t->out_w);
+    t->parameters = cnn_net_parameter_count(t->net);
+    random_parameters(state, t->net);
+    t->x = random_floats(state, (size_t)t->batch * t->features);
+    t->dy = random_floats(state, (size_t)t->batch * t->outputs);
+}
+
 static trial make_trial(uint64_t *state, int dropout) {
     trial t = {.c = check_range(state, 1, 4), .h = check_range(state, 1, 13), .w = check_range(state, 1, 13)};
     cnn_layer_info info[LAYERS_MAX] = {{.c = t.c, .h = t.h, .w = t.w}};
@@ -166,17 +183,42 @@ static trial make_trial(uint64_t *state, int dropout) {
             break;
         }
     }
-    GOOD(cnn_net_create(&t.net, t.layers, t.count, t.c, t.h, t.w));
-    t.batch = check_range(state, 1, check_range(state, 0, 3) ? 9 : BATCH_MAX);
-    t.out_c = info[t.count - 1].c;
-    t.out_h = info[t.count - 1].h;
-    t.out_w = info[t.count - 1].w;
-    t.features = (size_t)(t.c * t.h * t.w);
-    t.outputs = (size_t)(t.out_c * t.out_h * t.out_w);
-    t.parameters = cnn_net_parameter_count(t.net);
-    random_parameters(state, t.net);
-    t.x = random_floats(state, (size_t)t.batch * t.features);
-    t.dy = random_floats(state, (size_t)t.batch * t.outputs);
+    finish_trial(state, &t, check_range(state, 1, check_range(state, 0, 3) ? 9 : BATCH_MAX));
+    return t;
+}
+
+/* Networks whose blocks go by Winograd: 3x3 kernels of 16 channels or more; alone, with an activation, or a pool
+   of 1 to 4 rows besides; a second convolution, which needs dx. Batches with blocks that are full or not, and
+   with examples beyond them. */
+static trial make_winograd_trial(uint64_t *state, int k) {
+    static const cnn_layer_kind activations[] = {CNN_SIGMOID, CNN_TANH, CNN_RELU};
+    cnn_layer_info info[LAYERS_MAX];
+    trial t = {
+        .c = check_range(state, 16, 24), .h = check_range(state, 6, 18), .w = check_range(state, 6, 18)};
+    for (int i = 0; i < 2; i++) {
+        cnn_layer *conv = &t.layers[t.count++];
+        conv->kind = CNN_CONV2D;
+        conv->out = check_range(state, 16, 28);
+        conv->kernel = 3;
+        conv->padding = 1;
+        conv->no_bias = check_range(state, 0, 3) == 0;
+        if (!i && k % 3 == 0) {
+            conv->padding = 0;
+            conv->pad_top = check_range(state, 0, 1);
+            conv->pad_right = check_range(state, 0, 1);
+        }
+        if (k % 5) {
+            t.layers[t.count++].kind = activations[check_range(state, 0, 2)];
+            GOOD(cnn_layers_infer(t.layers, t.count, t.c, t.h, t.w, info));
+            if (k % 5 < 4) {
+                cnn_layer *pool = &t.layers[t.count++];
+                pool->kind = check_range(state, 0, 1) ? CNN_MAXPOOL2D : CNN_AVGPOOL2D;
+                pool->kernel_h = smaller(i ? check_range(state, 1, 2) : k % 4 + 1, info[t.count - 2].h);
+                pool->kernel_w = smaller(check_range(state, 1, 2), info[t.count - 2].w);
+            }
+        }
+    }
+    finish_trial(state, &t, check_range(state, 9, BATCH_MAX));
     return t;
 }
 
@@ -218,7 +260,7 @@ static cnn_conv2d_options conv_options(const cnn_layer *l) {
                             either(l->dilation_w, l->dilation),
                             l->groups,
                             l->padding_mode,
-                            0};
+                            1}; /* directly */
     return o;
 }
 
@@ -399,8 +441,7 @@ static int same_bits(const trial *t, const passed *a, const passed *b) {
            !memcmp(a->dw, b->dw, t->parameters * sizeof(float));
 }
 
-static void test_against_chain(uint64_t *state, int threads) {
-    trial t = make_trial(state, 0);
+static void test_against_chain(uint64_t *state, trial t, int threads) {
     passed chain = make_passed(&t);
     passed one = make_passed(&t);
     passed many = make_passed(&t);
@@ -421,6 +462,33 @@ static void test_against_chain(uint64_t *state, int threads) {
     free_passed(&chain);
     free_passed(&one);
     free_passed(&many);
+    free_trial(&t);
+}
+
+/* no_winograd in a layer: as the chain, which is direct, and other bits than with Winograd, where there is that. */
+static void test_no_winograd(uint64_t *state) {
+    trial t = {.count = 1, .c = 24, .h = 12, .w = 12};
+    const cnn_layer conv = {.kind = CNN_CONV2D, .out = 24, .kernel = 3, .padding = 1, .no_winograd = 1};
+    const int lacks = !strcmp(isa_name, "sse2") || !strcmp(isa_name, "scalar");
+    t.layers[0] = conv;
+    finish_trial(state, &t, 16);
+    passed direct = make_passed(&t);
+    passed winograd = make_passed(&t);
+    run_net(&t, CNN_TRAINING, 1, t.batch, 1, &direct);
+    cnn_net *net = t.net;
+    t.layers[0].no_winograd = 0;
+    GOOD(cnn_net_create(&t.net, t.layers, 1, t.c, t.h, t.w));
+    memcpy(cnn_net_parameters(t.net), cnn_net_parameters(net), t.parameters * sizeof(float));
+    run_net(&t, CNN_TRAINING, 1, t.batch, 1, &winograd);
+    compare(&t, "y", winograd.y, direct.y, (size_t)t.batch * t.outputs);
+    compare(&t, "dx", winograd.dx, direct.dx, (size_t)t.batch * t.features);
+    const int same_y = !memcmp(winograd.y, direct.y, t.outputs * sizeof(float));
+    const int same_dx = !memcmp(winograd.dx, direct.dx, t.features * sizeof(float));
+    CHECK(same_y == lacks && same_dx == lacks, "%s: no_winograd: y %s, dx %s", isa_name,
+          same_y ? "the same" : "another", same_dx ? "the same" : "another");
+    cnn_net_free(net);
+    free_passed(&direct);
+    free_passed(&winograd);
     free_trial(&t);
 }
 
@@ -1202,7 +1270,10 @@ static void test_isa(void) {
     uint64_t state = check_seed();
     static const int threads[] = {2, 3, 5};
     for (int k = 0; k < 48; k++)
-        test_against_chain(&state, threads[k % 3]);
+        test_against_chain(&state, make_trial(&state, 0), threads[k % 3]);
+    for (int k = 0; k < 20; k++)
+        test_against_chain(&state, make_winograd_trial(&state, k), threads[k % 3]);
+    test_no_winograd(&state);
     for (int k = 0; k < 10; k++)
         test_accumulation(&state);
     for (int k = 0; k < 15; k++)
