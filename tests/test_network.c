@@ -194,7 +194,7 @@ static trial make_winograd_trial(uint64_t *state, int k) {
     static const cnn_layer_kind activations[] = {CNN_SIGMOID, CNN_TANH, CNN_RELU};
     cnn_layer_info info[LAYERS_MAX];
     trial t = {
-        .c = check_range(state, 16, 24), .h = check_range(state, 6, 18), .w = check_range(state, 6, 18)};
+        .c = check_range(state, 16, 24), .h = check_range(state, 6, 15), .w = check_range(state, 6, 15)};
     for (int i = 0; i < 2; i++) {
         cnn_layer *conv = &t.layers[t.count++];
         conv->kind = CNN_CONV2D;
@@ -224,7 +224,7 @@ static trial make_winograd_trial(uint64_t *state, int k) {
             }
         }
     }
-    finish_trial(state, &t, check_range(state, 9, BATCH_MAX));
+    finish_trial(state, &t, check_range(state, 9, 27));
     return t;
 }
 
