@@ -2130,20 +2130,25 @@ CNN__INLINE void CNN__FN(cnn__wino_output1)(const CNN__VEC *m, const int s, CNN_
     t[3] = CNN__FMA(CNN__SET1(0.35355339f), b, CNN__FMA(CNN__SET1(2.82842712f), e, m[5 * s]));
 }
 
+/* A^T times V tiles, of which n count, element (a, b) at m[(a*6 + b)*pitch]: 4 x 6, by columns. */
+CNN__INLINE void CNN__FN(cnn__wino_output_columns)(const float *m, size_t pitch, int n, CNN__VEC *t) {
+    CNN__UNROLL
+    for (int b = 0; b < 6; b++) {
+        CNN__VEC d[6];
+        CNN__UNROLL
+        for (int a = 0; a < 6; a++)
+            d[a] = CNN__LOAD_UP_TO(m + (size_t)(a * 6 + b) * pitch, n);
+        CNN__FN(cnn__wino_output1)(d, 1, t + b * 4);
+    }
+}
+
 /* V examples of one tile from m[(a*6 + b)*pitch]; the rows and columns of it that count, at most 4, to
    to[a*to_pitch + b*CNN__LANES]. */
 static void CNN__FN(cnn__wino_cells)(const float *m, size_t pitch, float bias, int rows, int columns,
                                      float *to, size_t to_pitch) {
     CNN__VEC t[24];
     const CNN__VEC add = CNN__SET1(bias);
-    CNN__UNROLL
-    for (int b = 0; b < 6; b++) {
-        CNN__VEC d[6];
-        CNN__UNROLL
-        for (int a = 0; a < 6; a++)
-            d[a] = CNN__LOAD(m + (size_t)(a * 6 + b) * pitch);
-        CNN__FN(cnn__wino_output1)(d, 1, t + b * 4);
-    }
+    CNN__FN(cnn__wino_output_columns)(m, pitch, CNN__V, t);
     for (int a = 0; a < rows; a++, to += to_pitch) {
         CNN__VEC d[4];
         CNN__FN(cnn__wino_output1)(t + a, 4, d);
@@ -2159,14 +2164,7 @@ static void CNN__FN(cnn__wino_output)(const float *m, size_t pitch, int n, float
                                       size_t to_pitch) {
     CNN__VEC t[24];
     const CNN__VEC add = CNN__SET1(bias);
-    CNN__UNROLL
-    for (int b = 0; b < 6; b++) {
-        CNN__VEC d[6];
-        CNN__UNROLL
-        for (int a = 0; a < 6; a++)
-            d[a] = CNN__LOAD_UP_TO(m + (size_t)(a * 6 + b) * pitch, n);
-        CNN__FN(cnn__wino_output1)(d, 1, t + b * 4);
-    }
+    CNN__FN(cnn__wino_output_columns)(m, pitch, n, t);
     CNN__UNROLL
     for (int a = 0; a < 4; a++) {
         CNN__VEC d[4];
