@@ -219,8 +219,8 @@ typedef struct cnn_conv2d_options {
    groups = C is the depthwise convolution. 3x3 kernels with stride and dilation 1, padding up to 1 and 24
    channels or more on both sides go by Winograd's minimal filtering unless no_winograd is set: two to three
    times as fast. Errors are then up to 8 * 2^-23 of the sum of |weight * x| (4.4 seen; directly 2.9), for dw,
-   from 12x12 outputs on, of |dy * x|; and an x that is not finite spoils its 4x4 outputs. Networks do so forward
-   and for dx, 16 examples at a time, from 16 channels up to 12,500 pairs of them, without groups. */
+   from 12x12 outputs on, of |dy * x|; and an x that is not finite spoils its 4x4 outputs. Networks do so 16
+   examples at a time, from 16 channels up to 12,500 pairs of them, without groups, dw from 6x6 outputs on. */
 CNN_API cnn_status cnn_conv2d_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
                                       const cnn_conv2d_options *options, cnn_tensor *y);
 CNN_API cnn_status cnn_conv2d_backward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *dy,
@@ -5529,20 +5529,20 @@ static void cnn__wino_dw_transform(const cnn__wino_dw *w, const cnn__conv *v, co
     }
 }
 
-/* dw[c][9] of one output channel += M transformed. */
-static void cnn__wino_dw_output(const cnn__wino_dw *w, const float *m, float *dw) {
-    const cnn__kernels *k = w->call->k;
+/* dw[channels][9] of one output channel += M transformed. */
+static void cnn__wino_dw_output(const cnn__kernels *k, const float *m, size_t pitch, int channels,
+                                float *dw) {
     const int lanes = k->lanes;
     float tile[9 * CNN__LANES], row[9 * CNN__LANES];
-    for (int c = 0; c < w->x.c; c += lanes) {
-        k->wino_kernel(m + c, w->m_pitch, tile);
+    for (int c = 0; c < channels; c += lanes) {
+        k->wino_kernel(m + c, pitch, tile);
         for (int s = 0; s < lanes; s += 4) {
             cnn__transpose4(tile + s, (size_t)lanes, row + 9 * s, 9);
             cnn__transpose4(tile + 4 * lanes + s, (size_t)lanes, row + 9 * s + 4, 9);
         }
         for (int s = 0; s < lanes; s++)
             row[9 * s + 8] = tile[8 * lanes + s];
-        k->add(dw + (size_t)c * 9, row, (size_t)(9 * cnn__min(lanes, w->x.c - c)));
+        k->add(dw + (size_t)c * 9, row, (size_t)(9 * cnn__min(lanes, channels - c)));
     }
 }
 
@@ -5590,7 +5590,7 @@ static void cnn__wino_dw_task(void *context, int task, int thread) {
         }
     }
     for (int m = m0; m < m1; m++)
-        cnn__wino_dw_output(w, sums + (size_t)(m - m0) * w->c_pitch,
+        cnn__wino_dw_output(a->k, sums + (size_t)(m - m0) * w->c_pitch, w->m_pitch, v->c,
                             a->dw + (first + (size_t)(m - m0)) * (size_t)v->steps);
 }
 
@@ -5618,6 +5618,7 @@ static cnn_status cnn__wino_dw_run(const char *where, const cnn__conv_call *c) {
    only tiles that reach over the edge are copied. Forward, or dx from dy. */
 typedef struct cnn__cells {
     const cnn__kernels *k;
+    int cell;                              /* floats of a pixel of the input */
     int steps, rows, h, w, oh, ow, pt, pl; /* input and output channels, their sizes, the padding */
     int run;                               /* tiles at a time, side by side */
     const int *tap;                        /* step k of V: k*run cells */
@@ -5640,30 +5641,32 @@ static size_t cnn__cells_floats(const cnn__conv *v) {
     return 36 * CNN__LANES * (1 + (size_t)(v->c + v->o) * (size_t)cnn__cells_run(v) + 2);
 }
 
-/* V of n tiles from (i, j) on. */
-static void cnn__cells_inputs(const cnn__cells *a, const float *x, int i, int j, int n, float *edge, float *v,
-                              size_t v_pitch) {
-    const ptrdiff_t line = (ptrdiff_t)a->w * CNN__LANES;
-    const int top = 4 * i - a->pt, a0 = cnn__max(0, -top), a1 = cnn__min(6, a->h - top);
+/* V of n tiles from (i, j) on, of 6x6 inputs or of 4x4 output gradients (side). */
+static void cnn__cells_inputs(const cnn__cells *a, int side, const float *x, int i, int j, int n, float *edge,
+                              float *v, size_t v_pitch) {
+    const ptrdiff_t cell = a->cell, line = a->w * cell;
+    const int top = 4 * i - a->pt, a0 = cnn__max(0, -top), a1 = cnn__min(side, a->h - top);
     ptrdiff_t row[6], edge_row[6], column[6];
     for (int b = 0; b < 6; b++) {
         row[b] = b * line;
-        edge_row[b] = b * 6 * CNN__LANES;
-        column[b] = b * CNN__LANES;
+        edge_row[b] = b * 6 * cell;
+        column[b] = b * cell;
     }
     for (int t = 0; t < n; t++) {
-        const int left = 4 * (j + t) - a->pl, b0 = cnn__max(0, -left), b1 = cnn__min(6, a->w - left);
-        const int whole = a0 == 0 && a1 == 6 && b0 == 0 && b1 == 6;
+        const int left = 4 * (j + t) - a->pl, b0 = cnn__max(0, -left), b1 = cnn__min(side, a->w - left);
+        const int whole = a0 == 0 && a1 == side && b0 == 0 && b1 == side;
         if (!whole)
-            memset(edge, 0, 36 * CNN__LANES * sizeof(float));
+            memset(edge, 0, 36 * (size_t)cell * sizeof(float));
         for (int c = 0; c < a->steps; c++) {
-            const ptrdiff_t at = ((ptrdiff_t)c * a->h + top) * line + left * CNN__LANES;
+            const ptrdiff_t at = ((ptrdiff_t)c * a->h + top) * line + left * cell;
+            float *to = v + ((ptrdiff_t)c * a->run + t) * cell;
             for (int r = a0; !whole && r < a1; r++)
-                a->k->copy(x + (at + r * line + b0 * CNN__LANES), 0, edge + (6 * r + b0) * CNN__LANES, 0,
-                           (size_t)(b1 - b0) * CNN__LANES, 1);
-            for (int lane = 0; lane < CNN__LANES; lane += a->k->lanes)
-                a->k->wino_input((whole ? x + at : edge) + lane, whole ? row : edge_row, column, a->k->lanes,
-                                 v + ((size_t)c * (size_t)a->run + (size_t)t) * CNN__LANES + lane, v_pitch);
+                a->k->copy(x + (at + r * line + b0 * cell), 0, edge + (6 * r + b0) * cell, 0,
+                           (size_t)((b1 - b0) * cell), 1);
+            for (ptrdiff_t lane = 0; lane < cell; lane += a->k->lanes)
+                (side == 6 ? a->k->wino_input : a->k->wino_gradient)((whole ? x + at : edge) + lane,
+                                                                     whole ? row : edge_row, column,
+                                                                     a->k->lanes, to + lane, v_pitch);
         }
     }
 }
@@ -5700,7 +5703,7 @@ static void cnn__cells_forward(const cnn__cells *a, const float *x, int i0, int 
     for (int i = i0 / 4; 4 * i < i1; i++)
         for (int j = 0; j < across; j += a->run) {
             const int tiles = cnn__min(a->run, across - j);
-            cnn__cells_inputs(a, x, i, j, tiles, edge, v, v_pitch);
+            cnn__cells_inputs(a, 6, x, i, j, tiles, edge, v, v_pitch);
             p.n = (size_t)tiles * CNN__LANES;
             for (int e = 0; e < 36; e++) {
                 p.x = v + (size_t)e * v_pitch;
@@ -5710,6 +5713,104 @@ static void cnn__cells_forward(const cnn__cells *a, const float *x, int i0, int 
             }
             cnn__cells_outputs(a, m, m_pitch, i, j, tiles, y);
         }
+}
+
+/* Some pixels of a block's images, c planes of examples, with all channels of an example side by side. */
+CNN__LOOPS static void cnn__cells_pixels(const float *x, size_t plane, size_t c, size_t pixels, float *to) {
+    const size_t whole = c / 4 * 4;
+    for (size_t p = 0; p < pixels; p++, x += CNN__LANES, to += CNN__LANES * c) {
+        for (size_t i = 0; i < whole; i += 4)
+            for (size_t s = 0; s < CNN__LANES; s += 4)
+                cnn__transpose4(x + i * plane + s, plane, to + s * c + i, c);
+        for (size_t i = whole; i < c; i++)
+            for (size_t s = 0; s < CNN__LANES; s++)
+                to[s * c + i] = x[i * plane + s];
+    }
+}
+
+/* dw: rows of tiles one after the other, their x and dy as pixels. Of a run of tiles V[element][example][c] and,
+   from dy, D[element][example][o]; the products M[element][o][c] += D^T V; at the end M transformed. */
+typedef struct cnn__cells_dw_sizes {
+    size_t x, dy, edge, v, d, m; /* floats; those of v, d and m for an element */
+} cnn__cells_dw_sizes;
+
+static cnn__cells_dw_sizes cnn__cells_dw_plan(const cnn__conv *v) {
+    const size_t c = (size_t)v->c * CNN__LANES, o = (size_t)v->o * CNN__LANES;
+    const size_t run = (size_t)cnn__cells_run(v);
+    const cnn__cells_dw_sizes size = {6 * c * (size_t)v->w, 4 * o * (size_t)v->ow, 36 * (c > o ? c : o),
+                                      run * c + CNN__LANES, run * o + CNN__LANES,  cnn__cells_u_pitch(v)};
+    return size;
+}
+
+/* Of scratch memory. */
+static size_t cnn__cells_dw_floats(const cnn__conv *v) {
+    const cnn__cells_dw_sizes size = cnn__cells_dw_plan(v);
+    return size.x + size.dy + size.edge + 36 * (size.v + size.d + size.m);
+}
+
+/* Images of c channels as pixels. */
+static cnn__cells cnn__cells_of_pixels(const cnn__kernels *k, const cnn__conv *v, int c, int w, int left) {
+    cnn__cells a;
+    memset(&a, 0, sizeof a);
+    a.k = k;
+    a.cell = c * CNN__LANES;
+    a.steps = 1;
+    a.w = w;
+    a.pl = left;
+    a.run = cnn__cells_run(v);
+    return a;
+}
+
+static void cnn__cells_dw(const cnn__kernels *k, const cnn__conv *v, const float *x, const float *dy,
+                          float *scratch, float *dw) {
+    const cnn__cells_dw_sizes size = cnn__cells_dw_plan(v);
+    const size_t c = (size_t)v->c, o = (size_t)v->o, x_line = (size_t)v->w * CNN__LANES;
+    const size_t dy_line = (size_t)v->ow * CNN__LANES, x_plane = (size_t)v->h * x_line;
+    float *image = scratch, *gradient = image + size.x, *edge = gradient + size.dy, *in = edge + size.edge;
+    float *out = in + 36 * size.v, *m = out + 36 * size.d;
+    cnn__cells images = cnn__cells_of_pixels(k, v, v->c, v->w, v->pl);
+    cnn__cells gradients = cnn__cells_of_pixels(k, v, v->o, v->ow, 0);
+    int tap[4 * CNN__LANES];
+    cnn__product p;
+    memset(&p, 0, sizeof p);
+    p.rows = v->o;
+    p.n = c;
+    p.tap = tap;
+    p.panel = 1;
+    p.wk = v->o;
+    p.ym = v->c;
+    p.gather = 1;
+    p.slack = 1;
+    for (int i = 0; i < images.run * CNN__LANES; i++)
+        tap[i] = i * v->c;
+    for (int i = 0, first = 0, end = 0; i < v->oh; i += 4) { /* rows first to end - 1 of x are in `image` */
+        const int top = cnn__max(0, i - v->pt), bottom = cnn__min(v->h, i - v->pt + 6), have = end - top;
+        memmove(image, image + (size_t)(top - first) * x_line * c, (size_t)have * x_line * c * sizeof(float));
+        cnn__cells_pixels(x + (size_t)end * x_line, x_plane, c, (size_t)((bottom - end) * v->w),
+                          image + (size_t)have * x_line * c);
+        first = top;
+        end = bottom;
+        images.pt = top - (i - v->pt);
+        images.h = end - first;
+        gradients.h = cnn__min(4, v->oh - i);
+        cnn__cells_pixels(dy + (size_t)i * dy_line, (size_t)v->oh * dy_line, o, (size_t)(gradients.h * v->ow),
+                          gradient);
+        for (int j = 0; 4 * j < v->ow; j += images.run) {
+            const int tiles = cnn__min(images.run, cnn__ceil_div(v->ow, 4) - j);
+            cnn__cells_inputs(&images, 6, image, 0, j, tiles, edge, in, size.v);
+            cnn__cells_inputs(&gradients, 4, gradient, 0, j, tiles, edge, out, size.d);
+            p.steps = tiles * CNN__LANES;
+            p.start = i || j ? CNN__ACCUMULATE : CNN__ZERO;
+            for (int e = 0; e < 36; e++) {
+                p.x = in + (size_t)e * size.v;
+                p.w = out + (size_t)e * size.d;
+                p.y = m + (size_t)e * size.m;
+                cnn__product_run(k, &p);
+            }
+        }
+    }
+    for (int r = 0; r < v->o; r++)
+        cnn__wino_dw_output(k, m + (size_t)r * c, size.m, v->c, dw + (size_t)r * (size_t)v->steps);
 }
 
 /* U, every `of`-th panel from the first-th on; packed has the floats of the weight. */
@@ -5845,12 +5946,12 @@ CNN_API cnn_status cnn_conv2d_shape(const cnn_tensor *x, const cnn_tensor *weigh
 /* The choice among the ways to do a convolution. Winograd for 3x3 kernels with so many channels that
    the transforms are little beside the products, and with at most one row or column of padding: an output
    that sees little but padding would get the rounding errors of its whole tile. So would a gradient that is a
-   sum over few tiles, of which many reach over the edge: dw wants images of 12x12. */
+   sum over few tiles, of which many reach over the edge: dw wants images of 12x12, or blocks of 16 examples. */
 enum { CNN__Y, CNN__DX, CNN__DW };
 
 static int cnn__conv_winograd(const cnn__conv *v, int what) {
-    const int bottom = v->hp - v->h - v->pt, right = v->wp - v->w - v->pl, least = what == CNN__DW ? 12 : 6;
-    const int channels = v->cell > 1 ? 16 : 24;
+    const int bottom = v->hp - v->h - v->pt, right = v->wp - v->w - v->pl;
+    const int least = what == CNN__DW && v->cell == 1 ? 12 : 6, channels = v->cell > 1 ? 16 : 24;
     if (!cnn__k()->wino_input || v->kh != 3 || v->kw != 3 || v->sh > 1 || v->sw > 1 || v->dh > 1 ||
         v->dw > 1 || v->c < channels || v->o < channels || v->oh < least || v->ow < least ||
         (int64_t)v->oh * v->ow > INT_MAX / 64 || v->no_winograd)
@@ -7467,6 +7568,7 @@ typedef struct cnn__plan {  /* of one layer */
     float *single_panels;          /* those of single examples with outputs as lanes */
     float *u, *back_u, *u_packed; /* a block by Winograd: the weights transformed; for dx; scratch. Or NULL */
     int *cells;                   /* its taps */
+    int dw_cells;                 /* whether dw goes by Winograd, too */
     size_t slot;                  /* the gradient's place in a slot, in floats */
     float *x_rows, *dy_rows;
     int x_pitch, dy_pitch;
@@ -7591,8 +7693,10 @@ CNN__COLD static size_t cnn__carve_cells(cnn__plan *p, int training, cnn__arena 
     const int most = cnn__max(v->c, v->o);
     p->u = p->back_u = p->u_packed = NULL;
     p->cells = NULL;
+    p->dw_cells = training && cnn__conv_cells(v, CNN__DW);
+    const size_t dw = p->dw_cells ? cnn__cells_dw_floats(v) : 0;
     if (!forward && !back)
-        return 0;
+        return dw;
     if (forward)
         p->u = cnn__take_floats(arena, 36 * cnn__cells_u_pitch(v));
     if (back) {
@@ -7602,7 +7706,7 @@ CNN__COLD static size_t cnn__carve_cells(cnn__plan *p, int training, cnn__arena 
     p->cells = (int *)cnn__take(arena, (size_t)most, sizeof(int));
     for (int k = 0; arena->base && k < most; k++)
         p->cells[k] = k * cnn__cells_run(v) * CNN__LANES;
-    return cnn__cells_floats(v);
+    return dw > cnn__cells_floats(v) ? dw : cnn__cells_floats(v);
 }
 
 /* Lays out everything behind the struct; with base NULL it only counts. */
@@ -8010,6 +8114,7 @@ static int cnn__unit_cells(const cnn__pass *e, int layer, int back, float *scrat
     if (e->cell == 1 || !e->k->wino_input || !(back ? p->back_u : p->u))
         return 0;
     a->k = e->k;
+    a->cell = e->cell;
     a->steps = back ? v->o : v->c;
     a->rows = back ? v->c : v->o;
     a->h = back ? v->oh : v->h;
@@ -8274,6 +8379,7 @@ static void cnn__block_conv_backward(const cnn__pass *e, int layer, const float 
                                      float *dx, float *slot, float *packed) {
     const cnn__conv *v = cnn__unit_conv(e, layer);
     const float *panels = e->ws->plan[layer].back_panels;
+    const int winograd = e->cell > 1 && e->k->wino_input && e->ws->plan[layer].dw_cells;
     float *dw = slot + e->ws->plan[layer].slot, *db = dw + e->net->info[layer].weights;
     const size_t image = (size_t)v->h * (size_t)v->w * (size_t)v->cell;
     for (int m = 0; e->net->info[layer].biases && m < v->o * v->groups; m++)
@@ -8283,11 +8389,14 @@ static void cnn__block_conv_backward(const cnn__pass *e, int layer, const float 
         const float *dy_g = dy + (size_t)g * (size_t)v->o * (size_t)v->y_plane;
         const float *x_g = x + (size_t)g * (size_t)v->c * image;
         float *dx_g = dx ? dx + (size_t)g * (size_t)v->c * image : NULL;
-        if (!v->direct) {
+        if (!winograd && !v->direct) {
             cnn__pack(v, x_g, 0, v->c, 0, packed);
             x_g = packed;
         }
-        cnn__conv_backward_w(v, e->k, x_g, dy_g, dw + weights);
+        if (winograd)
+            cnn__cells_dw(e->k, v, x_g, dy_g, packed, dw);
+        else
+            cnn__conv_backward_w(v, e->k, x_g, dy_g, dw + weights);
         cnn__cells cells;
         if (dx && cnn__unit_cells(e, layer, 1, packed, &cells))
             cnn__cells_forward(&cells, dy, 0, v->h, dx);
