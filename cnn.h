@@ -691,30 +691,38 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__NO_CONTRACTION
 #endif
 
-/* GCC compiles all of this in little more than half the time so. Between BRIEFLY and END lies what drives the
-   kernels: -Og will do, but for loops over memory, marked LOOPS. Between KERNELS and END, the kernels: -O2 but
-   for passes that take time over unrolled loops and leave them as they are (GCC 11 and 12;
-   tests/bench/NOTES.md). */
+/* GCC compiles all of this in half the time so. Between BRIEFLY and END lies what drives the kernels: -Og will
+   do, but for loops over memory, marked LOOPS. Between KERNELS and END, the kernels: -O2 but for passes that take
+   time over unrolled loops and leave them as they are (GCC 11 and 12; tests/bench/NOTES.md). THOROUGH
+   marks kernels that want the last four of these after all, STRIDED those that want two, for addresses. */
 #if !CNN__GNU || defined(__clang__) || defined(__CUDACC__) || !defined(__OPTIMIZE__)
 #define CNN__OPTIMIZE_BRIEFLY
 #define CNN__OPTIMIZE_KERNELS
 #define CNN__OPTIMIZE_END
 #define CNN__LOOPS
+#define CNN__THOROUGH
+#define CNN__STRIDED
 #elif defined(__OPTIMIZE_SIZE__)
 #define CNN__OPTIMIZE_BRIEFLY _Pragma("GCC push_options")
 #define CNN__OPTIMIZE_KERNELS _Pragma("GCC push_options") CNN__NO_CONTRACTION
 #define CNN__OPTIMIZE_END     _Pragma("GCC pop_options")
 #define CNN__LOOPS
+#define CNN__THOROUGH
+#define CNN__STRIDED
 #else
-#define CNN__OPTIMIZE_BRIEFLY _Pragma("GCC push_options") _Pragma("GCC optimize(\"Og\")")
+#define CNN__PRAGMA(...)      _Pragma(#__VA_ARGS__)
+#define CNN__OPTIMIZE(...)    CNN__PRAGMA(GCC optimize(__VA_ARGS__))
+#define CNN__OPTIMIZE_BRIEFLY _Pragma("GCC push_options") CNN__OPTIMIZE("Og")
 #define CNN__OPTIMIZE_KERNELS                                                                                \
-    _Pragma("GCC push_options") CNN__NO_CONTRACTION _Pragma(                                                 \
-        "GCC optimize(\"no-schedule-insns2\", \"no-peephole2\", \"no-tree-vectorize\")")                     \
-        _Pragma("GCC optimize(\"no-rerun-cse-after-loop\", \"no-cse-follow-jumps\", \"no-tree-dse\")")       \
-            _Pragma("GCC optimize(\"no-tree-bit-ccp\", \"no-tree-copy-prop\", \"no-tree-pre\")")
+    _Pragma("GCC push_options") CNN__NO_CONTRACTION CNN__OPTIMIZE(                                           \
+        "no-schedule-insns2", "no-peephole2", "no-tree-vectorize", "no-rerun-cse-after-loop",                \
+        "no-cse-follow-jumps", "no-tree-dse", "no-tree-bit-ccp", "no-tree-copy-prop", "no-tree-pre",         \
+        "no-tree-dominator-opts", "no-gcse", "no-code-hoisting", "no-tree-slsr")
 #define CNN__OPTIMIZE_END _Pragma("GCC pop_options")
 #define CNN__LOOPS                                                                                           \
     __attribute__((optimize("O1", "strict-aliasing", "expensive-optimizations", "store-merging")))
+#define CNN__THOROUGH __attribute__((optimize("tree-dominator-opts", "gcse", "code-hoisting", "tree-slsr")))
+#define CNN__STRIDED  __attribute__((optimize("code-hoisting", "tree-slsr")))
 #endif
 
 /* -ffast-math and what it consists of would fold exp's rounding to an integer away, forget NaN, and let sums
@@ -1547,23 +1555,23 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
 }
 
 #define CNN__TILE(MR, NV)                                                                                    \
-    static void CNN__FN(cnn__tile_##MR##x##NV)(const cnn__tile *a) {                                         \
+    CNN__THOROUGH static void CNN__FN(cnn__tile_##MR##x##NV)(const cnn__tile *a) {                           \
         CNN__FN(cnn__tile)(a, MR, NV, 1, 0, 0);                                                              \
     }
 CNN__TILES(CNN__TILE)
 #undef CNN__TILE
 #if CNN__PANEL == 8
-static void CNN__FN(cnn__tile_24x1)(const cnn__tile *a) {
+CNN__THOROUGH static void CNN__FN(cnn__tile_24x1)(const cnn__tile *a) {
     CNN__FN(cnn__tile)(a, 8, 1, 3, 0, 0);
 }
 #endif
 
 #if !CNN__LEAN
-static void CNN__FN(cnn__tile_packed)(const cnn__tile *a) {
+CNN__THOROUGH static void CNN__FN(cnn__tile_packed)(const cnn__tile *a) {
     CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__WIDE, 1, 1, 0);
 }
 
-static void CNN__FN(cnn__tile_fetch)(const cnn__tile *a) {
+CNN__THOROUGH static void CNN__FN(cnn__tile_fetch)(const cnn__tile *a) {
     CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__WIDE, 1, 0, 1);
 }
 #endif
@@ -1685,7 +1693,7 @@ CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const
 #endif
 /* clang-format on */
 #define CNN__TILE(MR, NK)                                                                                    \
-    static void CNN__FN(cnn__dot_##MR##x##NK)(const cnn__dot *a, int m0, int k0) {                           \
+    CNN__THOROUGH static void CNN__FN(cnn__dot_##MR##x##NK)(const cnn__dot *a, int m0, int k0) {             \
         CNN__FN(cnn__dot_tile)(a, m0, k0, MR, NK);                                                           \
     }
 CNN__DOT_TILES(CNN__TILE)
@@ -2058,13 +2066,14 @@ CNN__INLINE void CNN__FN(cnn__wino_tile)(const float *x, const ptrdiff_t *row, c
     }
 }
 
-static void CNN__FN(cnn__wino_input)(const float *x, const ptrdiff_t *row, const ptrdiff_t *column, int n,
-                                     float *to, size_t pitch) {
+CNN__STRIDED static void CNN__FN(cnn__wino_input)(const float *x, const ptrdiff_t *row,
+                                                  const ptrdiff_t *column, int n, float *to, size_t pitch) {
     CNN__FN(cnn__wino_tile)(x, row, column, n, to, pitch, 6);
 }
 
-static void CNN__FN(cnn__wino_gradient)(const float *x, const ptrdiff_t *row, const ptrdiff_t *column, int n,
-                                        float *to, size_t pitch) {
+CNN__STRIDED static void CNN__FN(cnn__wino_gradient)(const float *x, const ptrdiff_t *row,
+                                                     const ptrdiff_t *column, int n, float *to,
+                                                     size_t pitch) {
     CNN__FN(cnn__wino_tile)(x, row, column, n, to, pitch, 4);
 }
 
@@ -2084,7 +2093,8 @@ CNN__INLINE void CNN__FN(cnn__wino_weight1)(CNN__VEC g0, CNN__VEC g1, CNN__VEC g
 /* Kernels of n rows of a panel for `steps` steps: element e of step k at g[(k*9 + e)*n], or flipped in both
    axes at g[(k*9 + 8 - e)*n]; to to[e*pitch + k*n]. Where two steps fill a vector they go together; otherwise
    vectors are stored whole, and the next step overwrites what was too much. */
-static void CNN__FN(cnn__wino_weight)(const float *g, int n, int steps, int flip, float *to, size_t pitch) {
+CNN__STRIDED static void CNN__FN(cnn__wino_weight)(const float *g, int n, int steps, int flip, float *to,
+                                                   size_t pitch) {
     int lanes = 0;
     for (int i = 0; i < n * steps; i += lanes) {
         const int k = i / n, m = i % n;
@@ -2144,8 +2154,8 @@ CNN__INLINE void CNN__FN(cnn__wino_output_columns)(const float *m, size_t pitch,
 
 /* V examples of one tile from m[(a*6 + b)*pitch]; the rows and columns of it that count, at most 4, to
    to[a*to_pitch + b*CNN__LANES]. */
-static void CNN__FN(cnn__wino_cells)(const float *m, size_t pitch, float bias, int rows, int columns,
-                                     float *to, size_t to_pitch) {
+CNN__STRIDED static void CNN__FN(cnn__wino_cells)(const float *m, size_t pitch, float bias, int rows,
+                                                  int columns, float *to, size_t to_pitch) {
     CNN__VEC t[24];
     const CNN__VEC add = CNN__SET1(bias);
     CNN__FN(cnn__wino_output_columns)(m, pitch, CNN__V, t);
@@ -2160,8 +2170,8 @@ static void CNN__FN(cnn__wino_cells)(const float *m, size_t pitch, float bias, i
 }
 
 /* V tiles from m[(a*6 + b)*pitch], of which n count; their rows a side by side to to[a*to_pitch + 4*tile + b]. */
-static void CNN__FN(cnn__wino_output)(const float *m, size_t pitch, int n, float bias, float *to,
-                                      size_t to_pitch) {
+CNN__STRIDED static void CNN__FN(cnn__wino_output)(const float *m, size_t pitch, int n, float bias, float *to,
+                                                   size_t to_pitch) {
     CNN__VEC t[24];
     const CNN__VEC add = CNN__SET1(bias);
     CNN__FN(cnn__wino_output_columns)(m, pitch, n, t);
@@ -2213,7 +2223,7 @@ CNN__INLINE void CNN__FN(cnn__wino_kernel1)(const CNN__VEC *m, const int s, CNN_
 }
 
 /* The gradient of V kernels, from m[(a*6 + b)*pitch + lane]; to[(a*3 + b)*V + lane]. */
-static void CNN__FN(cnn__wino_kernel)(const float *m, size_t pitch, float *to) {
+CNN__STRIDED static void CNN__FN(cnn__wino_kernel)(const float *m, size_t pitch, float *to) {
     CNN__VEC t[18];
     CNN__UNROLL
     for (int b = 0; b < 6; b++) {
@@ -2338,7 +2348,7 @@ CNN__INLINE CNN__VEC CNN__FN(cnn__add1)(CNN__VEC a, CNN__VEC b) {
 }
 
 #define CNN__UNARY(name, f)                                                                                  \
-    static void CNN__FN(name)(const float *x, float *y, size_t n) {                                          \
+    CNN__THOROUGH static void CNN__FN(name)(const float *x, float *y, size_t n) {                            \
         size_t i = 0;                                                                                        \
         for (; i + CNN__V <= n; i += CNN__V)                                                                 \
             CNN__STORE(y + i, CNN__FN(f)(CNN__LOAD(x + i)));                                                 \
@@ -2450,8 +2460,8 @@ static void CNN__FN(cnn__from_bytes)(const unsigned char *bytes, float *block, s
 #ifndef CNN__LENDER
 /* Softmax over c rows of n values each: y[k][i] = exp(x[k][i] - max) / sum. max and sum, unless NULL, get n
    values. In place allowed. r values at a time: V, or the rest. */
-static void CNN__FN(cnn__softmax_at)(const float *x, float *y, float *max, float *sum, int c, size_t n,
-                                     int r) {
+CNN__THOROUGH static void CNN__FN(cnn__softmax_at)(const float *x, float *y, float *max, float *sum, int c,
+                                                   size_t n, int r) {
     CNN__VEC top = CNN__LOAD_UP_TO(x, r), total = CNN__SET1(0.0f);
     for (int k = 1; k < c; k++)
         top = CNN__MAX_NAN(top, CNN__LOAD_UP_TO(x + (size_t)k * n, r));
@@ -2475,7 +2485,8 @@ static void CNN__FN(cnn__softmax_at)(const float *x, float *y, float *max, float
    together with those of the others. Lanes beyond a sample's end count as minus infinity, whose exponential
    does not show beside that of the maximum, 1. What writes goes from the last sample to the first: a masked
    store at a sample's end holds up loads from the next. */
-static void CNN__FN(cnn__softmax_samples)(const float *x, float *y, float *max, float *sum, int c, int n) {
+CNN__THOROUGH static void CNN__FN(cnn__softmax_samples)(const float *x, float *y, float *max, float *sum,
+                                                        int c, int n) {
     const int whole = (c - 1) / CNN__V * CNN__V, r = c - whole;
     float top[CNN__V], scale[CNN__V];
     CNN__VEC v[CNN__V], ends[CNN__V];
@@ -2520,8 +2531,8 @@ static void CNN__FN(cnn__softmax_samples)(const float *x, float *y, float *max, 
 }
 
 /* Of one sample, or, where n is 1, of `samples`; max and sum, unless NULL, get n values of each. */
-static void CNN__FN(cnn__softmax)(const float *x, float *y, float *max, float *sum, int c, size_t n,
-                                  int samples) {
+CNN__THOROUGH static void CNN__FN(cnn__softmax)(const float *x, float *y, float *max, float *sum, int c,
+                                                size_t n, int samples) {
     const size_t all = n == 1 ? (size_t)samples : n, step = n == 1 ? (size_t)c : 1;
     for (size_t i = 0; i < all; i += CNN__V) {
         const int r = all - i < CNN__V ? (int)(all - i) : CNN__V;
