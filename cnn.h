@@ -5370,6 +5370,18 @@ static void cnn__wino_outputs(const cnn__wino_call *a, const float *m, int t0, i
     }
 }
 
+/* The products of all 36 elements: p is the first's, the others lie these pitches apart. */
+static void cnn__wino_products(const cnn__kernels *k, const cnn__product *p, size_t x_pitch, size_t w_pitch,
+                               size_t y_pitch) {
+    cnn__product element = *p;
+    for (size_t e = 0; e < 36; e++) {
+        element.x = p->x + e * x_pitch;
+        element.w = p->w + e * w_pitch;
+        element.y = p->y + e * y_pitch;
+        cnn__product_run(k, &element);
+    }
+}
+
 static void cnn__wino_task(void *context, int task, int thread) {
     const cnn__wino_call *a = (const cnn__wino_call *)context;
     const cnn__wino *w = a->w;
@@ -5398,12 +5410,10 @@ static void cnn__wino_task(void *context, int task, int thread) {
         p.panel = w->steps;
         p.ym = w->run;
         p.slack = 1;
-        for (int e = 0; e < 36; e++) {
-            p.x = v + (size_t)e * w->v_pitch;
-            p.w = u + (size_t)e * w->u_pitch;
-            p.y = m + (size_t)e * w->m_pitch;
-            cnn__product_run(a->k, &p);
-        }
+        p.x = v;
+        p.w = u;
+        p.y = m;
+        cnn__wino_products(a->k, &p, w->v_pitch, w->u_pitch, w->m_pitch);
         for (int r = m0; r < m1; r++)
             cnn__wino_outputs(a, m + (size_t)(r - m0) * (size_t)w->run, t0, t1,
                               a->bias ? a->bias[at + (size_t)r] : 0.0f,
@@ -5579,6 +5589,9 @@ static void cnn__wino_dw_task(void *context, int task, int thread) {
     p.ym = (ptrdiff_t)w->c_pitch;
     p.gather = 1;
     p.slack = 1;
+    p.x = in;
+    p.w = d;
+    p.y = sums;
     for (int i = 0; i < a->n && a->db; i++)
         for (int m = 0; m < m1 - m0; m++)
             a->db[first + (size_t)m] +=
@@ -5593,12 +5606,7 @@ static void cnn__wino_dw_task(void *context, int task, int thread) {
                                pixels, d, w->o_pitch, w->d_pitch);
         p.steps = (end - i) * w->across;
         p.start = i ? CNN__ACCUMULATE : CNN__ZERO;
-        for (int e = 0; e < 36; e++) {
-            p.x = in + (size_t)e * w->v_pitch;
-            p.w = d + (size_t)e * w->d_pitch;
-            p.y = sums + (size_t)e * w->m_pitch;
-            cnn__product_run(a->k, &p);
-        }
+        cnn__wino_products(a->k, &p, w->v_pitch, w->d_pitch, w->m_pitch);
     }
     for (int m = m0; m < m1; m++)
         cnn__wino_dw_output(a->k, sums + (size_t)(m - m0) * w->c_pitch, w->m_pitch, v->c,
@@ -5711,17 +5719,15 @@ static void cnn__cells_forward(const cnn__cells *a, const float *x, int i0, int 
     p.panel = a->steps;
     p.ym = (ptrdiff_t)n;
     p.slack = 1;
+    p.x = v;
+    p.w = a->u;
+    p.y = m;
     for (int i = i0 / 4; 4 * i < i1; i++)
         for (int j = 0; j < across; j += a->run) {
             const int tiles = cnn__min(a->run, across - j);
             cnn__cells_inputs(a, 6, x, i, j, tiles, edge, v, v_pitch);
             p.n = (size_t)tiles * CNN__LANES;
-            for (int e = 0; e < 36; e++) {
-                p.x = v + (size_t)e * v_pitch;
-                p.w = a->u + (size_t)e * a->u_pitch;
-                p.y = m + (size_t)e * m_pitch;
-                cnn__product_run(a->k, &p);
-            }
+            cnn__wino_products(a->k, &p, v_pitch, a->u_pitch, m_pitch);
             cnn__cells_outputs(a, m, m_pitch, i, j, tiles, y);
         }
 }
@@ -5792,6 +5798,9 @@ static void cnn__cells_dw(const cnn__kernels *k, const cnn__conv *v, const float
     p.ym = v->c;
     p.gather = 1;
     p.slack = 1;
+    p.x = in;
+    p.w = out;
+    p.y = m;
     for (int i = 0; i < images.run * CNN__LANES; i++)
         tap[i] = i * v->c;
     for (int i = 0, first = 0, end = 0; i < v->oh; i += 4) { /* rows first to end - 1 of x are in `image` */
@@ -5812,12 +5821,7 @@ static void cnn__cells_dw(const cnn__kernels *k, const cnn__conv *v, const float
             cnn__cells_inputs(&gradients, 4, gradient, 0, j, tiles, edge, out, size.d);
             p.steps = tiles * CNN__LANES;
             p.start = i || j ? CNN__ACCUMULATE : CNN__ZERO;
-            for (int e = 0; e < 36; e++) {
-                p.x = in + (size_t)e * size.v;
-                p.w = out + (size_t)e * size.d;
-                p.y = m + (size_t)e * size.m;
-                cnn__product_run(k, &p);
-            }
+            cnn__wino_products(k, &p, size.v, size.d, size.m);
         }
     }
     for (int r = 0; r < v->o; r++)
