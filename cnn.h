@@ -220,7 +220,8 @@ typedef struct cnn_conv2d_options {
    channels or more on both sides go by Winograd's minimal filtering unless no_winograd is set: two to three
    times as fast. Errors are then up to 8 * 2^-23 of the sum of |weight * x| (4.4 seen; directly 2.9), for dw,
    from 12x12 outputs on, of |dy * x|; and an x that is not finite spoils its 4x4 outputs. Networks do so 16
-   examples at a time, from 16 channels up to 12,500 pairs of them, without groups, dw from 6x6 outputs on. */
+   examples at a time, from 16 channels up to 12,500 pairs of them, without groups, dw from 6x6 outputs on.
+   The GPU does so from c*o = 30*(c + o) channels on, 60 on both sides, without groups, and not in TF32. */
 CNN_API cnn_status cnn_conv2d_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
                                       const cnn_conv2d_options *options, cnn_tensor *y);
 CNN_API cnn_status cnn_conv2d_backward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *dy,
@@ -9515,6 +9516,7 @@ CNN__OPTIMIZE_END
      Shared memory is dynamic and named by CNN__SHARED, launches go through CNN__LAUNCH: a test defines both
    to run the kernels on a CPU. */
 
+#include <atomic>
 #ifndef CNN__CUDA_SHIM
 #include <cuda_runtime.h>
 #define CNN__SHARED(type, name)                                                                              \
@@ -9522,8 +9524,9 @@ CNN__OPTIMIZE_END
     type *const name = reinterpret_cast<type *>(cnn__shared_bytes)
 #define CNN__LAUNCH(kernel, grid, block, shared, stream, ...)                                                \
     kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
-#define CNN__GPU_UNROLL _Pragma("unroll")
-#define CNN__GPU_CALL   __noinline__ /* for what an unrolled loop would repeat at length */
+#define CNN__GPU_UNROLL  _Pragma("unroll")
+#define CNN__GPU_UNROLL4 _Pragma("unroll 4") /* of what is rarely done: code must be fetched, too */
+#define CNN__GPU_CALL    __noinline__        /* for what an unrolled loop would repeat at length */
 
 /* d += a*b for the 16x8 by 8x8 product that a warp shares out (PTX: mma.m16n8k8, tf32). */
 static __device__ __forceinline__ void cnn__mma_tf32(float d[4], const unsigned a[4], const unsigned b[2]) {
@@ -9538,8 +9541,44 @@ static __device__ __forceinline__ void cnn__mma_tf32(float d[4], const unsigned 
     d[0] = __int_as_float(0x7fc00000); /* cnn_device_tf32 refuses such code */
 #endif
 }
+
+/* Copies to shared memory that go on beside the thread's work: one float, or four at multiples of 16 bytes;
+   zeros unless ok. What a thread began before cnn__copies_end is there once cnn__copies_wait<N> finds no more
+   than N such groups behind it under way, for other threads after a barrier. */
+static __device__ __forceinline__ void cnn__copy(float *to, const float *from, bool ok) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
+                 :
+                 : "r"((unsigned)__cvta_generic_to_shared(to)), "l"(from), "r"(ok ? 4 : 0));
+#else
+    *to = ok ? *from : 0.0f;
+#endif
+}
+
+static __device__ __forceinline__ void cnn__copy4(float *to, const float *from, bool ok) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :
+                 : "r"((unsigned)__cvta_generic_to_shared(to)), "l"(from), "r"(ok ? 16 : 0));
+#else
+    *(float4 *)(void *)to = ok ? *(const float4 *)(const void *)from : make_float4(0, 0, 0, 0);
+#endif
+}
+
+static __device__ __forceinline__ void cnn__copies_end(void) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+template <int N> static __device__ __forceinline__ void cnn__copies_wait(void) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+#endif
+}
 #else
 #define CNN__GPU_UNROLL
+#define CNN__GPU_UNROLL4
 #define CNN__GPU_CALL
 #endif
 
@@ -9561,6 +9600,8 @@ static cnn_status cnn__cuda_check(const char *where, cudaError_t error, const ch
 
 enum {
     CNN__BLOCK = 256,      /* threads of most kernels */
+    CNN__STEP = 16,        /* steps of a product at a time */
+    CNN__STEP_TF32 = 32,   /* those of a convolution on tensor cores */
     CNN__SUM_CHUNK = 8192, /* elements that a block sums */
     CNN__SUM_ROWS = 8      /* rows at a time of a sum down columns */
 };
@@ -9626,8 +9667,32 @@ typedef struct cnn__call {
     cudaStream_t stream;
     cnn_status status; /* of the first failure; what follows it does nothing */
     int count;
+    int scratch; /* whether it has cnn__scratch */
     cnn__staged staged[10];
 } cnn__call;
+
+/* Scratch memory that calls hand on, since taking it can last longer than their work; one call at a time has
+   it, others take their own. */
+static std::atomic_flag cnn__scratch_busy = ATOMIC_FLAG_INIT;
+static void *cnn__scratch;
+static size_t cnn__scratch_bytes;
+
+static void cnn__scratch_free(void) {
+    cnn__cuda_release(cnn__scratch);
+}
+
+static cnn_status cnn__scratch_grow(const char *where, size_t bytes) {
+    static int registered;
+    if (!registered)
+        registered = !atexit(cnn__scratch_free);
+    void *old = cnn__scratch;
+    cnn__scratch = NULL;
+    cnn__scratch_bytes = 0;
+    CNN__CUDA(where, cudaFree(old));
+    CNN__CUDA_TAKE(where, &cnn__scratch, bytes);
+    cnn__scratch_bytes = bytes;
+    return CNN_OK;
+}
 
 enum { CNN__IN = 1, CNN__OUT = 2 };
 
@@ -9674,9 +9739,16 @@ static float *cnn__call_tensor(cnn__call *c, const cnn_tensor *t, int direction)
 /* Memory for the call alone; NULL of 0 bytes. */
 static void *cnn__call_scratch(cnn__call *c, size_t bytes) {
     void *device = NULL;
-    if (bytes && c->status == CNN_OK)
+    if (!bytes || c->status != CNN_OK)
+        return NULL;
+    if (c->scratch || cnn__scratch_busy.test_and_set()) {
         c->status = cnn__call_stage(c, NULL, bytes, 0, &device);
-    return device;
+        return device;
+    }
+    c->scratch = 1;
+    if (cnn__scratch_bytes < bytes)
+        c->status = cnn__scratch_grow(c->where, bytes);
+    return cnn__scratch;
 }
 
 /* Waits, copies results to the caller's memory and frees. Of a failed call nothing is copied. */
@@ -9698,6 +9770,8 @@ static cnn_status cnn__call_end(cnn__call *c) {
         if (c->status == CNN_OK)
             c->status = freed;
     }
+    if (c->scratch)
+        cnn__scratch_busy.clear();
     return c->status;
 }
 
@@ -9797,6 +9871,14 @@ static __device__ __forceinline__ float cnn__gpu_activation(int kind, float x) {
     default:
         return x;
     }
+}
+
+static __device__ __forceinline__ void cnn__gpu_take4(const float *from, float *to) {
+    const float4 v = *(const float4 *)(const void *)from;
+    to[0] = v.x;
+    to[1] = v.y;
+    to[2] = v.z;
+    to[3] = v.w;
 }
 
 static __device__ CNN__GPU_CALL float cnn__gpu_activation_call(int kind, float x) {
@@ -10505,116 +10587,219 @@ static cnn_status cnn__cuda_avgpool2d_backward(const char *where, const cnn__poo
 
 /* ---- products ----
 
-   One kernel multiplies, y[m][n] = sum over k of a(m, k) * b(k, n), in tiles of BM x BN that a block of 256
-   threads keeps in registers, TM x TN a thread; the factors pass through shared memory BK steps at a time,
-   the next ones being fetched meanwhile. Where a and b come from is the problem's to say: a convolution's
-   image is read in place (an implicit matrix, its row k the image shifted by the offset of kernel element
-   k).
-     A problem P has m rows, the methods enter(group, slice), which moves its pointers and sets n and the
-   range of k; row(m) and at_a(k), whatever a() needs of each; at_b(k) and column(n) likewise for b(); out(n)
-   and put(out, m, value). A_BY_K: neighbouring threads fetch neighbouring k of a, not m; B_BY_K likewise.
-   TABLED: at_b is costly; a few threads work it out, one tile ahead, for all. What lies beyond the matrix is
-   0. */
+   One kernel multiplies, y[m][n] = sum over k of a(m, k) * b(k, n), in tiles of BM x BN that a block keeps in
+   registers, TM x TN a thread; the factors pass through shared memory BK steps at a time, copied there while
+   the steps before are multiplied.
+     A factor says where it comes from: a matrix whose rows (cnn__by_row) or columns (cnn__by_k) lie along k;
+   the image of a convolution, read in place as the matrix of its shifted copies (cnn__look, cnn__look_k). Its
+   fetch copies a tile. BY_K: to [i][k] in shared memory, otherwise to [k][i]. What lies beyond a factor is 0.
+     A problem P has m rows, n columns, the steps k_first to k_end and two factors; enter(group, slice), which
+   moves its pointers; finished(m, n, value), where there is a bias or an activation, then out(n) and
+   put(out, m, value); vector: put4 takes four columns at once, put2 two. */
 
-/* To 10 bits of fraction, halves away from zero, as the conversion of the hardware does. */
+/* To 10 bits of fraction, halves away from zero, as the conversion of the hardware does; the bits below them,
+   which tensor cores ignore, are left as they come. */
 static __device__ __forceinline__ unsigned cnn__tf32(float x) {
-    const unsigned u = __float_as_uint(x);
-    return (u & 0x7fffffffu) >= 0x7f800000u ? u : (u + 0x1000u) & 0xffffe000u;
+    unsigned u = __float_as_uint(x);
+    if (fabsf(x) < INFINITY)
+        u += 0x1000u;
+    return u;
 }
 
-/* A block's tiles on their way from memory to shared memory: a thread's share, in registers. */
-template <class P, int BM, int BN, int BK, int A_PITCH, int B_PITCH, int TO_TF32> struct cnn__fetch {
-    enum { LA = BM * BK / CNN__BLOCK, LB = BN * BK / CNN__BLOCK };
-    typename P::row_t row[P::A_BY_K ? LA : 1];
-    typename P::column_t column[P::B_BY_K ? LB : 1];
-    float a[LA], b[LB];
+/* Of a kernel element: how far it looks from where a pixel's window begins. */
+typedef struct __align__(16) cnn__offset {
+    int at, i, j;
+}
+cnn__offset;
 
-    static __device__ __forceinline__ int a_m(int i) {
-        const int t = (int)threadIdx.x;
-        return P::A_BY_K ? t / BK + i * (CNN__BLOCK / BK) : t % (int)BM;
-    }
-    static __device__ __forceinline__ int a_k(int i) {
-        const int t = (int)threadIdx.x;
-        return P::A_BY_K ? t % BK : t / BM + i * (CNN__BLOCK / BM);
-    }
-    static __device__ __forceinline__ int b_n(int i) {
-        const int t = (int)threadIdx.x;
-        return P::B_BY_K ? t / BK + i * (CNN__BLOCK / BK) : t % BN;
-    }
-    static __device__ __forceinline__ int b_k(int i) {
-        const int t = (int)threadIdx.x;
-        return P::B_BY_K ? t % BK : t / BN + i * (CNN__BLOCK / BN);
-    }
+/* Element (k, i) is from[k*pitch + i], i < width. vector: all that are multiples of four floats. */
+struct cnn__by_row {
+    enum { ROUNDED = 0 }; /* to TF32 */
+    const float *from;
+    ptrdiff_t pitch;
+    unsigned width;
+    int vector;
 
-    __device__ __forceinline__ void begin(const P &p, int m0, unsigned n0) {
-        CNN__GPU_UNROLL
-        for (int i = 0; i < (P::A_BY_K ? LA : 1); i++)
-            row[i] = p.row(m0 + a_m(i));
-        CNN__GPU_UNROLL
-        for (int i = 0; i < (P::B_BY_K ? LB : 1); i++)
-            column[i] = p.column(n0 + (unsigned)b_n(i));
-    }
+    template <int WIDTH, int BK, int THREADS, int PITCH> struct fetch {
+        enum { TABLE = 0 };
+        unsigned first;
 
-    static __device__ __forceinline__ void fill(const P &p, unsigned k0, typename P::b_t *table) {
-        if (P::TABLED && threadIdx.x < BK)
-            table[threadIdx.x] = p.at_b(k0 + threadIdx.x);
-    }
-
-    static __device__ __forceinline__ float rounded(float x) {
-        return TO_TF32 ? __uint_as_float(cnn__tf32(x)) : x;
-    }
-
-    __device__ __forceinline__ void load(const P &p, unsigned k0, const typename P::b_t *table) {
-        if (P::A_BY_K) {
-            const typename P::a_t at = p.at_a(k0 + (unsigned)a_k(0));
-            CNN__GPU_UNROLL
-            for (int i = 0; i < LA; i++)
-                a[i] = p.a(row[P::A_BY_K ? i : 0], at);
-        } else {
-            CNN__GPU_UNROLL
-            for (int i = 0; i < LA; i++)
-                a[i] = p.a(row[0], p.at_a(k0 + (unsigned)a_k(i)));
+        __device__ __forceinline__ void begin(const cnn__by_row &, unsigned i0, unsigned, cnn__offset *) {
+            first = i0;
         }
-        if (P::B_BY_K) {
-            const typename P::b_t at = p.at_b(k0 + (unsigned)b_k(0));
-            CNN__GPU_UNROLL
-            for (int i = 0; i < LB; i++)
-                b[i] = p.b(at, column[P::B_BY_K ? i : 0]);
-        } else {
-            CNN__GPU_UNROLL
-            for (int i = 0; i < LB; i++)
-                b[i] = p.b(P::TABLED ? table[b_k(i)] : p.at_b(k0 + (unsigned)b_k(i)), column[0]);
+        __device__ __forceinline__ void look_up(const cnn__by_row &, unsigned, unsigned, cnn__offset *) {
         }
-    }
+        __device__ __forceinline__ void copy(const cnn__by_row &v, unsigned k0, unsigned end,
+                                             const cnn__offset *, float *to) const {
+            const unsigned t = threadIdx.x;
+            if (v.vector) {
+                enum { ROW = WIDTH / 4, STEP = THREADS / ROW, COUNT = (BK + STEP - 1) / STEP };
+                const unsigned i = t % ROW * 4, k = t / ROW;
+                const bool inside = first + i < v.width && (BK % STEP == 0 || k < BK);
+                const float *from = v.from + (ptrdiff_t)(k0 + k) * v.pitch + (first + i);
+                CNN__GPU_UNROLL
+                for (unsigned c = 0; c < COUNT; c++)
+                    if (BK % STEP == 0 || k < BK)
+                        cnn__copy4(to + (k + c * STEP) * PITCH + i, from + (ptrdiff_t)(c * STEP) * v.pitch,
+                                   inside && k0 + k + c * STEP < end);
+            } else {
+                enum { STEP = THREADS / WIDTH, LANES = STEP ? WIDTH : THREADS, ROWS = STEP ? STEP : 1 };
+                CNN__GPU_UNROLL4
+                for (unsigned c = 0; c < BK / ROWS; c++) {
+                    for (unsigned i = t % LANES; i < WIDTH; i += LANES) {
+                        const unsigned k = t / LANES + c * ROWS;
+                        cnn__copy(to + k * PITCH + i, v.from + (ptrdiff_t)(k0 + k) * v.pitch + (first + i),
+                                  first + i < v.width && k0 + k < end);
+                    }
+                }
+            }
+        }
+    };
+    enum { BY_K = 0 };
+};
 
-    __device__ __forceinline__ void store(float *as, float *bs) const {
-        CNN__GPU_UNROLL
-        for (int i = 0; i < LA; i++)
-            as[a_k(i) * A_PITCH + a_m(i)] = rounded(a[i]);
-        CNN__GPU_UNROLL
-        for (int i = 0; i < LB; i++)
-            bs[b_k(i) * B_PITCH + b_n(i)] = rounded(b[i]);
+/* Packed for tensor cores: blocks of 8 steps by 16 rows, of four floats for each lane of a warp, see
+   cnn__mma_tf32: rows g and g + 8 at step 2*l, then at 2*l + 1, lane being 4*g + l. The order of steps is
+   free, if both factors have the same. pitch: floats of 8 steps. */
+struct cnn__by_fragment : cnn__by_row {
+    enum { BY_K = 2 };
+    template <int WIDTH, int BK, int THREADS, int PITCH> struct fetch {
+        enum { TABLE = 0 };
+        unsigned first;
+
+        __device__ __forceinline__ void begin(const cnn__by_fragment &, unsigned i0, unsigned,
+                                              cnn__offset *) {
+            first = i0 * 8;
+        }
+        __device__ __forceinline__ void look_up(const cnn__by_fragment &, unsigned, unsigned, cnn__offset *) {
+        }
+        __device__ __forceinline__ void copy(const cnn__by_fragment &v, unsigned k0, unsigned,
+                                             const cnn__offset *, float *to) const {
+            CNN__GPU_UNROLL
+            for (unsigned c = 0; c < WIDTH * BK / 4 / THREADS; c++) {
+                const unsigned at = (threadIdx.x + c * THREADS) * 4, i = first + at % (WIDTH * 8);
+                cnn__copy4(to + at, v.from + (ptrdiff_t)(k0 / 8 + at / (WIDTH * 8)) * v.pitch + i,
+                           i < v.width * 8);
+            }
+        }
+    };
+};
+
+/* Element (i, k) is from[q*image + i*pitch + p], i < width, k being pixel p of image q. */
+struct cnn__by_k {
+    enum { ROUNDED = 0 };
+    const float *from;
+    ptrdiff_t pitch, image;
+    cnn__div by_plane;
+    unsigned width;
+    int vector;
+
+    __device__ __forceinline__ const float *at(unsigned k) const {
+        const unsigned q = cnn__quotient(k, by_plane);
+        return from + (ptrdiff_t)q * image + (k - q * by_plane.d);
+    }
+    template <int WIDTH, int BK, int THREADS, int PITCH> struct fetch {
+        enum { TABLE = 0 };
+        unsigned first;
+
+        __device__ __forceinline__ void begin(const cnn__by_k &, unsigned i0, unsigned, cnn__offset *) {
+            first = i0;
+        }
+        __device__ __forceinline__ void look_up(const cnn__by_k &, unsigned, unsigned, cnn__offset *) {
+        }
+        template <int N>
+        __device__ __forceinline__ void copy_by(const cnn__by_k &v, unsigned k0, unsigned end,
+                                                float *to) const {
+            enum { STEP = THREADS * N / BK, COUNT = (WIDTH + STEP - 1) / STEP };
+            const unsigned k = threadIdx.x % (BK / N) * N, i = threadIdx.x / (BK / N);
+            const bool inside = k0 + k < end;
+            const float *from = v.at(k0 + k) + (ptrdiff_t)(first + i) * v.pitch;
+            CNN__GPU_UNROLL4
+            for (unsigned c = 0; c < COUNT; c++) {
+                const bool ok = inside && first + i + c * STEP < v.width;
+                if (WIDTH % STEP && i + c * STEP >= WIDTH)
+                    continue;
+                if (N == 4)
+                    cnn__copy4(to + (i + c * STEP) * PITCH + k, from + (ptrdiff_t)(c * STEP) * v.pitch, ok);
+                else
+                    cnn__copy(to + (i + c * STEP) * PITCH + k, from + (ptrdiff_t)(c * STEP) * v.pitch, ok);
+            }
+        }
+        __device__ __forceinline__ void copy(const cnn__by_k &v, unsigned k0, unsigned end,
+                                             const cnn__offset *, float *to) const {
+            if (v.vector)
+                copy_by<4>(v, k0, end, to);
+            else
+                copy_by<1>(v, k0, end, to);
+        }
+    };
+    enum { BY_K = 1 };
+};
+
+/* Where the tiles of a problem lie in shared memory, in floats; SPARE puts what a warp reads at once into
+   different banks. BY_K of 2: without gaps. */
+template <class P, int BM, int BN, int BK, int THREADS, int SPARE> struct cnn__tiles {
+    enum {
+        A_BY_K = P::a_t::BY_K,
+        B_BY_K = P::b_t::BY_K,
+        A_PITCH = A_BY_K > 0 ? BK + 4 : BM + SPARE,
+        B_PITCH = B_BY_K == 2  ? BK
+                  : B_BY_K > 0 ? BK + 4
+                               : BN + SPARE,
+        A = A_BY_K == 2 ? BM * BK : A_PITCH * (A_BY_K > 0 ? BM : BK),
+        B = B_PITCH * (B_BY_K > 0 ? BN : BK)
+    };
+    typedef typename P::a_t::template fetch<BM, BK, THREADS, A_PITCH> a_fetch;
+    typedef typename P::b_t::template fetch<BN, BK, THREADS, B_PITCH> b_fetch;
+    typename P::a_t const &from_a;
+    typename P::b_t const &from_b;
+    a_fetch a;
+    b_fetch b;
+    float *to;
+    cnn__offset *table;
+    unsigned k, end; /* to be copied next */
+
+    static constexpr size_t bytes(int stages) {
+        return (size_t)stages * (A + B) * sizeof(float) + b_fetch::TABLE * sizeof(cnn__offset);
+    }
+    __device__ __forceinline__ cnn__tiles(const P &p, unsigned m0, unsigned n0, float *shared, int stages)
+        : from_a(p.a), from_b(p.b), to(shared), table((cnn__offset *)(void *)(shared + stages * (A + B))),
+          k(p.k_first), end(p.k_end) {
+        a.begin(p.a, m0, end, table);
+        b.begin(p.b, n0, end, table);
+        b.look_up(p.b, k, end, table);
+    }
+    /* The next steps to a stage, past a barrier. */
+    __device__ __forceinline__ void copy(int stage, int turn) {
+        if (k < end) {
+            float *const at = to + stage * (A + B);
+            a.copy(from_a, k, end, table, at);
+            b.copy(from_b, k, end, table + (b_fetch::TABLE == 2 * BK && turn ? (int)BK : 0), at + A);
+            k += BK;
+            b.look_up(from_b, k, end, table + (b_fetch::TABLE == 2 * BK && !turn ? (int)BK : 0));
+        }
+        cnn__copies_end();
     }
 };
 
-template <class P, int BM, int BN, int BK, int TM, int TN>
-static __global__ void __launch_bounds__(CNN__BLOCK, TM *TN > 32 ? 2 : 1) cnn__gpu_product(P p) {
-    enum { A_PITCH = BM + 4, B_PITCH = BN + 4, A_HALF = 4 * BM / TM, B_HALF = 4 * BN / TN };
+/* A warp's threads are 4 x 8, in an order in which neighbours read the same: its share is 4*TM x 8*TN. */
+template <class P, int BM, int BN, int TM, int TN>
+static __global__ void __launch_bounds__(BM *BN / (TM * TN), 512 * TM * TN / (BM * BN))
+    cnn__gpu_product(P p) {
+    enum { BK = CNN__STEP, THREADS = BM * BN / (TM * TN), WARPS_N = BN / (8 * TN) };
+    typedef cnn__tiles<P, BM, BN, BK, THREADS, 4> tiles;
     CNN__SHARED(float, shared);
-    float *as = shared, *bs = shared + 2 * BK * A_PITCH;
-    typename P::b_t *table = (typename P::b_t *)(void *)(bs + 2 * BK * B_PITCH);
     p.enter((int)blockIdx.y, (int)blockIdx.z);
-    const unsigned tiles = (unsigned)((p.m + BM - 1) / BM);
-    const int m0 = (int)(blockIdx.x % tiles) * BM;
-    const unsigned n0 = blockIdx.x / tiles * BN;
+    const unsigned across = (unsigned)((p.m + BM - 1) / BM);
+    const int m0 = (int)(blockIdx.x % across) * BM;
+    const unsigned n0 = blockIdx.x / across * BN;
     if (n0 >= p.n)
         return;
-    cnn__fetch<P, BM, BN, BK, A_PITCH, B_PITCH, 0> f;
-    f.begin(p, m0, n0);
-    f.fill(p, p.k_first, table);
-    f.fill(p, p.k_first + BK, table + BK);
-    __syncthreads();
-    const int ty = (int)threadIdx.x / (BN / TN), tx = (int)threadIdx.x % (BN / TN);
+    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
+    const int ty = lane / 16 * 2 + lane % 2, tx = lane % 16 / 2;
+    const int mw = warp / WARPS_N * 4 * TM, nw = warp % WARPS_N * 8 * TN;
+    const int ma = mw + (tiles::A_BY_K ? ty : ty * 4), nb = nw + (tiles::B_BY_K ? tx : tx * 4);
+    tiles f(p, (unsigned)m0, n0, shared, 2);
     float sum[TM][TN];
     CNN__GPU_UNROLL
     for (int i = 0; i < TM; i++) {
@@ -10622,237 +10807,411 @@ static __global__ void __launch_bounds__(CNN__BLOCK, TM *TN > 32 ? 2 : 1) cnn__g
         for (int j = 0; j < TN; j++)
             sum[i][j] = 0;
     }
-    f.load(p, p.k_first, table);
-    f.store(as, bs);
     __syncthreads();
+    f.copy(0, 0);
     int side = 0;
     for (unsigned k0 = p.k_first; k0 < p.k_end; k0 += BK) {
-        const bool more = p.k_end - k0 > BK;
-        if (more) { /* this tile's side of the table was last read before the barrier */
-            f.load(p, k0 + BK, table + (side ^ 1) * BK);
-            f.fill(p, k0 + 2 * BK, table + side * BK);
-        }
-        const float *at = as + side * BK * A_PITCH + ty * 4, *bt = bs + side * BK * B_PITCH + tx * 4;
+        cnn__copies_wait<0>();
+        __syncthreads();
+        f.copy(side ^ 1, side ^ 1); /* to the side that was last read before the barrier */
+        const float *as = shared + side * (tiles::A + tiles::B), *bs = as + tiles::A;
+        as += tiles::A_BY_K ? ma * tiles::A_PITCH : ma;
+        bs += tiles::B_BY_K ? nb * tiles::B_PITCH : nb;
         CNN__GPU_UNROLL
-        for (int k = 0; k < BK; k++) {
-            float a[TM], b[TN];
+        for (int k = 0; k < BK; k += 4) {
+            float4 rows[tiles::A_BY_K ? TM : 1];
+            rows[0] = make_float4(0, 0, 0, 0); /* lest it seem to be read without */
             CNN__GPU_UNROLL
-            for (int i = 0; i < TM; i += 4) {
-                const float4 v = *(const float4 *)(at + k * A_PITCH + i / 4 * A_HALF);
-                a[i] = v.x;
-                a[i + 1] = v.y;
-                a[i + 2] = v.z;
-                a[i + 3] = v.w;
-            }
+            for (int i = 0; tiles::A_BY_K && i < TM; i++)
+                rows[i] = *(const float4 *)(as + i * 4 * tiles::A_PITCH + k);
             CNN__GPU_UNROLL
-            for (int j = 0; j < TN; j += 4) {
-                const float4 v = *(const float4 *)(bt + k * B_PITCH + j / 4 * B_HALF);
-                b[j] = v.x;
-                b[j + 1] = v.y;
-                b[j + 2] = v.z;
-                b[j + 3] = v.w;
-            }
-            CNN__GPU_UNROLL
-            for (int i = 0; i < TM; i++) {
+            for (int j = 0; tiles::B_BY_K && j < TN; j++) {
+                const float4 b = *(const float4 *)(bs + j * 8 * tiles::B_PITCH + k);
                 CNN__GPU_UNROLL
-                for (int j = 0; j < TN; j++)
-                    sum[i][j] = fmaf(a[i], b[j], sum[i][j]);
+                for (int i = 0; i < TM; i++) {
+                    const float4 a = rows[tiles::A_BY_K ? i : 0];
+                    sum[i][j] = fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum[i][j]))));
+                }
+            }
+            CNN__GPU_UNROLL
+            for (int e = 0; !tiles::B_BY_K && e < 4; e++) {
+                float a[TM], b[TN];
+                CNN__GPU_UNROLL
+                for (int i = 0; i < TM; i++) {
+                    const float4 v = rows[tiles::A_BY_K ? i : 0];
+                    a[i] = e == 0 ? v.x : e == 1 ? v.y : e == 2 ? v.z : v.w;
+                }
+                CNN__GPU_UNROLL
+                for (int i = 0; !tiles::A_BY_K && i < TM; i += 4)
+                    cnn__gpu_take4(as + (k + e) * tiles::A_PITCH + i / 4 * 16, a + i);
+                CNN__GPU_UNROLL
+                for (int j = 0; j < TN; j += 4)
+                    cnn__gpu_take4(bs + (k + e) * tiles::B_PITCH + j / 4 * 32, b + j);
+                CNN__GPU_UNROLL
+                for (int i = 0; i < TM; i++) {
+                    CNN__GPU_UNROLL
+                    for (int j = 0; j < TN; j++)
+                        sum[i][j] = fmaf(a[i], b[j], sum[i][j]);
+                }
             }
         }
-        if (more) { /* the other side was last read before the barrier of the step before */
-            side ^= 1;
-            f.store(as + side * BK * A_PITCH, bs + side * BK * B_PITCH);
-            __syncthreads();
-        }
+        side ^= 1;
+    }
+    const bool finish = p.bias || p.activation;
+    CNN__GPU_UNROLL
+    for (int j = 0; finish && j < TN; j++) {
+        CNN__GPU_UNROLL
+        for (int i = 0; i < TM; i++)
+            sum[i][j] =
+                p.finished(m0 + ma + (tiles::A_BY_K ? 4 * i : i / 4 * 16 + i % 4),
+                           n0 + (unsigned)(nb + (tiles::B_BY_K ? 8 * j : j / 4 * 32 + j % 4)), sum[i][j]);
     }
     CNN__GPU_UNROLL
-    for (int j = 0; j < TN; j++) {
-        const unsigned n = n0 + (unsigned)(tx * 4 + j / 4 * B_HALF + j % 4);
+    for (int j = 0; !tiles::B_BY_K && p.vector && j < TN; j += 4) {
+        const unsigned n = n0 + (unsigned)(nb + j / 4 * 32);
         if (n >= p.n)
             continue;
         const typename P::out_t out = p.out(n);
         CNN__GPU_UNROLL
         for (int i = 0; i < TM; i++) {
-            const int m = m0 + ty * 4 + i / 4 * A_HALF + i % 4;
+            const int m = m0 + ma + (tiles::A_BY_K ? 4 * i : i / 4 * 16 + i % 4);
+            if (m < p.m)
+                p.put4(out, m, make_float4(sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]));
+        }
+    }
+    if (!tiles::B_BY_K && p.vector)
+        return;
+    CNN__GPU_UNROLL
+    for (int j = 0; j < TN; j++) {
+        const unsigned n = n0 + (unsigned)(nb + (tiles::B_BY_K ? 8 * j : j / 4 * 32 + j % 4));
+        if (n >= p.n)
+            continue;
+        const typename P::out_t out = p.out(n);
+        CNN__GPU_UNROLL
+        for (int i = 0; i < TM; i++) {
+            const int m = m0 + ma + (tiles::A_BY_K ? 4 * i : i / 4 * 16 + i % 4);
             if (m < p.m)
                 p.put(out, m, sum[i][j]);
         }
     }
 }
 
-/* The same product on tensor cores: tiles of 128 x 128, a warp's share being 64 x 32, 4 by 4 products of 16x8
-   by 8. The pitches put the 32 elements that a warp loads at once into different banks. */
-template <class P> static __global__ void __launch_bounds__(CNN__BLOCK) cnn__gpu_product_tf32(P p) {
-    enum { BM = 128, BN = 128, BK = 16, PITCH = 128 + 8 };
+/* The same product on tensor cores: a warp's share is MT by NT products of 16x8 by 8x8, a block has WM x WN
+   warps. BY_K of 2: the factors come as the warps want them. */
+template <class P, int MT, int NT, int WM, int WN> struct cnn__tensor_tiles {
+    enum {
+        OWN = P::a_t::BY_K == 2,
+        ROUNDED = OWN || P::a_t::ROUNDED,
+        BM = WM * MT * 16,
+        BN = WN * NT * 8,
+        BK = ROUNDED ? CNN__STEP_TF32 : CNN__STEP,
+        THREADS = 32 * WM * WN,
+        STAGES = ROUNDED && (!OWN || BM + BN > 256) ? 2 : 3
+    };
+    typedef cnn__tiles<P, BM, BN, BK, THREADS, 8> tiles;
+};
+
+template <class P, int MT, int NT, int WM, int WN>
+static __global__ void __launch_bounds__(32 * WM * WN, 2) cnn__gpu_product_tf32(P p) {
+    typedef cnn__tensor_tiles<P, MT, NT, WM, WN> v;
+    typedef typename v::tiles tiles;
+    enum { BM = v::BM, BN = v::BN, BK = v::BK, STAGES = v::STAGES, OWN = v::OWN, ROUNDED = v::ROUNDED };
     CNN__SHARED(float, shared);
-    float *as = shared, *bs = shared + 2 * BK * PITCH;
-    typename P::b_t *table = (typename P::b_t *)(void *)(bs + 2 * BK * PITCH);
     p.enter((int)blockIdx.y, (int)blockIdx.z);
-    const unsigned tiles = (unsigned)((p.m + BM - 1) / BM);
-    const int m0 = (int)(blockIdx.x % tiles) * BM;
-    const unsigned n0 = blockIdx.x / tiles * BN;
+    const unsigned across = (unsigned)((p.m + BM - 1) / BM);
+    const int m0 = (int)(blockIdx.x % across) * BM;
+    const unsigned n0 = blockIdx.x / across * BN;
     if (n0 >= p.n)
         return;
-    cnn__fetch<P, BM, BN, BK, PITCH, PITCH, 1> f;
-    f.begin(p, m0, n0);
-    f.fill(p, p.k_first, table);
-    f.fill(p, p.k_first + BK, table + BK);
-    __syncthreads();
-    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
-    const int wm = warp / 4 * 64 + lane / 4, wn = warp % 4 * 32 + lane / 4, lk = lane % 4;
-    float sum[4][4][4];
+    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, g = lane / 4, lk = lane % 4;
+    const int wm = warp / WN * MT * 16, wn = warp % WN * NT * 8;
+    tiles f(p, (unsigned)m0, n0, shared, STAGES);
+    float sum[MT][NT][4];
     CNN__GPU_UNROLL
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < MT; i++) {
         CNN__GPU_UNROLL
-        for (int j = 0; j < 4; j++)
+        for (int j = 0; j < NT; j++)
             sum[i][j][0] = sum[i][j][1] = sum[i][j][2] = sum[i][j][3] = 0;
     }
-    f.load(p, p.k_first, table);
-    f.store(as, bs);
-    __syncthreads();
-    int side = 0;
+    for (int stage = 0; stage < STAGES - 1; stage++) {
+        __syncthreads();
+        f.copy(stage, stage & 1);
+    }
+    int stage = 0, turn = (STAGES - 1) & 1;
     for (unsigned k0 = p.k_first; k0 < p.k_end; k0 += BK) {
-        const bool more = p.k_end - k0 > BK;
-        if (more) { /* this tile's side of the table was last read before the barrier */
-            f.load(p, k0 + BK, table + (side ^ 1) * BK);
-            f.fill(p, k0 + 2 * BK, table + side * BK);
-        }
+        cnn__copies_wait<STAGES - 2>();
+        __syncthreads();
+        f.copy(stage ? stage - 1 : STAGES - 1, turn); /* to the stage that was last read before the barrier */
+        turn ^= 1;
+        const float *as = shared + stage * (tiles::A + tiles::B), *bs = as + tiles::A;
         CNN__GPU_UNROLL
         for (int k = 0; k < BK; k += 8) {
-            const float *at = as + (side * BK + k + lk) * PITCH + wm,
-                        *bt = bs + (side * BK + k + lk) * PITCH + wn;
-            unsigned a[4][4], b[4][2];
+            unsigned a[MT][4], b[NT][2];
             CNN__GPU_UNROLL
-            for (int i = 0; i < 4; i++) {
-                a[i][0] = __float_as_uint(at[i * 16]);
-                a[i][1] = __float_as_uint(at[i * 16 + 8]);
-                a[i][2] = __float_as_uint(at[4 * PITCH + i * 16]);
-                a[i][3] = __float_as_uint(at[4 * PITCH + i * 16 + 8]);
-                b[i][0] = __float_as_uint(bt[i * 8]);
-                b[i][1] = __float_as_uint(bt[4 * PITCH + i * 8]);
+            for (int i = 0; i < MT; i++) {
+                if (OWN) {
+                    const float *from = as + ((k / 8 * BM + wm) / 16 + i) * 128 + lane * 4;
+                    const uint4 u = *(const uint4 *)(const void *)from;
+                    a[i][0] = u.x;
+                    a[i][1] = u.y;
+                    a[i][2] = u.z;
+                    a[i][3] = u.w;
+                }
+                CNN__GPU_UNROLL
+                for (int e = 0; !OWN && e < 4; e++) {
+                    const int m = wm + i * 16 + e % 2 * 8 + g, s = k + e / 2 * 4 + lk;
+                    const float x = as[tiles::A_BY_K > 0 ? m * tiles::A_PITCH + s : s * tiles::A_PITCH + m];
+                    a[i][e] = ROUNDED ? __float_as_uint(x) : cnn__tf32(x);
+                }
             }
             CNN__GPU_UNROLL
-            for (int i = 0; i < 4; i++) {
+            for (int j = 0; j < NT; j++) {
+                const int n = wn + j * 8 + g;
+                if (OWN) { /* step k + 2*lk, see cnn__look_inner */
+                    const float *from = bs + n * BK + (((k / 4) ^ (g % 4 * 2)) + lk / 2) * 4 + lk % 2 * 2;
+                    const uint2 u = *(const uint2 *)(const void *)from;
+                    b[j][0] = u.x;
+                    b[j][1] = u.y;
+                }
                 CNN__GPU_UNROLL
-                for (int j = 0; j < 4; j++)
+                for (int e = 0; !OWN && e < 2; e++) {
+                    const int s = k + e * 4 + lk;
+                    const float x = bs[tiles::B_BY_K > 0 ? n * tiles::B_PITCH + s : s * tiles::B_PITCH + n];
+                    b[j][e] = ROUNDED ? __float_as_uint(x) : cnn__tf32(x);
+                }
+            }
+            CNN__GPU_UNROLL
+            for (int i = 0; i < MT; i++) {
+                CNN__GPU_UNROLL
+                for (int j = 0; j < NT; j++)
                     cnn__mma_tf32(sum[i][j], a[i], b[j]);
             }
         }
-        if (more) {
-            side ^= 1;
-            f.store(as + side * BK * PITCH, bs + side * BK * PITCH);
-            __syncthreads();
+        stage = stage == STAGES - 1 ? 0 : stage + 1;
+    }
+    const bool finish = p.bias || p.activation;
+    CNN__GPU_UNROLL
+    for (int j = 0; finish && j < 2 * NT; j++) {
+        CNN__GPU_UNROLL
+        for (int i = 0; i < 2 * MT; i++) {
+            float *const value = &sum[i / 2][j / 2][i % 2 * 2 + j % 2];
+            *value = p.finished(m0 + wm + i / 2 * 16 + i % 2 * 8 + g,
+                                n0 + (unsigned)(wn + j / 2 * 8 + 2 * lk + j % 2), *value);
         }
     }
     CNN__GPU_UNROLL
-    for (int j = 0; j < 8; j++) {
-        const unsigned n = n0 + (unsigned)(warp % 4 * 32 + j / 2 * 8 + 2 * lk + j % 2);
+    for (int j = 0; p.vector && j < NT; j++) {
+        const unsigned n = n0 + (unsigned)(wn + j * 8 + 2 * lk);
         if (n >= p.n)
             continue;
         const typename P::out_t out = p.out(n);
         CNN__GPU_UNROLL
-        for (int i = 0; i < 8; i++) {
-            const int m = m0 + wm + i / 2 * 16 + i % 2 * 8;
+        for (int i = 0; i < 2 * MT; i++) {
+            const int m = m0 + wm + i / 2 * 16 + i % 2 * 8 + g;
+            if (m < p.m)
+                p.put2(out, m, make_float2(sum[i / 2][j][i % 2 * 2], sum[i / 2][j][i % 2 * 2 + 1]));
+        }
+    }
+    if (p.vector)
+        return;
+    CNN__GPU_UNROLL
+    for (int j = 0; j < 2 * NT; j++) {
+        const unsigned n = n0 + (unsigned)(wn + j / 2 * 8 + 2 * lk + j % 2);
+        if (n >= p.n)
+            continue;
+        const typename P::out_t out = p.out(n);
+        CNN__GPU_UNROLL
+        for (int i = 0; i < 2 * MT; i++) {
+            const int m = m0 + wm + i / 2 * 16 + i % 2 * 8 + g;
             if (m < p.m)
                 p.put(out, m, sum[i / 2][j / 2][i % 2 * 2 + j % 2]);
         }
     }
 }
 
-static unsigned cnn__tiles(int m, unsigned n, int bm, int bn) {
+static unsigned cnn__tile_count(int m, unsigned n, int bm, int bn) {
     return (unsigned)((m + bm - 1) / bm) * ((n + (unsigned)bn - 1) / (unsigned)bn);
 }
 
-template <class P, int BM, int BN, int BK, int TM, int TN>
+template <class P, int BM, int BN, int TM, int TN>
 static cnn_status cnn__launch_tiles(const char *where, cudaStream_t stream, const P &p, int m, unsigned n,
                                     int groups, int slices) {
-    const dim3 grid(cnn__tiles(m, n, BM, BN), (unsigned)groups, (unsigned)slices);
-    const size_t shared = 2 * BK * ((BM + BN + 8) * sizeof(float) + sizeof(typename P::b_t));
-    CNN__RUN(where, (cnn__gpu_product<P, BM, BN, BK, TM, TN>), grid, CNN__BLOCK, shared, stream, p);
+    enum { THREADS = BM * BN / (TM * TN) };
+    const dim3 grid(cnn__tile_count(m, n, BM, BN), (unsigned)groups, (unsigned)slices);
+    const size_t shared = cnn__tiles<P, BM, BN, CNN__STEP, THREADS, 4>::bytes(2);
+    CNN__RUN(where, (cnn__gpu_product<P, BM, BN, TM, TN>), grid, THREADS, shared, stream, p);
     return CNN_OK;
 }
 
-/* n: the most columns that any slice has. Large tiles have the better ratio of arithmetic to memory, small
-   ones keep more processors busy; a sum's order is the same in all of them. */
+template <class P, int MT, int NT, int WM, int WN>
+static cnn_status cnn__launch_tiles_tf32(const char *where, cudaStream_t stream, const P &p, int m,
+                                         unsigned n, int groups, int slices) {
+    typedef cnn__tensor_tiles<P, MT, NT, WM, WN> v;
+    const dim3 grid(cnn__tile_count(m, n, v::BM, v::BN), (unsigned)groups, (unsigned)slices);
+    const size_t shared = v::tiles::bytes(v::STAGES);
+    CNN__CUDA(where, cudaFuncSetAttribute((cnn__gpu_product_tf32<P, MT, NT, WM, WN>),
+                                          cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+    CNN__RUN(where, (cnn__gpu_product_tf32<P, MT, NT, WM, WN>), grid, v::THREADS, shared, stream, p);
+    return CNN_OK;
+}
+
+/* Tiles of the product kernel, and how many run at once on a GPU with 132 multiprocessors. */
+typedef struct cnn__tile_kind {
+    int m, n, at_once;
+    float speed; /* of a multiply-add in it, the largest being 1 */
+} cnn__tile_kind;
+
+static const cnn__tile_kind cnn__tile_kinds[] = {
+    {128, 128, 264, 1.0f}, {64, 128, 528, 0.95f}, {64, 64, 528, 0.75f}, {16, 256, 528, 0.5f}};
+
+/* The kind that takes least time: rounds of as many tiles as run at once, parts of tiles that lie outside. */
+static int cnn__tile_pick(int m, unsigned n, int batch) {
+    int best = 0;
+    double least = 0;
+    for (int i = 0; i < 4; i++) {
+        const cnn__tile_kind *v = &cnn__tile_kinds[i];
+        const double tiles = (double)cnn__tile_count(m, n, v->m, v->n) * batch;
+        const double rounds = tiles < v->at_once ? 1 : tiles / v->at_once + 0.5;
+        const double time = rounds * v->at_once * v->m * v->n / v->speed;
+        if (!i || time < least) {
+            least = time;
+            best = i;
+        }
+    }
+    return best;
+}
+
+static int cnn__tf32_wanted(int m, unsigned n) {
+    return cnn__gpu.tf32 && cnn__gpu.architecture >= 800 && m > 32 && n > 64;
+}
+
+template <class P>
+static cnn_status cnn__launch_product_tf32(const char *where, cudaStream_t stream, const P &p, int m,
+                                           unsigned n, int groups, int slices) {
+    if (m <= 64)
+        return cnn__launch_tiles_tf32<P, 4, 8, 1, 4>(where, stream, p, m, n, groups, slices);
+    return cnn__launch_tiles_tf32<P, 4, 8, 2, 2>(where, stream, p, m, n, groups, slices);
+}
+
+/* n: the most columns that any slice has. The order of a sum is the same in tiles of all kinds. */
+template <class P>
+static cnn_status cnn__launch_product_plain(const char *where, cudaStream_t stream, const P &p, int m,
+                                            unsigned n, int groups, int slices) {
+    switch (cnn__tile_pick(m, n, groups * slices)) {
+    case 0:
+        return cnn__launch_tiles<P, 128, 128, 8, 8>(where, stream, p, m, n, groups, slices);
+    case 1:
+        return cnn__launch_tiles<P, 64, 128, 8, 8>(where, stream, p, m, n, groups, slices);
+    case 2:
+        return cnn__launch_tiles<P, 64, 64, 8, 4>(where, stream, p, m, n, groups, slices);
+    default:
+        return cnn__launch_tiles<P, 16, 256, 4, 8>(where, stream, p, m, n, groups, slices);
+    }
+}
+
 template <class P>
 static cnn_status cnn__launch_product(const char *where, cudaStream_t stream, const P &p, int m, unsigned n,
                                       int groups, int slices) {
-    const unsigned large = cnn__tiles(m, n, 128, 128) * (unsigned)(groups * slices);
-    if (m > 64 && n > 64 && cnn__gpu.tf32 && cnn__gpu.architecture >= 800) {
-        const dim3 grid(cnn__tiles(m, n, 128, 128), (unsigned)groups, (unsigned)slices);
-        CNN__RUN(where, cnn__gpu_product_tf32<P>, grid, CNN__BLOCK,
-                 2 * 16 * (2 * 136 * sizeof(float) + sizeof(typename P::b_t)), stream, p);
-        return CNN_OK;
-    }
-    if (m > 64 && n > 64 && large >= 100)
-        return cnn__launch_tiles<P, 128, 128, 8, 8, 8>(where, stream, p, m, n, groups, slices);
-    if (m <= 16)
-        return cnn__launch_tiles<P, 16, 256, 16, 4, 4>(where, stream, p, m, n, groups, slices);
-    if (cnn__tiles(m, n, 64, 128) * (unsigned)(groups * slices) >= 100)
-        return cnn__launch_tiles<P, 64, 128, 8, 4, 8>(where, stream, p, m, n, groups, slices);
-    return cnn__launch_tiles<P, 64, 64, 16, 4, 4>(where, stream, p, m, n, groups, slices);
+    if (cnn__tf32_wanted(m, n))
+        return cnn__launch_product_tf32(where, stream, p, m, n, groups, slices);
+    return cnn__launch_product_plain(where, stream, p, m, n, groups, slices);
 }
 
 /* ---- linear layers ---- */
 
-/* y[m*ym + n] = sum over k of a[m*am + k*ak] * b[k*bk + n*bn]; forward, which alone has k contiguous in
-   both, with bias[n] and the activation; otherwise, if wanted, added to y. */
-template <int A_CONTIGUOUS_K, int B_CONTIGUOUS_K> struct cnn__matrix {
-    enum { A_BY_K = A_CONTIGUOUS_K, B_BY_K = B_CONTIGUOUS_K, TABLED = 0, FORWARD = A_BY_K && B_BY_K };
-    typedef ptrdiff_t row_t, a_t, b_t, column_t, out_t;
+/* Of each group y[m*ym + n] = sum over k of a(m, k) * b(k, n), with bias[n] and the activation, if wanted;
+   otherwise added to y, if wanted. Slices of k go to arrays of y of their own. */
+template <class A, class B> struct cnn__matrix {
+    typedef A a_t;
+    typedef B b_t;
+    typedef ptrdiff_t out_t;
+    A a;
+    B b;
     int m;
-    unsigned n, k_first, k_end;
-    const float *from_a, *from_b;
-    ptrdiff_t am, ak, bk, bn, ym;
-    const float *bias;
-    int activation, accumulate;
+    unsigned n, k_first, k_end, slice_k; /* 0: one slice */
     float *y;
+    ptrdiff_t ym, a_group, b_group, y_group, y_slice;
+    int accumulate, vector, activation;
+    const float *bias;
 
-    __device__ void enter(int, int) {
-    }
-    __device__ row_t row(int i) const {
-        return i < m ? i * am : -1;
-    }
-    __device__ a_t at_a(unsigned k) const {
-        return k < k_end ? (ptrdiff_t)k * ak : -1;
-    }
-    __device__ float a(row_t i, a_t k) const {
-        return i >= 0 && k >= 0 ? from_a[i + k] : 0.0f;
-    }
-    __device__ b_t at_b(unsigned k) const {
-        return k < k_end ? (ptrdiff_t)k * bk : -1;
-    }
-    __device__ column_t column(unsigned j) const {
-        return j < n ? (ptrdiff_t)j * bn : -1;
-    }
-    __device__ float b(b_t k, column_t j) const {
-        return k >= 0 && j >= 0 ? from_b[k + j] : 0.0f;
+    __device__ void enter(int group, int slice) {
+        a.from += group * a_group;
+        b.from += group * b_group;
+        y += group * y_group + slice * y_slice;
+        if (slice_k) {
+            k_first = (unsigned)slice * slice_k;
+            k_end = k_end - k_first < slice_k ? k_end : k_first + slice_k;
+        }
     }
     __device__ out_t out(unsigned j) const {
         return (ptrdiff_t)j;
     }
     __device__ void put(out_t j, int i, float value) const {
         float *to = y + i * ym + j;
-        if (FORWARD) {
-            value = bias ? value + bias[j] : value;
-            *to = activation ? cnn__gpu_activation_call(activation, value) : value;
-        } else {
-            *to = accumulate ? *to + value : value;
+        *to = accumulate ? *to + value : value;
+    }
+    __device__ float finished(int, unsigned j, float value) const {
+        value = bias && j < n ? value + bias[j] : value;
+        return activation ? cnn__gpu_activation_call(activation, value) : value;
+    }
+    __device__ void put2(out_t j, int i, float2 value) const {
+        put(j, i, value.x);
+        put(j + 1, i, value.y);
+    }
+    __device__ void put4(out_t j, int i, float4 value) const {
+        float4 *to = (float4 *)(void *)(y + i * ym + j);
+        if (accumulate) {
+            const float4 v = *to;
+            value = make_float4(v.x + value.x, v.y + value.y, v.z + value.z, v.w + value.w);
         }
+        *to = value;
     }
 };
+
+template <class A, class B>
+static cnn__matrix<A, B> cnn__matrix_make(const A &a, const B &b, int m, unsigned n, unsigned k, float *y,
+                                          ptrdiff_t ym) {
+    cnn__matrix<A, B> p;
+    memset(&p, 0, sizeof p);
+    p.a = a;
+    p.b = b;
+    p.m = m;
+    p.n = n;
+    p.k_end = k;
+    p.y = y;
+    p.ym = ym;
+    return p;
+}
+
+/* Whether rows of so many floats from there on can be read by 16 bytes. */
+static int cnn__by_16(const float *from, size_t pitch) {
+    return (uintptr_t)from % 16 == 0 && pitch % 4 == 0;
+}
+
+static cnn__by_row cnn__by_row_make(const float *from, int width) {
+    const cnn__by_row v = {from, width, (unsigned)width, cnn__by_16(from, (size_t)width)};
+    return v;
+}
+
+static cnn__by_k cnn__by_k_make(const float *from, int width, int k) {
+    const cnn__by_k v = {from, k, 0, cnn__div_by((unsigned)k), (unsigned)width, cnn__by_16(from, (size_t)k)};
+    return v;
+}
 
 static cnn_status cnn__launch_linear(const char *where, cudaStream_t stream, int n, int in, int out,
                                      const float *x, const float *w, const float *bias, int activation,
                                      float *y) {
-    const cnn__matrix<1, 1> p = {n,  (unsigned)out, 0,    (unsigned)in, x, w, in, 1, 1,
-                                 in, out,           bias, activation,   0, y};
+    cnn__matrix<cnn__by_k, cnn__by_k> p = cnn__matrix_make(
+        cnn__by_k_make(x, n, in), cnn__by_k_make(w, out, in), n, (unsigned)out, (unsigned)in, y, out);
+    p.bias = bias;
+    p.activation = activation;
     return cnn__launch_product(where, stream, p, n, (unsigned)out, 1, 1);
 }
 
 static cnn_status cnn__launch_linear_dx(const char *where, cudaStream_t stream, int n, int in, int out,
                                         const float *dy, const float *w, float *dx) {
-    const cnn__matrix<1, 0> p = {n, (unsigned)in, 0, (unsigned)out, dy, w, out, 1, in, 1, in, NULL, 0, 0, dx};
+    const cnn__matrix<cnn__by_k, cnn__by_row> p = cnn__matrix_make(
+        cnn__by_k_make(dy, n, out), cnn__by_row_make(w, in), n, (unsigned)in, (unsigned)out, dx, in);
     return cnn__launch_product(where, stream, p, n, (unsigned)in, 1, 1);
 }
 
@@ -10865,8 +11224,9 @@ static cnn_status cnn__launch_linear_dw(const char *where, cudaStream_t stream, 
         CNN__RUN(where, cnn__gpu_column_sum, (unsigned)cnn__pieces((size_t)out, 32), block,
                  32 * CNN__SUM_ROWS * sizeof(float), stream, dy, n, out, accumulate, db);
     }
-    const cnn__matrix<0, 0> p = {out, (unsigned)in, 0,    (unsigned)n, dy,         x, 1, out, in,
-                                 1,   in,           NULL, 0,           accumulate, dw};
+    cnn__matrix<cnn__by_row, cnn__by_row> p = cnn__matrix_make(
+        cnn__by_row_make(dy, out), cnn__by_row_make(x, in), out, (unsigned)in, (unsigned)n, dw, in);
+    p.accumulate = accumulate;
     return dw ? cnn__launch_product(where, stream, p, out, (unsigned)in, 1, 1) : CNN_OK;
 }
 
@@ -10913,12 +11273,6 @@ typedef struct cnn__pixel {
     int i, j;
 } cnn__pixel;
 
-/* Of a kernel element: how far it looks from there. */
-typedef struct __align__(16) cnn__offset {
-    int at, i, j;
-}
-cnn__offset;
-
 static __device__ __forceinline__ cnn__pixel cnn__gpu_pixel(const cnn__shape &s, unsigned n, unsigned end) {
     cnn__pixel v = {0, CNN__OUTSIDE, 0};
     if (n < end) {
@@ -10955,220 +11309,426 @@ static __device__ __forceinline__ ptrdiff_t cnn__gpu_at_y(const cnn__shape &s, u
     return (ptrdiff_t)image * s.groups * s.o * s.y_plane + (ptrdiff_t)(n - image * s.by_y.d);
 }
 
-/* y: rows are output channels, columns the pixels of all images, k the kernel elements (c, a, b). */
-struct cnn__conv_y {
-    enum { A_BY_K = 1, B_BY_K = 0, TABLED = 1 };
-    typedef int row_t;
-    typedef int a_t;
-    typedef cnn__offset b_t;
-    typedef cnn__pixel column_t;
-    typedef ptrdiff_t out_t;
+/* For dw: k is a pixel of y, i < width a kernel element (c, a, b). */
+struct cnn__look_k {
+    const float *from;
+    unsigned width;
     cnn__shape s;
-    int m;
-    unsigned n, k_first, k_end;
-    const float *x, *w, *bias;
-    int activation;
-    float *y;
 
-    __device__ void enter(int group, int) {
-        x += (ptrdiff_t)group * s.c * s.x_plane;
-        w += (ptrdiff_t)group * s.o * s.steps;
-        bias = bias ? bias + group * s.o : bias;
-        y += (ptrdiff_t)group * s.o * s.y_plane;
-    }
-    __device__ row_t row(int i) const {
-        return i < m ? i * s.steps : -1;
-    }
-    __device__ a_t at_a(unsigned k) const {
-        return k < k_end ? (int)k : -1;
-    }
-    __device__ float a(row_t i, a_t k) const {
-        return i >= 0 && k >= 0 ? w[i + k] : 0.0f;
-    }
-    __device__ b_t at_b(unsigned k) const {
-        return cnn__gpu_offset(s, k, k_end);
-    }
-    __device__ column_t column(unsigned j) const {
-        return cnn__gpu_pixel(s, j, n);
-    }
-    __device__ float b(const b_t &k, const column_t &j) const {
-        return cnn__gpu_look(s, x, j, k);
-    }
-    __device__ out_t out(unsigned j) const {
-        return cnn__gpu_at_y(s, j);
-    }
-    __device__ void put(out_t at, int i, float value) const {
-        value = bias ? value + bias[i] : value;
-        y[at + (ptrdiff_t)i * s.y_plane] = activation ? cnn__gpu_activation_call(activation, value) : value;
-    }
+    template <int WIDTH, int BK, int THREADS, int PITCH> struct fetch {
+        enum { TABLE = WIDTH };
+
+        __device__ __forceinline__ void begin(const cnn__look_k &v, unsigned i0, unsigned,
+                                              cnn__offset *table) {
+            for (unsigned i = threadIdx.x; i < WIDTH; i += THREADS)
+                table[i] = cnn__gpu_offset(v.s, i0 + i, v.width);
+        }
+        __device__ __forceinline__ void look_up(const cnn__look_k &, unsigned, unsigned, cnn__offset *) {
+        }
+        __device__ __forceinline__ void copy(const cnn__look_k &v, unsigned k0, unsigned end,
+                                             const cnn__offset *table, float *to) const {
+            enum { STEP = THREADS / BK };
+            const unsigned k = threadIdx.x % BK, first = threadIdx.x / BK;
+            const cnn__pixel p = cnn__gpu_pixel(v.s, k0 + k, end);
+            const float *from = v.from + p.at;
+            CNN__GPU_UNROLL
+            for (unsigned c = 0; c < WIDTH / STEP; c++) {
+                const unsigned i = first + c * STEP;
+                const cnn__offset o = table[i];
+                cnn__copy(to + i * PITCH + k, from + o.at,
+                          (unsigned)(p.i + o.i) < (unsigned)v.s.h && (unsigned)(p.j + o.j) < (unsigned)v.s.w);
+            }
+        }
+    };
+    enum { BY_K = 1 };
 };
 
-/* dx: rows are input channels, columns pixels of x, k the kernel elements (o, a, b) whose stride meets them.
-   So pixels go by phases, a slice each: rows i with (i + pt) % sh equal to r meet kernel rows a with a*dh %
-   sh equal to r, which are a0, a0 + step, ...; columns alike. */
-struct cnn__conv_dx {
-    enum { A_BY_K = 1, B_BY_K = 0, TABLED = 1 };
-    typedef int row_t;
-    typedef int a_t;
-    typedef cnn__offset b_t;
-    typedef cnn__pixel column_t;
-    typedef ptrdiff_t out_t;
-    cnn__shape s;
-    int m;
-    unsigned n, k_first, k_end;
-    const float *w, *dy;
-    float *dx;
-    int a0, a_step, b0, b_step, i0, j0; /* of the phase */
-    int back_h, back_w;                 /* rows and columns of dy from one of its elements to the next */
-    cnn__div by_pixels, by_width, by_elements, by_bs;
+/* For y and dx: i < width is a pixel (r, q) of a grid over all images, whose window begins at
+   (r*si + i0, q*sj + j0); k a kernel element (a, b), which looks (a*di, b*dj) further, and a channel: element
+   after element, all channels of each. So the steps of a tile look the same way, unless the channels are no
+   multiple of those: `tabled`. vector: 1x1 over whole planes that are multiples of
+   four floats. */
+struct cnn__look {
+    const float *from;
+    ptrdiff_t image;
+    unsigned width;
+    int h, w, channels, tabled, vector;
+    int plane, row, column; /* floats from a channel to the next, a row, a column */
+    int si, sj, i0, j0, di, dj;
+    cnn__div by_grid, by_row, by_channels, by_bs;
 
-    /* Along one axis: the first pixel and kernel element of phase r, the elements' step, and how many. */
-    static __device__ void phase(int r, int stride, int pad, int size, int dilation, int kernel, int *pixel0,
-                                 int *pixels, int *element0, int *step, int *elements) {
-        int common = stride, rest = dilation % stride;
-        while (rest) {
-            const int t = common % rest;
-            common = rest;
-            rest = t;
-        }
-        *pixel0 = ((r - pad) % stride + stride) % stride;
-        *pixels = *pixel0 < size ? (size - *pixel0 + stride - 1) / stride : 0;
-        *step = stride / common;
-        *element0 = 0;
-        while (*element0 < *step && (int)((long long)*element0 * dilation % stride) != r)
-            ++*element0;
-        *elements = *element0 < *step && *element0 < kernel ? (kernel - *element0 + *step - 1) / *step : 0;
+    CNN__BOTH void set_elements(unsigned) {
     }
-
-    __device__ void enter(int group, int slice) {
-        int rows, columns, as, bs;
-        phase(slice / s.sw, s.sh, s.pt, s.h, s.dh, s.kh, &i0, &rows, &a0, &a_step, &as);
-        phase(slice % s.sw, s.sw, s.pl, s.w, s.dw, s.kw, &j0, &columns, &b0, &b_step, &bs);
-        back_h = a_step * s.dh / s.sh;
-        back_w = b_step * s.dw / s.sw;
-        n = (unsigned)s.n * (unsigned)rows * (unsigned)columns;
-        k_first = 0;
-        k_end = (unsigned)s.o * (unsigned)(as * bs);
-        by_pixels = cnn__div_by((unsigned)(n ? rows * columns : 1));
-        by_width = cnn__div_by((unsigned)(columns ? columns : 1));
-        by_elements = cnn__div_by((unsigned)(k_end ? as * bs : 1));
-        by_bs = cnn__div_by((unsigned)(bs ? bs : 1));
-        w += (ptrdiff_t)group * s.o * s.steps;
-        dy += (ptrdiff_t)group * s.o * s.y_plane;
-        dx += (ptrdiff_t)group * s.c * s.x_plane;
+    __device__ __forceinline__ cnn__pixel pixel(unsigned n) const {
+        const unsigned q = cnn__quotient(n, by_grid), at = n - q * by_grid.d, r = cnn__quotient(at, by_row);
+        cnn__pixel v;
+        v.i = (int)r * si + i0;
+        v.j = (int)(at - r * by_row.d) * sj + j0;
+        v.at = (ptrdiff_t)q * image + (ptrdiff_t)v.i * row + (ptrdiff_t)v.j * column;
+        return v;
     }
-    __device__ row_t row(int i) const {
-        return i < m ? i * s.kh * s.kw : -1;
-    }
-    __device__ a_t at_a(unsigned k) const {
-        if (k >= k_end)
-            return -1;
-        const unsigned o = cnn__quotient(k, by_elements), e = k - o * by_elements.d,
-                       a = cnn__quotient(e, by_bs);
-        return (int)o * s.steps + (a0 + (int)a * a_step) * s.kw + b0 + (int)(e - a * by_bs.d) * b_step;
-    }
-    __device__ float a(row_t i, a_t k) const {
-        return i >= 0 && k >= 0 ? w[i + k] : 0.0f;
-    }
-    __device__ b_t at_b(unsigned k) const {
+    __device__ __forceinline__ cnn__offset offset(unsigned k, unsigned end) const {
         cnn__offset v = {0, CNN__OUTSIDE, 0};
-        if (k < k_end) {
-            const unsigned o = cnn__quotient(k, by_elements), e = k - o * by_elements.d,
-                           a = cnn__quotient(e, by_bs);
-            v.i = -((int)a * back_h);
-            v.j = -((int)(e - a * by_bs.d) * back_w);
-            v.at = (int)o * s.y_plane + v.i * s.ow + v.j;
+        if (k < end) {
+            const unsigned e = cnn__quotient(k, by_channels), a = cnn__quotient(e, by_bs);
+            v.i = (int)a * di;
+            v.j = (int)(e - a * by_bs.d) * dj;
+            v.at = (int)(k - e * by_channels.d) * plane + v.i * row + v.j * column;
         }
         return v;
     }
-    __device__ void place(unsigned j, unsigned *image, int *row, int *col) const {
-        *image = cnn__quotient(j, by_pixels);
-        const unsigned p = j - *image * by_pixels.d, r = cnn__quotient(p, by_width);
-        *row = i0 + (int)r * s.sh;
-        *col = j0 + (int)(p - r * by_width.d) * s.sw;
-    }
-    __device__ column_t column(unsigned j) const {
-        cnn__pixel v = {0, CNN__OUTSIDE, 0};
-        if (j < n) {
-            unsigned image;
-            int r, q;
-            place(j, &image, &r, &q);
-            v.i = (r + s.pt - a0 * s.dh) / s.sh;
-            v.j = (q + s.pl - b0 * s.dw) / s.sw;
-            v.at = (ptrdiff_t)image * s.groups * s.o * s.y_plane + (ptrdiff_t)v.i * s.ow + v.j;
+    template <int WIDTH, int BK, int THREADS, int PITCH> struct fetch {
+        enum { TABLE = 2 * BK, LANES = WIDTH < THREADS ? WIDTH : THREADS, PARTS = WIDTH / LANES };
+        cnn__pixel p[PARTS];
+
+        __device__ __forceinline__ void begin(const cnn__look &v, unsigned n0, unsigned, cnn__offset *) {
+            CNN__GPU_UNROLL
+            for (unsigned c = 0; c < PARTS; c++) {
+                const unsigned n =
+                    n0 + (v.vector ? threadIdx.x % (WIDTH / 4) * 4 : threadIdx.x % LANES + c * LANES);
+                p[c].at = p[c].j = 0;
+                p[c].i = CNN__OUTSIDE;
+                if (n < v.width)
+                    p[c] = v.pixel(n);
+            }
         }
+        __device__ __forceinline__ void look_up(const cnn__look &v, unsigned k0, unsigned end,
+                                                cnn__offset *table) {
+            if (v.tabled && threadIdx.x < BK)
+                table[threadIdx.x] = v.offset(k0 + threadIdx.x, end);
+        }
+        __device__ __forceinline__ bool sees(const cnn__look &v, int part, int i, int j) const {
+            return (unsigned)(p[part].i + i) < (unsigned)v.h && (unsigned)(p[part].j + j) < (unsigned)v.w;
+        }
+        __device__ __forceinline__ void copy(const cnn__look &v, unsigned k0, unsigned end,
+                                             const cnn__offset *table, float *to) const {
+            enum { STEP = THREADS / LANES };
+            const unsigned i = threadIdx.x % LANES, first = threadIdx.x / LANES;
+            if (v.tabled) {
+                CNN__GPU_UNROLL4
+                for (unsigned c = 0; c < BK / STEP; c++) {
+                    const cnn__offset o = table[first + c * STEP];
+                    CNN__GPU_UNROLL
+                    for (int part = 0; part < PARTS; part++)
+                        cnn__copy(to + (first + c * STEP) * PITCH + i + part * LANES,
+                                  v.from + (p[part].at + o.at), sees(v, part, o.i, o.j));
+                }
+                return;
+            }
+            const cnn__offset o = v.offset(k0, end);
+            if (v.vector) {
+                enum { ROW = WIDTH / 4, STEP4 = THREADS / ROW, COUNT = (BK + STEP4 - 1) / STEP4 };
+                const unsigned k = threadIdx.x / ROW;
+                const float *from = v.from + (p[0].at + o.at + (ptrdiff_t)k * v.plane);
+                CNN__GPU_UNROLL
+                for (unsigned c = 0; c < COUNT; c++)
+                    if (BK % STEP4 == 0 || k < BK)
+                        cnn__copy4(to + (k + c * STEP4) * PITCH + threadIdx.x % ROW * 4,
+                                   from + (ptrdiff_t)(c * STEP4) * v.plane, p[0].i >= 0);
+                return;
+            }
+            CNN__GPU_UNROLL
+            for (int part = 0; part < PARTS; part++) {
+                const bool inside = sees(v, part, o.i, o.j);
+                const float *from = v.from + (p[part].at + o.at + (ptrdiff_t)first * v.plane);
+                CNN__GPU_UNROLL
+                for (unsigned c = 0; c < BK / STEP; c++)
+                    cnn__copy(to + (first + c * STEP) * PITCH + i + part * LANES,
+                              from + (ptrdiff_t)(c * STEP) * v.plane, inside);
+            }
+        }
+    };
+    enum { BY_K = 0 };
+};
+
+/* The same from an image whose channels lie innermost, a multiple of 32 of them, for tensor cores; k counts
+   32 channels of every kernel element, then the next 32. The 16-byte pieces of a pixel's steps are permuted
+   in shared memory, lest a warp read the same banks. */
+struct cnn__look_inner : cnn__look {
+    enum { BY_K = 2 };
+    cnn__div by_elements;
+
+    CNN__BOTH void set_elements(unsigned elements) {
+        by_elements = cnn__div_by(elements);
+    }
+    __device__ __forceinline__ cnn__offset inner_offset(unsigned k) const {
+        const unsigned t = k / CNN__STEP_TF32, piece = cnn__quotient(t, by_elements),
+                       e = t - piece * by_elements.d, a = cnn__quotient(e, by_bs);
+        cnn__offset v;
+        v.i = (int)a * di;
+        v.j = (int)(e - a * by_bs.d) * dj;
+        v.at = (int)(piece * CNN__STEP_TF32) + v.i * row + v.j * column;
         return v;
     }
-    __device__ float b(const b_t &k, const column_t &j) const {
-        return (unsigned)(j.i + k.i) < (unsigned)s.oh && (unsigned)(j.j + k.j) < (unsigned)s.ow
-                   ? dy[j.at + k.at]
-                   : 0.0f;
-    }
+    template <int WIDTH, int BK, int THREADS, int PITCH> struct fetch {
+        enum { TABLE = WIDTH };
+
+        __device__ __forceinline__ void begin(const cnn__look_inner &v, unsigned n0, unsigned,
+                                              cnn__offset *table) {
+            for (unsigned i = threadIdx.x; i < WIDTH; i += THREADS) {
+                cnn__offset o = {0, CNN__OUTSIDE, 0};
+                if (n0 + i < v.width) {
+                    const cnn__pixel p = v.pixel(n0 + i);
+                    o.i = p.i;
+                    o.j = p.j;
+                    o.at = (int)p.at;
+                }
+                table[i] = o;
+            }
+        }
+        __device__ __forceinline__ void look_up(const cnn__look_inner &, unsigned, unsigned, cnn__offset *) {
+        }
+        __device__ __forceinline__ void copy(const cnn__look_inner &v, unsigned k0, unsigned,
+                                             const cnn__offset *table, float *to) const {
+            enum { ROW = BK / 4, STEP = THREADS / ROW };
+            const unsigned k = threadIdx.x % ROW, first = threadIdx.x / ROW;
+            const cnn__offset o = v.inner_offset(k0);
+            const float *from = v.from + (o.at + (int)k * 4);
+            to += first * BK + ((k ^ (first % 4 * 2)) * 4);
+            CNN__GPU_UNROLL
+            for (unsigned c = 0; c < WIDTH / STEP; c++) {
+                const cnn__offset p = table[first + c * STEP];
+                cnn__copy4(to + c * STEP * BK, from + p.at,
+                           (unsigned)(p.i + o.i) < (unsigned)v.h && (unsigned)(p.j + o.j) < (unsigned)v.w);
+            }
+        }
+    };
+};
+
+/* For dw on tensor cores, of images with channels innermost: rows of dy's pixels; and for a pixel of y the
+   columns (kernel element, channel) of x. */
+struct cnn__inner_row : cnn__by_row {
+    enum { ROUNDED = 1 };
+};
+
+struct cnn__look_inner_k {
+    enum { BY_K = 0 };
+    const float *from;
+    unsigned width;
+    cnn__shape s;
+    cnn__div by_inner;
+
+    template <int WIDTH, int BK, int THREADS, int PITCH> struct fetch {
+        enum { TABLE = 2 * BK, ROW = WIDTH / 4, STEP = THREADS / ROW };
+        cnn__offset o;
+
+        __device__ __forceinline__ void begin(const cnn__look_inner_k &v, unsigned i0, unsigned,
+                                              cnn__offset *) {
+            const unsigned i = i0 + threadIdx.x % ROW * 4, e = cnn__quotient(i, v.by_inner),
+                           a = cnn__quotient(e, v.s.by_kw);
+            o.at = o.j = 0;
+            o.i = CNN__OUTSIDE;
+            if (i >= v.width)
+                return;
+            o.i = (int)a * v.s.dh;
+            o.j = (int)(e - a * v.s.by_kw.d) * v.s.dw;
+            o.at = (o.i * v.s.w + o.j) * (int)v.by_inner.d + (int)(i - e * v.by_inner.d);
+        }
+        __device__ __forceinline__ void look_up(const cnn__look_inner_k &v, unsigned k0, unsigned end,
+                                                cnn__offset *table) {
+            const unsigned k = k0 + threadIdx.x;
+            if (threadIdx.x >= BK)
+                return;
+            cnn__offset p = {0, CNN__OUTSIDE, 0};
+            if (k < end) {
+                const unsigned image = cnn__quotient(k, v.s.by_y), at = k - image * v.s.by_y.d,
+                               row = cnn__quotient(at, v.s.by_ow);
+                p.i = (int)row * v.s.sh - v.s.pt;
+                p.j = (int)(at - row * v.s.by_ow.d) * v.s.sw - v.s.pl;
+                p.at = ((int)image * v.s.x_plane + p.i * v.s.w + p.j) * (int)v.by_inner.d;
+            }
+            table[threadIdx.x] = p;
+        }
+        __device__ __forceinline__ void copy(const cnn__look_inner_k &v, unsigned, unsigned,
+                                             const cnn__offset *table, float *to) const {
+            const unsigned first = threadIdx.x / ROW;
+            to += first * PITCH + threadIdx.x % ROW * 4;
+            CNN__GPU_UNROLL
+            for (unsigned c = 0; c < BK / STEP; c++) {
+                const cnn__offset p = table[first + c * STEP];
+                cnn__copy4(to + c * STEP * PITCH, v.from + (p.at + o.at),
+                           (unsigned)(p.i + o.i) < (unsigned)v.s.h &&
+                               (unsigned)(p.j + o.j) < (unsigned)v.s.w);
+            }
+        }
+    };
+};
+
+/* y and dx. Rows are channels of the result, columns pixels (r, q) of the grid, which lie at
+   (r*si + i0, q*sj + j0) of the result; of dx by phases, a slice each, see cnn__phase. Or rows are `merged`
+   channels of the first phase, as many of the next and so on, and (r, q) is where phase 0 lies. The weights
+   are packed as the other factor wants them: k as in cnn__look, then rows. */
+template <class A, class B> struct cnn__conv_product {
+    typedef A a_t;
+    typedef B b_t;
+    typedef cnn__pixel out_t;
+    A a;
+    B b;
+    int m;
+    unsigned n, k_first, k_end;
+    float *to;
+    ptrdiff_t to_image, a_group, b_group, to_group;
+    int plane, h, w, si, sj, i0, j0; /* of the result */
+    int merged, vector, activation, phases;
+    const float *bias;
+    cnn__shape s; /* of dx by phases */
+
+    __device__ void enter(int group, int slice);
     __device__ out_t out(unsigned j) const {
-        unsigned image;
-        int r, q;
-        place(j, &image, &r, &q);
-        return (ptrdiff_t)image * s.groups * s.c * s.x_plane + (ptrdiff_t)r * s.w + q;
+        const unsigned image = cnn__quotient(j, b.by_grid), at = j - image * b.by_grid.d,
+                       r = cnn__quotient(at, b.by_row);
+        cnn__pixel v;
+        v.i = (int)r * si + i0;
+        v.j = (int)(at - r * b.by_row.d) * sj + j0;
+        v.at = (ptrdiff_t)image * to_image + (ptrdiff_t)v.i * w + v.j;
+        return v;
     }
-    __device__ void put(out_t at, int i, float value) const {
-        dx[at + (ptrdiff_t)i * s.x_plane] = value;
+    __device__ float finished(int i, unsigned, float value) const {
+        value = bias && i < m ? value + bias[i] : value;
+        return activation ? cnn__gpu_activation_call(activation, value) : value;
+    }
+    __device__ void put(const out_t &v, int i, float value) const {
+        if (B::BY_K == 0 && merged) {
+            const int phase = i / merged, r = phase / sj, q = phase - r * sj;
+            if ((unsigned)(v.i + r) < (unsigned)h && (unsigned)(v.j + q) < (unsigned)w)
+                to[v.at + (ptrdiff_t)(i - phase * merged) * plane + r * w + q] = value;
+        } else {
+            to[v.at + (ptrdiff_t)i * plane] = value;
+        }
+    }
+    __device__ void put2(const out_t &v, int i, float2 value) const { /* not merged */
+        *(float2 *)(void *)(to + v.at + (ptrdiff_t)i * plane) = value;
+    }
+    __device__ void put4(const out_t &v, int i, float4 value) const { /* not merged */
+        *(float4 *)(void *)(to + v.at + (ptrdiff_t)i * plane) = value;
     }
 };
 
-/* dw: rows are output channels, columns kernel elements (c, a, b), k the pixels of all images, in slices
-   whose sums are added up afterwards. */
-struct cnn__conv_dw {
-    enum { A_BY_K = 1, B_BY_K = 1, TABLED = 0 };
-    typedef int row_t;
-    typedef ptrdiff_t a_t;
-    typedef cnn__pixel b_t;
-    typedef cnn__offset column_t;
-    typedef unsigned out_t;
-    cnn__shape s;
-    int m;
-    unsigned n, k_first, k_end, pixels, slice_pixels;
-    const float *x, *dy;
-    size_t slice_floats;
-    int accumulate;
-    float *dw;
+/* With strides, pixels of dx go by phases: rows i with (i + pt) % sh equal to r meet kernel rows a with
+   a*dh % sh equal to r, which are element0, element0 + step, ...; columns alike. Along one axis: the first
+   pixel of phase r, how many, and so on. */
+typedef struct cnn__phase {
+    int pixel0, pixels, element0, step, elements;
+} cnn__phase;
 
-    __device__ void enter(int group, int slice) {
-        x += (ptrdiff_t)group * s.c * s.x_plane;
-        dy += (ptrdiff_t)group * s.o * s.y_plane;
-        dw += (size_t)slice * slice_floats + (size_t)group * (size_t)s.o * (size_t)s.steps;
-        k_first = (unsigned)slice * slice_pixels;
-        k_end = pixels - k_first < slice_pixels ? pixels : k_first + slice_pixels;
+static __device__ cnn__phase cnn__phase_of(int r, int stride, int pad, int size, int dilation, int kernel) {
+    cnn__phase v;
+    int common = stride, rest = dilation % stride;
+    while (rest) {
+        const int t = common % rest;
+        common = rest;
+        rest = t;
     }
-    __device__ row_t row(int i) const {
-        return i < m ? i * s.y_plane : -1;
+    v.pixel0 = ((r - pad) % stride + stride) % stride;
+    v.pixels = v.pixel0 < size ? (size - v.pixel0 + stride - 1) / stride : 0;
+    v.step = stride / common;
+    v.element0 = 0;
+    while (v.element0 < v.step && (int)((long long)v.element0 * dilation % stride) != r)
+        ++v.element0;
+    v.elements = v.element0 < v.step && v.element0 < kernel ? (kernel - v.element0 + v.step - 1) / v.step : 0;
+    return v;
+}
+
+/* Kernel elements of the phases before (r, q), in which order their weights are packed. */
+static __device__ int cnn__phase_start(const cnn__shape *s, int r, int q) {
+    int rows = 0, columns = 0;
+    for (int i = 0; i < r; i++)
+        rows += cnn__phase_of(i, s->sh, s->pt, s->h, s->dh, s->kh).elements;
+    for (int i = 0; i < q; i++)
+        columns += cnn__phase_of(i, s->sw, s->pl, s->w, s->dw, s->kw).elements;
+    return rows * s->kw + cnn__phase_of(r, s->sh, s->pt, s->h, s->dh, s->kh).elements * columns;
+}
+
+template <class A, class B> __device__ void cnn__conv_product<A, B>::enter(int group, int slice) {
+    a.from += group * a_group;
+    b.from += group * b_group;
+    to += group * to_group;
+    bias = bias ? bias + group * m : bias;
+    if (!phases)
+        return;
+    const cnn__phase r = cnn__phase_of(slice / s.sw, s.sh, s.pt, s.h, s.dh, s.kh),
+                     q = cnn__phase_of(slice % s.sw, s.sw, s.pl, s.w, s.dw, s.kw);
+    const unsigned grid = (unsigned)(r.pixels * q.pixels), elements = (unsigned)(r.elements * q.elements);
+    a.from += (ptrdiff_t)cnn__phase_start(&s, slice / s.sw, slice % s.sw) * b.by_channels.d * a.width;
+    n = b.width = (unsigned)s.n * grid;
+    k_end = elements * b.by_channels.d;
+    b.set_elements(elements ? elements : 1);
+    b.by_grid = cnn__div_by(grid ? grid : 1);
+    b.by_row = cnn__div_by((unsigned)(q.pixels ? q.pixels : 1));
+    b.by_bs = cnn__div_by((unsigned)(q.elements ? q.elements : 1));
+    b.di = -(r.step * s.dh / s.sh);
+    b.dj = -(q.step * s.dw / s.sw);
+    b.i0 = (r.pixel0 + s.pt - r.element0 * s.dh) / s.sh;
+    b.j0 = (q.pixel0 + s.pl - q.element0 * s.dw) / s.sw;
+    i0 = r.pixel0;
+    j0 = q.pixel0;
+}
+
+/* Weights as cnn__conv_product wants them: to[group][k][row], `width` floats a row; for tensor cores rounded
+   to TF32, in blocks, see cnn__by_fragment. */
+struct cnn__f_pack {
+    cnn__shape s;
+    int back, merged, tf32;                  /* of dx; phases merged, too */
+    cnn__div by_line, by_lines, by_channels; /* a line: a step, or 8 of them */
+    const float *w;
+    float *to;
+
+    __device__ void operator()(size_t at) const {
+        const unsigned line = cnn__quotient((unsigned)at, by_line), p = (unsigned)at - line * by_line.d;
+        const unsigned group = cnn__quotient(line, by_lines);
+        unsigned k = line - group * by_lines.d, m = p;
+        if (tf32) {
+            m = p / 128 * 16 + p / 16 % 8 + p % 2 * 8;
+            k = k * 8 + p / 4 % 4 * 2 + p / 2 % 2;
+        }
+        const float value = weight((int)group, k, (int)m);
+        to[at] = tf32 ? __uint_as_float(cnn__tf32(value)) : value;
     }
-    __device__ a_t at_a(unsigned k) const {
-        return k < k_end ? cnn__gpu_at_y(s, k) : -1;
+    __device__ float weight(int group, unsigned k, int row) const {
+        cnn__phase v = {0, 0, 0, 1, s.kh}, u = {0, 0, 0, 1, s.kw};
+        if (back && !merged && s.sh * s.sw > 1)
+            find(&k, &v, &u);
+        const unsigned channels = by_channels.d, elements = (unsigned)(v.elements * u.elements);
+        unsigned e = cnn__quotient(k, by_channels), c = k - e * channels;
+        if (tf32) {
+            const unsigned t = k / CNN__STEP_TF32, piece = t / elements;
+            e = t - piece * elements;
+            c = piece * CNN__STEP_TF32 + k % CNN__STEP_TF32;
+        }
+        int a = (int)e / u.elements, b = (int)e - a * u.elements;
+        a = v.element0 + a * v.step;
+        b = u.element0 + b * u.step;
+        if (merged) {
+            const int columns = (s.kw + s.sw - 1) / s.sw, phase = row / s.c, r = phase / s.sw;
+            row -= phase * s.c;
+            a = (int)e / columns;
+            b = ((int)e - a * columns) * s.sw + phase - r * s.sw;
+            a = r < s.sh ? a * s.sh + r : s.kh;
+        }
+        const int o = back ? (int)c : row, from = back ? row : (int)c;
+        if (o >= s.o || from >= s.c || a >= s.kh || b >= s.kw)
+            return 0;
+        return w[((size_t)group * (size_t)s.o + (size_t)o) * (size_t)s.steps +
+                 (size_t)((from * s.kh + a) * s.kw + b)];
     }
-    __device__ float a(row_t i, a_t k) const {
-        return i >= 0 && k >= 0 ? dy[i + k] : 0.0f;
-    }
-    __device__ b_t at_b(unsigned k) const {
-        return cnn__gpu_pixel(s, k, k_end);
-    }
-    __device__ column_t column(unsigned j) const {
-        return cnn__gpu_offset(s, j, n);
-    }
-    __device__ float b(const b_t &k, const column_t &j) const {
-        return cnn__gpu_look(s, x, k, j);
-    }
-    __device__ out_t out(unsigned j) const {
-        return j;
-    }
-    __device__ void put(out_t j, int i, float value) const {
-        float *to = dw + (size_t)i * (size_t)s.steps + j;
-        *to = accumulate ? *to + value : value;
+    /* The phase of step k, counted from the start of which k then is. */
+    __device__ void find(unsigned *k, cnn__phase *v, cnn__phase *u) const {
+        for (int r = 0; r < s.sh; r++) {
+            *v = cnn__phase_of(r, s.sh, s.pt, s.h, s.dh, s.kh);
+            for (int q = 0; q < s.sw; q++) {
+                *u = cnn__phase_of(q, s.sw, s.pl, s.w, s.dw, s.kw);
+                const unsigned steps = (unsigned)(v->elements * u->elements) * by_channels.d;
+                if (*k < steps)
+                    return;
+                *k -= steps;
+            }
+        }
     }
 };
 
 /* Fewer output or input channels in a group than these, and a tile would be mostly empty: a thread an
    element. */
-enum { CNN__FEW_CHANNELS = 4 };
+enum { CNN__FEW_CHANNELS = 4, CNN__FEW_STEPS = 9, CNN__WINO_CHANNELS = 30 };
 
 struct cnn__f_conv_y {
     cnn__shape s;
@@ -11177,64 +11737,342 @@ struct cnn__f_conv_y {
     float *y;
     __device__ void operator()(size_t at) const {
         const unsigned plane = cnn__quotient((unsigned)at, s.by_y), p = (unsigned)at - plane * s.by_y.d;
-        const unsigned channels = (unsigned)(s.groups * s.o), image = plane / channels, o = plane % channels;
+        const unsigned channels = (unsigned)(s.groups * s.o), image = plane / channels,
+                       o = plane - image * channels;
         const cnn__pixel v = cnn__gpu_pixel(s, image * s.by_y.d + p, 0xffffffffu);
-        const float *from = x + (ptrdiff_t)(o / (unsigned)s.o) * s.c * s.x_plane;
+        const float *from = x + v.at + (ptrdiff_t)(o / (unsigned)s.o) * s.c * s.x_plane;
+        const float *weight = w + (size_t)o * (size_t)s.steps;
         float sum = bias ? bias[o] : 0.0f;
-        for (int k = 0; k < s.steps; k++)
-            sum = fmaf(w[(size_t)o * (size_t)s.steps + (size_t)k],
-                       cnn__gpu_look(s, from, v, cnn__gpu_offset(s, (unsigned)k, (unsigned)s.steps)), sum);
+        for (int c = 0; c < s.c; c++, from += s.x_plane)
+            for (int a = 0; a < s.kh; a++, weight += s.kw) {
+                const float *row = from + a * s.dh * s.w;
+                if ((unsigned)(v.i + a * s.dh) >= (unsigned)s.h)
+                    continue;
+                CNN__GPU_UNROLL4
+                for (int b = 0; b < s.kw; b++)
+                    if ((unsigned)(v.j + b * s.dw) < (unsigned)s.w)
+                        sum = fmaf(weight[b], row[b * s.dw], sum);
+            }
         y[at] = cnn__gpu_activation(activation, sum);
     }
 };
 
 struct cnn__f_conv_dx {
     cnn__shape s;
-    cnn__div by_x, by_w;
+    cnn__div by_x, by_w, by_sh, by_sw;
     const float *w, *dy;
     float *dx;
     __device__ void operator()(size_t at) const {
         const unsigned plane = cnn__quotient((unsigned)at, by_x), p = (unsigned)at - plane * by_x.d;
         const int i = (int)cnn__quotient(p, by_w), j = (int)(p - (unsigned)i * by_w.d);
-        const unsigned channels = (unsigned)(s.groups * s.c), image = plane / channels, c = plane % channels;
-        const unsigned group = c / (unsigned)s.c;
+        const unsigned channels = (unsigned)(s.groups * s.c), image = plane / channels,
+                       c = plane - image * channels, group = c / (unsigned)s.c;
         const float *from = dy + ((size_t)image * (size_t)s.groups + group) * (size_t)s.o * (size_t)s.y_plane;
         const float *weight = w + (size_t)group * (size_t)s.o * (size_t)s.steps +
-                              (size_t)(c % (unsigned)s.c) * (size_t)(s.kh * s.kw);
+                              (size_t)(c - group * (unsigned)s.c) * (size_t)(s.kh * s.kw);
         float sum = 0;
         for (int a = 0; a < s.kh; a++) {
-            const int top = i + s.pt - a * s.dh, oh = top / s.sh;
+            const int top = i + s.pt - a * s.dh, oh = (int)cnn__quotient((unsigned)top, by_sh);
             if (top < 0 || oh * s.sh != top || oh >= s.oh)
                 continue;
+            CNN__GPU_UNROLL4
             for (int b = 0; b < s.kw; b++) {
-                const int left = j + s.pl - b * s.dw, ow = left / s.sw;
+                const int left = j + s.pl - b * s.dw, ow = (int)cnn__quotient((unsigned)left, by_sw);
                 if (left < 0 || ow * s.sw != left || ow >= s.ow)
                     continue;
-                for (int o = 0; o < s.o; o++)
-                    sum = fmaf(weight[(size_t)o * (size_t)s.steps + (size_t)(a * s.kw + b)],
-                               from[(size_t)o * (size_t)s.y_plane + (size_t)(oh * s.ow + ow)], sum);
+                const float *d = from + oh * s.ow + ow, *e = weight + a * s.kw + b;
+                sum = fmaf(*e, *d, sum);
+                for (int o = 1; o < s.o; o++)
+                    sum = fmaf(e[(ptrdiff_t)o * s.steps], d[(ptrdiff_t)o * s.y_plane], sum);
             }
         }
         dx[at] = sum;
     }
 };
 
-/* A block a weight: the sum over all images and pixels. */
-static __global__ void cnn__gpu_conv_dw(cnn__shape s, const float *x, const float *dy, int accumulate,
-                                        float *dw) {
+/* A block sums up to CNN__FEW_STEPS weights of an output channel over a slice of all pixels. */
+static __global__ void cnn__gpu_conv_dw(cnn__shape s, const float *x, const float *dy, unsigned slice_pixels,
+                                        float *part) {
     CNN__SHARED(double, shared);
-    const unsigned o = blockIdx.x / (unsigned)s.steps, group = o / (unsigned)s.o;
-    const cnn__offset k = cnn__gpu_offset(s, blockIdx.x % (unsigned)s.steps, (unsigned)s.steps);
-    const unsigned pixels = (unsigned)s.n * (unsigned)s.y_plane;
-    x += (ptrdiff_t)group * s.c * s.x_plane;
+    const unsigned pieces = (unsigned)(s.steps + CNN__FEW_STEPS - 1) / CNN__FEW_STEPS;
+    const unsigned o = blockIdx.x / pieces, k0 = (blockIdx.x - o * pieces) * CNN__FEW_STEPS;
+    const unsigned pixels = (unsigned)s.n * (unsigned)s.y_plane, begin = blockIdx.y * slice_pixels;
+    const unsigned end = pixels - begin < slice_pixels ? pixels : begin + slice_pixels;
+    cnn__offset k[CNN__FEW_STEPS];
+    float sum[CNN__FEW_STEPS];
+    CNN__GPU_UNROLL
+    for (unsigned i = 0; i < CNN__FEW_STEPS; i++) {
+        k[i] = cnn__gpu_offset(s, k0 + i, (unsigned)s.steps);
+        sum[i] = 0;
+    }
+    x += (ptrdiff_t)(o / (unsigned)s.o) * s.c * s.x_plane;
     dy += (ptrdiff_t)o * s.y_plane;
-    float sum = 0;
-    for (unsigned p = threadIdx.x; p < pixels; p += CNN__BLOCK)
-        sum = fmaf(dy[cnn__gpu_at_y(s, p)], cnn__gpu_look(s, x, cnn__gpu_pixel(s, p, pixels), k), sum);
-    const double total = cnn__gpu_block_sum((double)sum, shared);
-    if (threadIdx.x == 0)
-        dw[blockIdx.x] = (accumulate ? dw[blockIdx.x] : 0.0f) + (float)total;
+    for (unsigned p = begin + threadIdx.x; p < end; p += CNN__BLOCK) {
+        const float d = dy[cnn__gpu_at_y(s, p)];
+        const cnn__pixel v = cnn__gpu_pixel(s, p, pixels);
+        CNN__GPU_UNROLL
+        for (unsigned i = 0; i < CNN__FEW_STEPS; i++)
+            sum[i] = fmaf(d, cnn__gpu_look(s, x, v, k[i]), sum[i]);
+    }
+    part += ((size_t)blockIdx.y * (size_t)(s.groups * s.o) + o) * (size_t)s.steps + k0;
+    CNN__GPU_UNROLL
+    for (unsigned i = 0; i < CNN__FEW_STEPS; i++) {
+        const double total = cnn__gpu_block_sum((double)sum[i], shared);
+        if (threadIdx.x == 0 && k0 + i < (unsigned)s.steps)
+            part[i] = (float)total;
+        __syncthreads();
+    }
 }
+
+/* Winograd's minimal filtering F(4x4, 3x3), as on the CPU, see cnn__wino_input1: all tiles of some images at
+   a time transformed to V[element][channel][tile], the weights to U[element][step][row], 36 products
+   M[element][row][tile], and M transformed back. */
+
+static __device__ __forceinline__ void cnn__gpu_wino_input(const float *d, int s, float *t, int u) {
+    const float p = 0.70710678f, q = 1.41421356f;
+    const float a = d[4 * s] - 2.0f * d[2 * s], b = d[3 * s] - 2.0f * d[s];
+    const float c = d[4 * s] - 0.5f * d[2 * s], e = d[3 * s] - 0.5f * d[s];
+    t[0] = fmaf(-2.5f, d[2 * s], d[0] + d[4 * s]);
+    t[u] = fmaf(p, b, a);
+    t[2 * u] = fmaf(-p, b, a);
+    t[3 * u] = fmaf(q, e, c);
+    t[4 * u] = fmaf(-q, e, c);
+    t[5 * u] = fmaf(-2.5f, d[3 * s], d[s] + d[5 * s]);
+}
+
+static __device__ __forceinline__ void cnn__gpu_wino_gradient(const float *d, int s, float *t, int u) {
+    const float p = 0.70710678f, q = 1.41421356f;
+    const float a = fmaf(0.5f, d[2 * s], d[0]), b = fmaf(2.0f, d[2 * s], d[0]);
+    const float c = p * fmaf(0.5f, d[3 * s], d[s]), e = q * fmaf(2.0f, d[3 * s], d[s]);
+    t[0] = d[0];
+    t[u] = a + c;
+    t[2 * u] = a - c;
+    t[3 * u] = b + e;
+    t[4 * u] = b - e;
+    t[5 * u] = d[3 * s];
+}
+
+static __device__ __forceinline__ void cnn__gpu_wino_weight(const float *g, int s, float *t, int u) {
+    const float a = -2.0f / 3 * (g[0] + 0.5f * g[2 * s]), b = -0.47140452f * g[s];
+    const float c = 1.0f / 6 * (g[0] + 2.0f * g[2 * s]), e = 0.23570226f * g[s];
+    t[0] = g[0];
+    t[u] = a + b;
+    t[2 * u] = a - b;
+    t[3 * u] = c + e;
+    t[4 * u] = c - e;
+    t[5 * u] = g[2 * s];
+}
+
+static __device__ __forceinline__ void cnn__gpu_wino_output(const float *m, int s, float *t, int u) {
+    const float p = 0.70710678f, q = 1.41421356f;
+    const float a = m[s] + m[2 * s], b = m[s] - m[2 * s], c = m[3 * s] + m[4 * s], e = m[3 * s] - m[4 * s];
+    t[0] = m[0] + a + c;
+    t[u] = fmaf(p, b, q * e);
+    t[2 * u] = fmaf(0.5f, a, c + c);
+    t[3 * u] = fmaf(0.35355339f, b, fmaf(2.82842712f, e, m[5 * s]));
+}
+
+static __device__ __forceinline__ void cnn__gpu_wino_kernel(const float *m, int s, float *t, int u) {
+    const float a = m[s] + m[2 * s], b = m[s] - m[2 * s], c = m[3 * s] + m[4 * s], e = m[3 * s] - m[4 * s];
+    t[0] = fmaf(-2.0f / 3, a, fmaf(1.0f / 6, c, m[0]));
+    t[u] = fmaf(-0.47140452f, b, 0.23570226f * e);
+    t[2 * u] = fmaf(1.0f / 3, c - a, m[5 * s]);
+}
+
+/* Tiles of a tensor, `pitch` of each channel, those from `count` on being zeros. */
+typedef struct cnn__tiling {
+    int channels, h, w, top, left; /* of the tensor; where the first tile begins */
+    unsigned count, pitch;
+    cnn__div by_pitch, by_tiles, by_across;
+} cnn__tiling;
+
+/* A tile's channel and corner; where its image's channel begins, or -1 beyond the last tile. */
+typedef struct cnn__corner {
+    ptrdiff_t from;
+    int channel, i, j;
+} cnn__corner;
+
+static __device__ __forceinline__ cnn__corner cnn__gpu_corner(const cnn__tiling &v, unsigned at) {
+    cnn__corner to = {-1, 0, 0, 0};
+    const unsigned c = cnn__quotient(at, v.by_pitch), t = at - c * v.pitch;
+    const unsigned image = cnn__quotient(t, v.by_tiles), k = t - image * v.by_tiles.d;
+    const unsigned row = cnn__quotient(k, v.by_across);
+    to.channel = (int)c;
+    to.i = (int)row * 4 - v.top;
+    to.j = (int)(k - row * v.by_across.d) * 4 - v.left;
+    if (t < v.count)
+        to.from = ((ptrdiff_t)image * v.channels + (ptrdiff_t)c) * v.h * v.w;
+    return to;
+}
+
+/* SIDE: 6, V of an image; 4, that of a gradient of the output. */
+template <int SIDE> struct cnn__f_wino_input {
+    cnn__tiling v;
+    const float *x;
+    float *to;
+    __device__ void operator()(size_t at) const {
+        const cnn__corner p = cnn__gpu_corner(v, (unsigned)at);
+        const size_t element = (size_t)v.channels * v.pitch;
+        float d[SIDE * SIDE], t[6 * SIDE], r[6];
+        CNN__GPU_UNROLL
+        for (int a = 0; a < SIDE; a++) {
+            const bool inside = p.from >= 0 && (unsigned)(p.i + a) < (unsigned)v.h;
+            const float *from = x + (p.from + (ptrdiff_t)(p.i + a) * v.w + p.j);
+            CNN__GPU_UNROLL
+            for (int b = 0; b < SIDE; b++)
+                d[a * SIDE + b] = inside && (unsigned)(p.j + b) < (unsigned)v.w ? from[b] : 0.0f;
+        }
+        CNN__GPU_UNROLL
+        for (int b = 0; b < SIDE; b++) {
+            if (SIDE == 6)
+                cnn__gpu_wino_input(d + b, SIDE, t + b, SIDE);
+            else
+                cnn__gpu_wino_gradient(d + b, SIDE, t + b, SIDE);
+        }
+        CNN__GPU_UNROLL
+        for (int a = 0; a < 6; a++) {
+            if (SIDE == 6)
+                cnn__gpu_wino_input(t + a * SIDE, 1, r, 1);
+            else
+                cnn__gpu_wino_gradient(t + a * SIDE, 1, r, 1);
+            CNN__GPU_UNROLL
+            for (int b = 0; b < 6; b++)
+                to[(size_t)(a * 6 + b) * element + at] = r[b];
+        }
+    }
+};
+
+/* to[element][step][row], width floats a row; of dx: of kernels turned around, rows being c. */
+struct cnn__f_wino_weight {
+    int o, c, back;
+    cnn__div by_width;
+    const float *w;
+    float *to;
+    __device__ void operator()(size_t at) const {
+        const unsigned k = cnn__quotient((unsigned)at, by_width), m = (unsigned)at - k * by_width.d;
+        const size_t element = (size_t)(back ? o : c) * by_width.d;
+        const bool inside = (int)m < (back ? c : o);
+        const float *from = w + ((size_t)(back ? k : m) * (size_t)c + (size_t)(back ? m : k)) * 9;
+        float d[9], t[18], r[6];
+        CNN__GPU_UNROLL
+        for (int e = 0; e < 9; e++)
+            d[e] = inside ? from[back ? 8 - e : e] : 0.0f;
+        CNN__GPU_UNROLL
+        for (int b = 0; b < 3; b++)
+            cnn__gpu_wino_weight(d + b, 3, t + b, 3);
+        CNN__GPU_UNROLL
+        for (int a = 0; a < 6; a++) {
+            cnn__gpu_wino_weight(t + a * 3, 1, r, 1);
+            CNN__GPU_UNROLL
+            for (int b = 0; b < 6; b++)
+                to[(size_t)(a * 6 + b) * element + at] = r[b];
+        }
+    }
+};
+
+struct cnn__f_wino_output {
+    cnn__tiling v; /* of y */
+    const float *m, *bias;
+    int activation;
+    float *y;
+    __device__ void operator()(size_t at) const {
+        const cnn__corner p = cnn__gpu_corner(v, (unsigned)at);
+        const size_t element = (size_t)v.channels * v.pitch;
+        float d[36], t[24], r[4];
+        if (p.from < 0)
+            return;
+        CNN__GPU_UNROLL
+        for (int e = 0; e < 36; e++)
+            d[e] = m[(size_t)e * element + at];
+        CNN__GPU_UNROLL
+        for (int b = 0; b < 6; b++)
+            cnn__gpu_wino_output(d + b, 6, t + b, 6);
+        const float add = bias ? bias[p.channel] : 0.0f;
+        float *to = y + (p.from + (ptrdiff_t)p.i * v.w + p.j);
+        CNN__GPU_UNROLL
+        for (int a = 0; a < 4; a++, to += v.w) {
+            cnn__gpu_wino_output(t + a * 6, 1, r, 1);
+            CNN__GPU_UNROLL
+            for (int b = 0; b < 4; b++)
+                r[b] = activation ? cnn__gpu_activation_call(activation, r[b] + add) : r[b] + add;
+            if (p.i + a >= v.h)
+                return;
+            if (v.w % 4 == 0 && (uintptr_t)y % 16 == 0) {
+                *(float4 *)(void *)to = make_float4(r[0], r[1], r[2], r[3]);
+                continue;
+            }
+            CNN__GPU_UNROLL
+            for (int b = 0; b < 4; b++)
+                if (p.j + b < v.w)
+                    to[b] = r[b];
+        }
+    }
+};
+
+/* dw of a pair (o, c), from the sums over tiles: sums[slice][element][pair]. */
+struct cnn__f_wino_kernel {
+    const float *sums;
+    size_t pairs;
+    int slices, accumulate;
+    float *dw;
+    __device__ void operator()(size_t at) const {
+        float d[36], t[18], r[3];
+        CNN__GPU_UNROLL
+        for (int e = 0; e < 36; e++)
+            d[e] = 0;
+        for (int s = 0; s < slices; s++) {
+            CNN__GPU_UNROLL
+            for (int e = 0; e < 36; e++)
+                d[e] += sums[((size_t)s * 36 + (size_t)e) * pairs + at];
+        }
+        CNN__GPU_UNROLL
+        for (int b = 0; b < 6; b++)
+            cnn__gpu_wino_kernel(d + b, 6, t + b, 6);
+        float *to = dw + at * 9;
+        CNN__GPU_UNROLL
+        for (int a = 0; a < 3; a++) {
+            cnn__gpu_wino_kernel(t + a * 6, 1, r, 1);
+            CNN__GPU_UNROLL
+            for (int b = 0; b < 3; b++)
+                to[a * 3 + b] = accumulate ? to[a * 3 + b] + r[b] : r[b];
+        }
+    }
+};
+
+/* Planes of `channels` of every group of every image, channels innermost, filled up with zeros, and rounded
+   to TF32: to[group][image][pixel][channel]. A block transposes 32 pixels of 32 channels. */
+static __global__ void cnn__gpu_inner(const float *x, int n, int groups, int channels, int inner, int plane,
+                                      float *to) {
+    CNN__SHARED(float, shared);
+    const int pieces = (plane + 31) / 32, of = (int)blockIdx.x / pieces, i = of / groups, g = of - i * groups;
+    const int p0 = ((int)blockIdx.x - of * pieces) * 32, c0 = (int)blockIdx.y * 32;
+    const int lane = (int)threadIdx.x, first = (int)threadIdx.y;
+    for (int c = first; c < 32; c += (int)blockDim.y)
+        shared[c * 33 + lane] = c0 + c < channels && p0 + lane < plane
+                                    ? x[((ptrdiff_t)of * channels + c0 + c) * plane + p0 + lane]
+                                    : 0.0f;
+    __syncthreads();
+    to += ((ptrdiff_t)(g * n + i) * plane + p0) * inner + c0 + lane;
+    for (int p = first; p < 32 && p0 + p < plane; p += (int)blockDim.y)
+        to[(ptrdiff_t)p * inner] = __uint_as_float(cnn__tf32(shared[lane * 33 + p]));
+}
+
+/* dw[o][c][element] = or += the sum over slices of part[slice][o][element][inner channel]. */
+struct cnn__f_fold_inner {
+    const float *part;
+    size_t count; /* of a slice */
+    int slices, accumulate, channels, inner, elements;
+    float *dw;
+    __device__ void operator()(size_t at) const {
+        const unsigned line = (unsigned)at / (unsigned)elements, e = (unsigned)at - line * (unsigned)elements;
+        const unsigned o = line / (unsigned)channels, c = line - o * (unsigned)channels;
+        const float *from = part + ((size_t)o * (size_t)elements + e) * (size_t)inner + c;
+        float sum = 0;
+        for (int k = 0; k < slices; k++)
+            sum += from[(size_t)k * count];
+        dw[at] = accumulate ? dw[at] + sum : sum;
+    }
+};
 
 /* Padding other than zeros: the padded image, in full, and its adjoint. */
 typedef struct cnn__padding {
@@ -11283,15 +12121,205 @@ struct cnn__f_unpad {
     }
 };
 
+/* The packed weights of a product: steps of `width` floats, of which m count. */
+typedef struct cnn__packing {
+    int back, tf32, merged, tabled, channels, m, width, steps;
+    size_t floats;
+} cnn__packing;
+
+/* Phases together where each would fill but a part of the smallest tile, and the kernel elements that only
+   some of them have are not too many. */
+static cnn__packing cnn__packing_make(const cnn__shape *s, int back, int tf32) {
+    cnn__packing v;
+    int elements = s->kh * s->kw;
+    const int all = ((s->kh + s->sh - 1) / s->sh) * ((s->kw + s->sw - 1) / s->sw);
+    memset(&v, 0, sizeof v);
+    v.back = back;
+    v.tf32 = tf32;
+    v.channels = back ? s->o : s->c;
+    v.m = back ? s->c : s->o;
+    if (back && s->sh * s->sw > 1 && (double)s->c * s->sh * s->sw <= 16 && s->dh == 1 && s->dw == 1 &&
+        (double)all * s->sh * s->sw <= 2.0 * elements) {
+        v.merged = s->c;
+        v.m = s->c * s->sh * s->sw;
+        elements = all;
+    }
+    v.tabled = !tf32 && v.channels % CNN__STEP != 0;
+    v.channels = (int)cnn__round_up((size_t)v.channels, tf32 ? CNN__STEP_TF32 : 1);
+    v.width = (int)cnn__round_up((size_t)v.m, tf32 ? 16 : 4);
+    v.steps = elements * v.channels;
+    v.floats = (size_t)s->groups * (size_t)v.steps * (size_t)v.width;
+    return v;
+}
+
 /* What a convolution needs besides its tensors, in floats, and how the work is cut: at_once images at a
    time, so that 32 bits count pixels; the pixels of dw in slices, their number fixed by the shapes; those of
-   db too. */
+   db too. pad: padded images, then packed weights and images with channels innermost, or transformed; part:
+   `sums` for slices of dw, then those of db. */
 typedef struct cnn__conv_plan {
     cnn__shape s; /* padded in full where the padding is not zeros */
     cnn__padding padding;
-    int padded, at_once, slices, db_slices;
-    size_t pad_floats, part_floats;
+    int padded, at_once, db_slices, wino[3]; /* of y, dx, dw */
+    size_t padded_floats, pad_floats, sums, part_floats;
 } cnn__conv_plan;
+
+/* Into how many slices to cut the sums of a product over k steps: few, but so that the last round of tiles is
+   a full one, more or less. */
+static int cnn__product_slices(int m, int n, int groups, double k, int tf32) {
+    const cnn__tile_kind *v = &cnn__tile_kinds[cnn__tile_pick(m, (unsigned)n, groups * 1000)];
+    const int bm = !tf32 ? v->m : m <= 64 ? 64 : 128, bn = !tf32 ? v->n : m <= 64 ? 256 : 128;
+    const int at_once = tf32 ? 264 : v->at_once, most = (int)(k / 512);
+    const double tiles = (double)cnn__tile_count(m, (unsigned)n, bm, bn) * groups;
+    int best = 1;
+    double fullest = 0;
+    for (int rounds = 1; rounds <= 6 && fullest < 0.9; rounds++) {
+        const int slices = (int)(rounds * at_once / tiles);
+        const double full = slices * tiles / (rounds * at_once);
+        if (slices > most || full <= fullest)
+            continue;
+        fullest = full;
+        best = slices;
+    }
+    return fullest > 0 ? best : most > 1 && tiles < at_once ? most : 1;
+}
+
+/* Floats that images with channels innermost, or transformed, take: of as many at a time as that holds. */
+enum { CNN__TRANSFORMED = 64 << 20 };
+
+/* dw on tensor cores from images with channels innermost: not of so few channels that most would be filled
+   up, nor where dw is a plain product. */
+static int cnn__inner_dw(const cnn__shape *s) {
+    return s->c >= 24 && s->o > 32 && s->kh * s->kw > 1;
+}
+
+static size_t cnn__inner_dw_image(const cnn__shape *s) {
+    return (size_t)s->groups * (cnn__round_up((size_t)s->c, 32) * (size_t)s->x_plane +
+                                cnn__round_up((size_t)s->o, 32) * (size_t)s->y_plane);
+}
+
+static int cnn__inner_dw_at_once(const cnn__shape *s, int n) {
+    const double image = (double)cnn__inner_dw_image(s);
+    return image * n < CNN__TRANSFORMED ? n : image > CNN__TRANSFORMED ? 1 : (int)(CNN__TRANSFORMED / image);
+}
+
+static size_t cnn__inner_dw_weights(const cnn__shape *s) {
+    return (size_t)(s->groups * s->o * s->kh * s->kw) * cnn__round_up((size_t)s->c, 32);
+}
+
+static int cnn__inner_dw_slices(const cnn__shape *s, int n) {
+    return cnn__product_slices(s->o, s->kh * s->kw * (int)cnn__round_up((size_t)s->c, 32), s->groups,
+                               (double)cnn__inner_dw_at_once(s, n) * s->y_plane, 1);
+}
+
+static int cnn__few_slices(const cnn__shape *s, int images) {
+    const double slices = (double)images * s->y_plane / 4096;
+    return slices < 1 ? 1 : slices > 16 ? 16 : (int)slices;
+}
+
+static int cnn__dw_slices(const cnn__shape *s, int images, int tf32) {
+    return cnn__product_slices(s->o, s->steps, s->groups, (double)images * s->y_plane, tf32);
+}
+
+/* Whether y or dx may go over tensor cores: not of so few channels that most would be filled up. */
+static int cnn__conv_inner(const cnn__shape *s, int back) {
+    return (back ? s->o : s->c) >= 24 && (back ? s->c : s->o) > 32;
+}
+
+/* Images with channels innermost, of which as many are made at a time. */
+static int cnn__inner_at_once(const cnn__shape *s, const cnn__packing *v, int n) {
+    const double image = (double)s->groups * v->channels * (v->back ? s->y_plane : s->x_plane);
+    return image * n < CNN__TRANSFORMED ? n : image > CNN__TRANSFORMED ? 1 : (int)(CNN__TRANSFORMED / image);
+}
+
+static size_t cnn__inner_floats(const cnn__shape *s, const cnn__packing *v, int n) {
+    return (size_t)cnn__inner_at_once(s, v, n) * (size_t)s->groups * (size_t)v->channels *
+           (size_t)(v->back ? s->y_plane : s->x_plane);
+}
+
+static int cnn__wino_tiles(const cnn__shape *s) { /* of y; of dx as many */
+    return (int)(cnn__pieces((size_t)s->oh, 4) * cnn__pieces((size_t)s->ow, 4));
+}
+
+static int cnn__wino_at_once(const cnn__shape *s, int n) {
+    const double image = 36.0 * (s->c + s->o) * (cnn__wino_tiles(s) + 3);
+    return image * n < CNN__TRANSFORMED ? n : image > CNN__TRANSFORMED ? 1 : (int)(CNN__TRANSFORMED / image);
+}
+
+static size_t cnn__wino_scratch(const cnn__shape *s, int n) { /* without sums for dw */
+    const size_t tiles = cnn__round_up((size_t)(cnn__wino_at_once(s, n) * cnn__wino_tiles(s)), 4);
+    return 36 *
+           (cnn__round_up((size_t)s->c, 4) * cnn__round_up((size_t)s->o, 4) + (size_t)(s->c + s->o) * tiles);
+}
+
+static cnn__tiling cnn__tiling_make(const cnn__shape *s, int images, int channels, int h, int w, int top,
+                                    int left) {
+    const int tiles = cnn__wino_tiles(s);
+    cnn__tiling v;
+    v.channels = channels;
+    v.h = h;
+    v.w = w;
+    v.top = top;
+    v.left = left;
+    v.count = (unsigned)(images * tiles);
+    v.pitch = (unsigned)cnn__round_up(v.count, 4);
+    v.by_pitch = cnn__div_by(v.pitch);
+    v.by_tiles = cnn__div_by((unsigned)tiles);
+    v.by_across = cnn__div_by((unsigned)cnn__pieces((size_t)s->ow, 4));
+    return v;
+}
+
+static int cnn__wino_slices(const cnn__shape *s, int images) {
+    return cnn__product_slices(s->o, s->c, 36, (double)cnn__wino_at_once(s, images) * cnn__wino_tiles(s), 0);
+}
+
+/* As cnn__conv_winograd, which see; what the transforms move weighs more here. */
+static int cnn__wino_wanted(const cnn__conv *v, int what) {
+    const int bottom = v->hp - v->h - v->pt, right = v->wp - v->w - v->pl, least = what == CNN__DW ? 12 : 6;
+    if (v->kh != 3 || v->kw != 3 || v->sh > 1 || v->sw > 1 || v->dh > 1 || v->dw > 1 || v->groups > 1 ||
+        v->oh < least || v->ow < least || v->no_winograd ||
+        (double)v->c * v->o < CNN__WINO_CHANNELS * ((double)v->c + v->o))
+        return 0;
+    if (what != CNN__Y && v->mode != CNN_PAD_ZEROS)
+        return 0;
+    if (what == CNN__DX)
+        return v->pt == 1 && v->pl == 1 && bottom == 1 && right == 1;
+    return v->pt < 2 && v->pl < 2 && bottom < 2 && right < 2;
+}
+
+static size_t cnn__larger(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+/* What the largest of the ways takes that a plan may go, TF32 being chosen, or left, later on. */
+static void cnn__plan_scratch(cnn__conv_plan *plan) {
+    const cnn__shape *s = &plan->s;
+    const size_t channels = (size_t)(s->groups * s->o), weights = channels * (size_t)s->steps;
+    const int n = plan->at_once, few = s->o < CNN__FEW_CHANNELS || s->groups > 65535;
+    size_t packed = 0, sums = few ? (size_t)cnn__few_slices(s, n) * weights : 0;
+    for (int i = 0; i < 4; i++) {
+        const cnn__packing v = cnn__packing_make(s, i / 2, i % 2);
+        const size_t floats = v.floats + (v.tf32 ? cnn__inner_floats(s, &v, n) : 0);
+        const int slices = cnn__dw_slices(s, n, i % 2);
+        if (!v.tf32 || cnn__conv_inner(s, v.back))
+            packed = cnn__larger(packed, floats);
+        if (slices > 1)
+            sums = cnn__larger(sums, (size_t)slices * weights);
+    }
+    if (plan->wino[CNN__Y] || plan->wino[CNN__DX] || plan->wino[CNN__DW])
+        packed = cnn__larger(packed, cnn__wino_scratch(s, n));
+    if (plan->wino[CNN__DW])
+        sums = cnn__larger(sums, (size_t)cnn__wino_slices(s, n) * 36 * (size_t)s->o * (size_t)s->c);
+    if (cnn__inner_dw(s)) {
+        packed = cnn__larger(packed, (size_t)cnn__inner_dw_at_once(s, n) * cnn__inner_dw_image(s));
+        sums = cnn__larger(sums, (size_t)cnn__inner_dw_slices(s, n) * cnn__inner_dw_weights(s));
+    }
+    plan->sums = cnn__round_up(sums, 4);
+    plan->padded_floats = plan->padded ? (size_t)n * (size_t)(s->groups * s->c) * (size_t)s->x_plane : 0;
+    plan->padded_floats = cnn__round_up(plan->padded_floats, 4);
+    plan->pad_floats = plan->padded_floats + packed;
+    plan->db_slices = cnn__min(n, 16);
+    plan->part_floats = plan->sums + (size_t)plan->db_slices * channels;
+}
 
 static cnn_status cnn__conv_plan_make(const char *where, const cnn__conv *v, int n, cnn__conv_plan *plan) {
     cnn__shape *s = &plan->s;
@@ -11333,17 +12361,9 @@ static cnn_status cnn__conv_plan_make(const char *where, const cnn__conv *v, int
     plan->padding.pt = v->pt;
     plan->padding.pl = v->pl;
     plan->at_once = cnn__images_at_once(n, (size_t)channels * (size_t)(s->x_plane + s->y_plane));
-    plan->pad_floats =
-        plan->padded ? (size_t)plan->at_once * (size_t)(s->groups * s->c) * (size_t)s->x_plane : 0;
-    const size_t weights = (size_t)s->groups * (size_t)s->o * (size_t)s->steps;
-    const double tiles = (double)s->groups * (double)cnn__pieces((size_t)s->o, 128) *
-                         (double)cnn__pieces((size_t)s->steps, 128);
-    const double most = (double)plan->at_once * s->y_plane / 512;
-    plan->slices = (int)(512 / tiles < most ? 512 / tiles : most);
-    plan->slices = plan->slices < 1 ? 1 : plan->slices;
-    plan->db_slices = cnn__min(plan->at_once, 16);
-    plan->part_floats = (plan->slices > 1 ? (size_t)plan->slices * weights : 0) +
-                        (size_t)plan->db_slices * (size_t)(s->groups * s->o);
+    for (int what = 0; what < 3; what++)
+        plan->wino[what] = cnn__wino_wanted(v, what);
+    cnn__plan_scratch(plan);
     return CNN_OK;
 }
 
@@ -11379,6 +12399,240 @@ static cnn_status cnn__launch_unpad(const char *where, cudaStream_t stream, cons
     return cnn__launch_map(where, stream, f, (size_t)n * cnn__image_x(plan));
 }
 
+/* The product that y or dx is, but for its pointers: of all images of s, its grid that of the result, or of
+   the phases merged. */
+template <class A, class B>
+static cnn__conv_product<A, B> cnn__conv_product_make(const cnn__shape *s, const cnn__packing *v) {
+    cnn__conv_product<A, B> p;
+    cnn__look *b = &p.b;
+    memset(&p, 0, sizeof p);
+    const int rows = v->merged ? (s->h - 1 + s->pt) / s->sh - s->pt / s->sh + 1 : v->back ? s->h : s->oh;
+    const int columns = v->merged ? (s->w - 1 + s->pl) / s->sw - s->pl / s->sw + 1 : v->back ? s->w : s->ow;
+    p.m = v->m;
+    p.n = b->width = (unsigned)(s->n * rows * columns);
+    p.k_end = (unsigned)v->steps;
+    p.a.pitch = v->tf32 ? 8 * v->width : v->width;
+    p.a.width = (unsigned)v->width;
+    p.a.vector = 1;
+    p.a_group = (ptrdiff_t)v->steps * v->width;
+    p.plane = v->back ? s->x_plane : s->y_plane;
+    p.h = v->back ? s->h : s->oh;
+    p.w = v->back ? s->w : s->ow;
+    p.to_group = (ptrdiff_t)(v->back ? s->c : s->o) * p.plane;
+    p.to_image = s->groups * p.to_group;
+    b->h = v->back ? s->oh : s->h;
+    b->w = v->back ? s->ow : s->w;
+    const int plane = v->back ? s->y_plane : s->x_plane;
+    b->channels = v->channels;
+    b->plane = v->tf32 ? 1 : plane;
+    b->column = v->tf32 ? v->channels : 1;
+    b->row = b->w * b->column;
+    b->image = v->tf32 ? (ptrdiff_t)plane * v->channels : (ptrdiff_t)s->groups * v->channels * plane;
+    p.b_group = (v->tf32 ? (ptrdiff_t)s->n : 1) * v->channels * plane;
+    p.b.set_elements((unsigned)(v->steps / v->channels));
+    b->tabled = v->tabled;
+    b->by_channels = cnn__div_by((unsigned)v->channels);
+    b->by_grid = cnn__div_by((unsigned)(rows * columns));
+    b->by_row = cnn__div_by((unsigned)columns);
+    b->by_bs = cnn__div_by((unsigned)s->kw);
+    b->si = b->sj = p.si = p.sj = 1;
+    if (v->merged) {
+        p.merged = v->merged;
+        p.si = s->sh;
+        p.sj = s->sw;
+        b->i0 = s->pt / s->sh;
+        b->j0 = s->pl / s->sw;
+        p.i0 = b->i0 * s->sh - s->pt;
+        p.j0 = b->j0 * s->sw - s->pl;
+        b->di = b->dj = -1;
+        b->by_bs = cnn__div_by((unsigned)((s->kw + s->sw - 1) / s->sw));
+    } else if (v->back) {
+        p.phases = s->sh * s->sw;
+        p.si = s->sh;
+        p.sj = s->sw;
+        p.s = *s;
+    } else {
+        b->si = s->sh;
+        b->sj = s->sw;
+        b->i0 = -s->pt;
+        b->j0 = -s->pl;
+        b->di = s->dh;
+        b->dj = s->dw;
+    }
+    return p;
+}
+
+/* Whether a kernel looks at each pixel alone, for itself. */
+static int cnn__conv_pointwise(const cnn__shape *s) {
+    return s->kh * s->kw * s->sh * s->sw == 1 && s->pt == 0 && s->pl == 0 && s->h == s->oh && s->w == s->ow;
+}
+
+/* The most columns that a phase has. */
+static unsigned cnn__conv_columns(const cnn__shape *s, int phases, unsigned n) {
+    return phases > 1 ? (unsigned)(s->n * ((s->h + s->sh - 1) / s->sh) * ((s->w + s->sw - 1) / s->sw)) : n;
+}
+
+/* Packs the weights and multiplies; images at a time, from and to being of all. */
+static cnn_status cnn__launch_conv_product(const char *where, cudaStream_t stream, const cnn__shape *s,
+                                           int back, const float *from, const float *w, const float *bias,
+                                           int activation, float *packed, float *to) {
+    const cnn__packing v = cnn__packing_make(s, back, 0);
+    const cnn__f_pack pack = {*s,
+                              back,
+                              v.merged,
+                              0,
+                              cnn__div_by((unsigned)v.width),
+                              cnn__div_by((unsigned)v.steps),
+                              cnn__div_by((unsigned)v.channels),
+                              w,
+                              packed};
+    cnn__conv_product<cnn__by_row, cnn__look> p = cnn__conv_product_make<cnn__by_row, cnn__look>(s, &v);
+    CNN__TRY(cnn__launch_map(where, stream, pack, v.floats));
+    p.a.from = packed;
+    p.b.from = from;
+    p.to = to;
+    p.bias = bias;
+    p.activation = activation;
+    p.b.vector = cnn__conv_pointwise(s) && !v.tabled && cnn__by_16(from, (size_t)s->x_plane);
+    p.vector = p.phases <= 1 && !p.merged && cnn__by_16(to, (size_t)p.plane);
+    return cnn__launch_product_plain(where, stream, p, p.m, cnn__conv_columns(s, p.phases, p.n), s->groups,
+                                     p.phases ? p.phases : 1);
+}
+
+static cnn_status cnn__launch_inner(const char *where, cudaStream_t stream, const float *x, int n, int groups,
+                                    int channels, int inner, int plane, float *to) {
+    const dim3 grid((unsigned)(n * groups) * (unsigned)cnn__pieces((size_t)plane, 32),
+                    (unsigned)(inner / 32)),
+        block(32, 8);
+    CNN__RUN(where, cnn__gpu_inner, grid, block, 32 * 33 * sizeof(float), stream, x, n, groups, channels,
+             inner, plane, to);
+    return CNN_OK;
+}
+
+static int cnn__conv_tf32(const cnn__shape *s, int back) {
+    const int pixels = back ? s->x_plane / (s->sh * s->sw) : s->y_plane;
+    return cnn__conv_inner(s, back) && cnn__tf32_wanted(back ? s->c : s->o, (unsigned)(s->n * pixels));
+}
+
+/* The same on tensor cores. scratch: packed weights, then images with channels innermost. */
+static cnn_status cnn__launch_conv_tf32(const char *where, cudaStream_t stream, const cnn__shape *whole,
+                                        int back, const float *from, const float *w, const float *bias,
+                                        int activation, float *scratch, float *to) {
+    const cnn__packing v = cnn__packing_make(whole, back, 1);
+    const cnn__f_pack pack = {*whole,
+                              back,
+                              0,
+                              1,
+                              cnn__div_by((unsigned)v.width * 8),
+                              cnn__div_by((unsigned)v.steps / 8),
+                              cnn__div_by((unsigned)v.channels),
+                              w,
+                              scratch};
+    float *const inner = scratch + v.floats;
+    const int at_once = cnn__inner_at_once(whole, &v, whole->n), channels = back ? whole->o : whole->c;
+    const int plane = back ? whole->y_plane : whole->x_plane;
+    CNN__TRY(cnn__launch_map(where, stream, pack, v.floats));
+    for (int i = 0; i < whole->n; i += at_once) {
+        cnn__shape s = *whole;
+        s.n = cnn__min(at_once, whole->n - i);
+        cnn__conv_product<cnn__by_fragment, cnn__look_inner> p =
+            cnn__conv_product_make<cnn__by_fragment, cnn__look_inner>(&s, &v);
+        CNN__TRY(cnn__launch_inner(where, stream,
+                                   from + (size_t)i * (size_t)(s.groups * channels) * (size_t)plane, s.n,
+                                   s.groups, channels, v.channels, plane, inner));
+        p.a.from = scratch;
+        p.b.from = inner;
+        p.to = to + (ptrdiff_t)i * p.to_image;
+        p.bias = bias;
+        p.activation = activation;
+        p.vector = p.phases <= 1 && cnn__by_16(p.to, (size_t)p.plane);
+        CNN__TRY(cnn__launch_product_tf32(where, stream, p, p.m, cnn__conv_columns(&s, p.phases, p.n),
+                                          s.groups, p.phases ? p.phases : 1));
+    }
+    return CNN_OK;
+}
+
+/* y, or with `back` dx, which is a convolution of dy; scratch: cnn__wino_scratch. */
+static cnn_status cnn__launch_wino(const char *where, cudaStream_t stream, const cnn__shape *s, int back,
+                                   const float *x, const float *w, const float *bias, int activation,
+                                   float *scratch, float *y) {
+    const int rows = back ? s->c : s->o, steps = back ? s->o : s->c;
+    const int at_once = cnn__wino_at_once(s, s->n),
+              images = (int)cnn__pieces((size_t)s->n, cnn__pieces((size_t)s->n, (size_t)at_once));
+    const int width = (int)cnn__round_up((size_t)rows, 4);
+    const cnn__f_wino_weight weight = {s->o, s->c, back, cnn__div_by((unsigned)width), w, scratch};
+    float *const v = scratch + (size_t)36 * (size_t)steps * (size_t)width;
+    CNN__TRY(cnn__launch_map(where, stream, weight, (size_t)steps * (size_t)width));
+    for (int i = 0; i < s->n; i += images) {
+        const int n = cnn__min(images, s->n - i);
+        const cnn__tiling from = back ? cnn__tiling_make(s, n, s->o, s->oh, s->ow, 2 - s->pt, 2 - s->pl)
+                                      : cnn__tiling_make(s, n, s->c, s->h, s->w, s->pt, s->pl);
+        const cnn__tiling to = cnn__tiling_make(s, n, rows, back ? s->h : s->oh, back ? s->w : s->ow, 0, 0);
+        const size_t pitch = from.pitch, of_v = (size_t)steps * pitch, of_m = (size_t)rows * pitch;
+        float *const m = v + 36 * of_v;
+        const cnn__f_wino_input<6> input = {from, x + (size_t)i * (size_t)steps * (size_t)(from.h * from.w),
+                                            v};
+        const cnn__f_wino_output output = {to, m, bias, activation,
+                                           y + (size_t)i * (size_t)rows * (size_t)(to.h * to.w)};
+        cnn__matrix<cnn__by_row, cnn__by_row> p =
+            cnn__matrix_make(cnn__by_row_make(scratch, width), cnn__by_row_make(v, (int)pitch), rows,
+                             (unsigned)pitch, (unsigned)steps, m, (ptrdiff_t)pitch);
+        p.vector = cnn__by_16(m, pitch);
+        p.a_group = (ptrdiff_t)steps * width;
+        p.b_group = (ptrdiff_t)of_v;
+        p.y_group = (ptrdiff_t)of_m;
+        CNN__TRY(cnn__launch_map(where, stream, input, of_v));
+        CNN__TRY(cnn__launch_product(where, stream, p, rows, (unsigned)pitch, 36, 1));
+        CNN__TRY(cnn__launch_map(where, stream, output, of_m));
+    }
+    return CNN_OK;
+}
+
+static cnn_status cnn__launch_conv_any(const char *where, cudaStream_t stream, const cnn__conv_plan *plan,
+                                       const cnn__shape *s, int back, const float *from, const float *w,
+                                       const float *bias, int activation, float *scratch, float *to) {
+    if (cnn__conv_tf32(s, back))
+        return cnn__launch_conv_tf32(where, stream, s, back, from, w, bias, activation, scratch, to);
+    if (plan->wino[back ? CNN__DX : CNN__Y])
+        return cnn__launch_wino(where, stream, s, back, from, w, bias, activation, scratch, to);
+    return cnn__launch_conv_product(where, stream, s, back, from, w, bias, activation, scratch, to);
+}
+
+/* sums: 36*o*c floats for each slice. */
+static cnn_status cnn__launch_wino_dw(const char *where, cudaStream_t stream, const cnn__shape *s, int slices,
+                                      const float *x, const float *dy, float *v, float *sums, int accumulate,
+                                      float *dw) {
+    const int at_once = cnn__wino_at_once(s, s->n),
+              images = (int)cnn__pieces((size_t)s->n, cnn__pieces((size_t)s->n, (size_t)at_once));
+    const size_t pairs = (size_t)s->o * (size_t)s->c;
+    const size_t most = cnn__round_up((size_t)(images * cnn__wino_tiles(s)), 4);
+    const unsigned slice_k = (unsigned)cnn__round_up(cnn__pieces(most, (size_t)slices), 16);
+    for (int i = 0; i < s->n; i += images) {
+        const int n = cnn__min(images, s->n - i);
+        const cnn__tiling from = cnn__tiling_make(s, n, s->c, s->h, s->w, s->pt, s->pl);
+        const cnn__tiling at = cnn__tiling_make(s, n, s->o, s->oh, s->ow, 0, 0);
+        const size_t pitch = from.pitch, of_x = (size_t)s->c * pitch, of_dy = (size_t)s->o * pitch;
+        float *const d = v + 36 * of_x;
+        const cnn__f_wino_input<6> input = {from, x + (size_t)i * (size_t)s->c * (size_t)s->x_plane, v};
+        const cnn__f_wino_input<4> gradient = {at, dy + (size_t)i * (size_t)s->o * (size_t)s->y_plane, d};
+        cnn__matrix<cnn__by_k, cnn__by_k> p =
+            cnn__matrix_make(cnn__by_k_make(d, s->o, (int)pitch), cnn__by_k_make(v, s->c, (int)pitch), s->o,
+                             (unsigned)s->c, (unsigned)pitch, sums, s->c);
+        p.slice_k = slice_k;
+        p.a_group = (ptrdiff_t)of_dy;
+        p.b_group = (ptrdiff_t)of_x;
+        p.y_group = (ptrdiff_t)pairs;
+        p.y_slice = 36 * p.y_group;
+        p.accumulate = i > 0;
+        CNN__TRY(cnn__launch_map(where, stream, input, of_x));
+        CNN__TRY(cnn__launch_map(where, stream, gradient, of_dy));
+        CNN__TRY(cnn__launch_product(where, stream, p, s->o, (unsigned)s->c, 36,
+                                     (int)cnn__pieces(pitch, slice_k)));
+    }
+    const cnn__f_wino_kernel kernel = {sums, pairs, (int)cnn__pieces(most, slice_k), accumulate, dw};
+    return cnn__launch_map(where, stream, kernel, pairs);
+}
+
 /* pad: plan->pad_floats of scratch. */
 static cnn_status cnn__launch_conv(const char *where, cudaStream_t stream, const cnn__conv_plan *plan,
                                    const float *x, const float *w, const float *bias, int activation,
@@ -11387,7 +12641,6 @@ static cnn_status cnn__launch_conv(const char *where, cudaStream_t stream, const
         const cnn__shape s = cnn__plan_part(plan, i);
         const float *from = x + (size_t)i * cnn__image_x(plan);
         float *to = y + (size_t)i * cnn__image_y(plan);
-        const unsigned pixels = (unsigned)(s.n * s.y_plane);
         if (plan->padded) {
             CNN__TRY(cnn__launch_pad(where, stream, plan, s.n, from, pad));
             from = pad;
@@ -11396,8 +12649,8 @@ static cnn_status cnn__launch_conv(const char *where, cudaStream_t stream, const
             const cnn__f_conv_y f = {s, from, w, bias, activation, to};
             CNN__TRY(cnn__launch_map(where, stream, f, (size_t)s.n * cnn__image_y(plan)));
         } else {
-            const cnn__conv_y p = {s, s.o, pixels, 0, (unsigned)s.steps, from, w, bias, activation, to};
-            CNN__TRY(cnn__launch_product(where, stream, p, s.o, pixels, s.groups, 1));
+            CNN__TRY(cnn__launch_conv_any(where, stream, plan, &s, 0, from, w, bias, activation,
+                                          pad + plan->padded_floats, to));
         }
     }
     return CNN_OK;
@@ -11409,21 +12662,21 @@ static cnn_status cnn__launch_conv_dx(const char *where, cudaStream_t stream, co
         const cnn__shape s = cnn__plan_part(plan, i);
         const float *from = dy + (size_t)i * cnn__image_y(plan);
         float *own = dx + (size_t)i * cnn__image_x(plan), *to = plan->padded ? pad : own;
-        const unsigned phase_pixels = (unsigned)(s.n * ((s.h + s.sh - 1) / s.sh) * ((s.w + s.sw - 1) / s.sw));
-        if (s.c < CNN__FEW_CHANNELS || s.groups > 65535 || (double)s.sh * s.sw > 65535) {
-            const cnn__f_conv_dx f = {
-                s, cnn__div_by((unsigned)s.x_plane), cnn__div_by((unsigned)s.w), w, from, to};
+        const int rows = cnn__packing_make(&s, 1, 0).m;
+        if (rows < CNN__FEW_CHANNELS || s.groups > 65535 || (double)s.sh * s.sw > 65535) {
+            const cnn__f_conv_dx f = {s,
+                                      cnn__div_by((unsigned)s.x_plane),
+                                      cnn__div_by((unsigned)s.w),
+                                      cnn__div_by((unsigned)s.sh),
+                                      cnn__div_by((unsigned)s.sw),
+                                      w,
+                                      from,
+                                      to};
             CNN__TRY(cnn__launch_map(where, stream, f,
                                      (size_t)s.n * (size_t)(s.groups * s.c) * (size_t)s.x_plane));
         } else {
-            cnn__conv_dx p;
-            memset(&p, 0, sizeof p);
-            p.s = s;
-            p.m = s.c;
-            p.w = w;
-            p.dy = from;
-            p.dx = to;
-            CNN__TRY(cnn__launch_product(where, stream, p, s.c, phase_pixels, s.groups, s.sh * s.sw));
+            CNN__TRY(cnn__launch_conv_any(where, stream, plan, &s, 1, from, w, NULL, 0,
+                                          pad + plan->padded_floats, to));
         }
         if (plan->padded)
             CNN__TRY(cnn__launch_unpad(where, stream, plan, s.n, to, own));
@@ -11431,17 +12684,103 @@ static cnn_status cnn__launch_conv_dx(const char *where, cudaStream_t stream, co
     return CNN_OK;
 }
 
+/* dw of so many images at a time, in slices. */
+static cnn_status cnn__launch_dw_product(const char *where, cudaStream_t stream, const cnn__shape *s,
+                                         int slices, const float *x, const float *dy, float *part, int add,
+                                         float *dw) {
+    const size_t weights = (size_t)(s->groups * s->o) * (size_t)s->steps;
+    const unsigned pixels = (unsigned)(s->n * s->y_plane);
+    const unsigned slice_k = (unsigned)cnn__round_up(cnn__pieces(pixels, (size_t)slices), 16);
+    const int used = (int)cnn__pieces(pixels, slice_k);
+    const ptrdiff_t group = (ptrdiff_t)s->o * s->y_plane;
+    cnn__by_k a = {dy,      s->y_plane,     s->groups * group,
+                   s->by_y, (unsigned)s->o, cnn__by_16(dy, (size_t)s->y_plane)};
+    cnn__look_k look = {x, (unsigned)s->steps, *s};
+    cnn__matrix<cnn__by_k, cnn__look_k> p =
+        cnn__matrix_make(a, look, s->o, (unsigned)s->steps, pixels, used > 1 ? part : dw, s->steps);
+    p.slice_k = slice_k;
+    p.a_group = group;
+    p.b_group = (ptrdiff_t)s->c * s->x_plane;
+    p.y_group = (ptrdiff_t)s->o * s->steps;
+    p.y_slice = (ptrdiff_t)weights;
+    p.accumulate = used == 1 && add;
+    if (cnn__conv_pointwise(s)) {
+        const cnn__by_k b = {x,       s->x_plane,     s->groups * p.b_group,
+                             s->by_y, (unsigned)s->c, cnn__by_16(x, (size_t)s->x_plane)};
+        cnn__matrix<cnn__by_k, cnn__by_k> q =
+            cnn__matrix_make(a, b, s->o, (unsigned)s->steps, pixels, p.y, s->steps);
+        q.slice_k = slice_k;
+        q.a_group = p.a_group;
+        q.b_group = p.b_group;
+        q.y_group = p.y_group;
+        q.y_slice = p.y_slice;
+        q.accumulate = p.accumulate;
+        CNN__TRY(cnn__launch_product(where, stream, q, s->o, (unsigned)s->steps, s->groups, used));
+    } else {
+        CNN__TRY(cnn__launch_product(where, stream, p, s->o, (unsigned)s->steps, s->groups, used));
+    }
+    if (used > 1) {
+        const cnn__f_fold fold = {part, weights, used, add, dw};
+        CNN__TRY(cnn__launch_map(where, stream, fold, weights));
+    }
+    return CNN_OK;
+}
+
+/* The same on tensor cores; inner: for images with channels innermost. */
+static cnn_status cnn__launch_inner_dw(const char *where, cudaStream_t stream, const cnn__shape *whole,
+                                       int slices, const float *x, const float *dy, float *inner, float *part,
+                                       int add, float *dw) {
+    const int at_once = cnn__inner_dw_at_once(whole, whole->n), elements = whole->kh * whole->kw;
+    const int c = (int)cnn__round_up((size_t)whole->c, 32), o = (int)cnn__round_up((size_t)whole->o, 32);
+    const size_t weights = cnn__inner_dw_weights(whole);
+    const size_t most = (size_t)at_once * (size_t)whole->y_plane;
+    const unsigned slice_k = (unsigned)cnn__round_up(cnn__pieces(most, (size_t)slices), 32);
+    for (int i = 0; i < whole->n; i += at_once) {
+        cnn__shape s = *whole;
+        s.n = cnn__min(at_once, whole->n - i);
+        const size_t of_x = (size_t)(s.groups * s.c) * (size_t)s.x_plane,
+                     of_y = (size_t)(s.groups * s.o) * (size_t)s.y_plane;
+        const unsigned pixels = (unsigned)(s.n * s.y_plane);
+        float *const inner_y = inner + (size_t)(s.n * s.groups) * (size_t)s.x_plane * (size_t)c;
+        CNN__TRY(
+            cnn__launch_inner(where, stream, x + (size_t)i * of_x, s.n, s.groups, s.c, c, s.x_plane, inner));
+        CNN__TRY(cnn__launch_inner(where, stream, dy + (size_t)i * of_y, s.n, s.groups, s.o, o, s.y_plane,
+                                   inner_y));
+        cnn__inner_row a;
+        a.from = inner_y;
+        a.pitch = o;
+        a.width = (unsigned)o;
+        a.vector = 1;
+        const cnn__look_inner_k b = {inner, (unsigned)(elements * c), s, cnn__div_by((unsigned)c)};
+        cnn__matrix<cnn__inner_row, cnn__look_inner_k> p =
+            cnn__matrix_make(a, b, s.o, (unsigned)(elements * c), pixels, part, (ptrdiff_t)elements * c);
+        p.slice_k = slice_k;
+        p.a_group = (ptrdiff_t)pixels * o;
+        p.b_group = (ptrdiff_t)s.n * s.x_plane * c;
+        p.y_group = (ptrdiff_t)s.o * elements * c;
+        p.y_slice = (ptrdiff_t)weights;
+        p.accumulate = i > 0;
+        CNN__TRY(cnn__launch_product_tf32(where, stream, p, s.o, (unsigned)(elements * c), s.groups,
+                                          (int)cnn__pieces(pixels, slice_k)));
+    }
+    const cnn__f_fold_inner fold = {part,     weights, (int)cnn__pieces(most, slice_k), add, whole->c, c,
+                                    elements, dw};
+    return cnn__launch_map(where, stream, fold, (size_t)(whole->groups * whole->o) * (size_t)whole->steps);
+}
+
 /* dw and db, each unless NULL. pad: as above; part: plan->part_floats. */
 static cnn_status cnn__launch_conv_dw(const char *where, cudaStream_t stream, const cnn__conv_plan *plan,
                                       const float *x, const float *dy, float *pad, float *part,
                                       int accumulate, float *dw, float *db) {
+    const int tf32 = cnn__tf32_wanted(plan->s.o, (unsigned)plan->s.steps);
+    const int slices = cnn__dw_slices(&plan->s, plan->at_once, tf32);
     for (int i = 0; i < plan->s.n; i += plan->at_once) {
         const cnn__shape s = cnn__plan_part(plan, i);
         const float *from = x + (size_t)i * cnn__image_x(plan), *d = dy + (size_t)i * cnn__image_y(plan);
         const size_t weights = (size_t)(s.groups * s.o) * (size_t)s.steps;
-        const int add = accumulate || i, slices = plan->slices;
+        const int add = accumulate || i;
         if (db) {
-            float *db_part = part + (slices > 1 ? (size_t)slices * weights : 0);
+            float *db_part = part + plan->sums;
             const int channels = s.groups * s.o, db_slices = cnn__min(plan->db_slices, s.n);
             const cnn__f_fold fold = {db_part, (size_t)channels, db_slices, add, db};
             const dim3 grid((unsigned)channels, (unsigned)db_slices);
@@ -11456,21 +12795,29 @@ static cnn_status cnn__launch_conv_dw(const char *where, cudaStream_t stream, co
             from = pad;
         }
         if (s.o < CNN__FEW_CHANNELS || s.groups > 65535) {
-            CNN__RUN(where, cnn__gpu_conv_dw, (unsigned)weights, CNN__BLOCK, CNN__BLOCK * sizeof(double),
-                     stream, s, from, d, add, dw);
+            const int few_slices = cnn__few_slices(&plan->s, plan->at_once);
+            const unsigned slice_pixels =
+                (unsigned)cnn__pieces((size_t)s.n * (size_t)s.y_plane, (size_t)few_slices);
+            const dim3 grid((unsigned)(s.groups * s.o) *
+                                (unsigned)cnn__pieces((size_t)s.steps, CNN__FEW_STEPS),
+                            (unsigned)cnn__pieces((size_t)s.n * (size_t)s.y_plane, slice_pixels));
+            const cnn__f_fold fold = {part, weights, (int)grid.y, add, dw};
+            CNN__RUN(where, cnn__gpu_conv_dw, grid, CNN__BLOCK, CNN__BLOCK * sizeof(double), stream, s, from,
+                     d, slice_pixels, part);
+            CNN__TRY(cnn__launch_map(where, stream, fold, weights));
             continue;
         }
-        const unsigned pixels = (unsigned)(s.n * s.y_plane);
-        const unsigned slice_pixels = (unsigned)cnn__round_up(cnn__pieces(pixels, (size_t)slices), 16);
-        const int used = (int)cnn__pieces(pixels, slice_pixels);
-        const cnn__conv_dw p = {s, s.o,     (unsigned)s.steps,  0,
-                                0, pixels,  slice_pixels,       from,
-                                d, weights, slices == 1 && add, slices == 1 ? dw : part};
-        CNN__TRY(cnn__launch_product(where, stream, p, s.o, (unsigned)s.steps, s.groups, used));
-        if (slices > 1) {
-            const cnn__f_fold fold = {part, weights, used, add, dw};
-            CNN__TRY(cnn__launch_map(where, stream, fold, weights));
+        if (tf32 && cnn__inner_dw(&s)) {
+            CNN__TRY(cnn__launch_inner_dw(where, stream, &s, cnn__inner_dw_slices(&plan->s, plan->at_once),
+                                          from, d, pad + plan->padded_floats, part, add, dw));
+            continue;
         }
+        if (plan->wino[CNN__DW] && !tf32) {
+            CNN__TRY(cnn__launch_wino_dw(where, stream, &s, cnn__wino_slices(&plan->s, plan->at_once), from,
+                                         d, pad + plan->padded_floats, part, add, dw));
+            continue;
+        }
+        CNN__TRY(cnn__launch_dw_product(where, stream, &s, slices, from, d, part, add, dw));
     }
     return CNN_OK;
 }
@@ -11498,8 +12845,9 @@ static cnn_status cnn__cuda_conv2d_backward(const char *where, cnn__conv *v, con
     const float *d = cnn__call_tensor(&c, dy, CNN__IN);
     float *to_x = cnn__call_tensor(&c, dx, CNN__OUT), *to_w = cnn__call_tensor(&c, dw, CNN__IN | CNN__OUT);
     float *to_b = cnn__call_tensor(&c, db, CNN__IN | CNN__OUT);
-    float *pad = (float *)cnn__call_scratch(&c, plan.pad_floats * sizeof(float));
-    float *part = (float *)cnn__call_scratch(&c, dw || db ? plan.part_floats * sizeof(float) : 0);
+    float *pad =
+        (float *)cnn__call_scratch(&c, (plan.pad_floats + (dw || db ? plan.part_floats : 0)) * sizeof(float));
+    float *part = pad + plan.pad_floats;
     if (dx)
         CNN__THEN(c, cnn__launch_conv_dx(where, c.stream, &plan, w, d, pad, to_x));
     if (dw || db)

@@ -189,6 +189,12 @@ enum state { READY, AT_BARRIER, AT_WARP, DONE };
 enum kind { SYNC, SHUFFLE, BALLOT, MMA };
 static const uint32_t poison = 0x7fc5a5a5u; /* a NaN */
 
+struct copy { /* a group's end: to nowhere */
+    float *to;
+    int floats;
+    float values[4];
+};
+
 struct fiber {
     void *context; /* the stack pointer, or a ucontext_t */
     const void *stack;
@@ -199,6 +205,8 @@ struct fiber {
     uint64_t value, result;
     const unsigned *a, *b;
     float *d;
+    copy *copies; /* under way: from copy_first on, in copy_groups groups */
+    int copy_first, copy_count, copy_room, copy_groups;
     void *identity; /* ThreadSanitizer's */
     unsigned syncs; /* of its whole warp, in this block */
 #ifdef SHIM_UCONTEXT
@@ -486,6 +494,7 @@ SHIM_INLINE void run_block(void) {
         its.fibers[i] = swapped;
 #endif
         its.fibers[i].syncs = 0;
+        its.fibers[i].copy_first = its.fibers[i].copy_count = its.fibers[i].copy_groups = 0;
     }
     for (int i = 0; i < its.count; i++)
         make_ready(i);
@@ -1170,6 +1179,64 @@ __attribute__((noinline)) SHIM_INLINE void cnn__mma_tf32(float d[4], const unsig
     shim::its.self->b = b;
     shim::its.self->d = d;
     shim::warp_operation(shim::MMA, 0xffffffffu, 0, 0);
+}
+
+/* Copies under way hold what they read when they began, and write once they are waited for. */
+namespace shim {
+
+__attribute__((noinline)) SHIM_INLINE void push_copy(const copy *c) {
+    fiber *const f = its.self;
+    if (f->copy_count == f->copy_room) {
+        f->copy_room = 2 * f->copy_room + 64;
+        f->copies = (copy *)realloc((void *)f->copies, (size_t)f->copy_room * sizeof(copy));
+    }
+    f->copies[f->copy_count++] = *c;
+    f->copy_groups += !c->to;
+}
+
+/* The next of those that must be done lest more than `groups` groups be under way. */
+__attribute__((noinline)) SHIM_INLINE bool pop_copy(int groups, copy *c) {
+    fiber *const f = its.self;
+    while (f->copy_groups > groups) {
+        *c = f->copies[f->copy_first++];
+        if (c->to)
+            return true;
+        f->copy_groups--;
+    }
+    if (f->copy_first == f->copy_count)
+        f->copy_first = f->copy_count = 0;
+    return false;
+}
+
+inline void begin_copy(float *to, const float *from, int floats, bool ok) {
+    copy c = {to, floats, {0, 0, 0, 0}};
+    if ((uintptr_t)to % (4u * (unsigned)floats) || (ok && (uintptr_t)from % (4u * (unsigned)floats)))
+        die("a copy of %d floats that is not aligned", floats);
+    for (int i = 0; ok && i < floats; i++)
+        c.values[i] = from[i];
+    push_copy(&c);
+}
+
+} // namespace shim
+
+inline void cnn__copy(float *to, const float *from, bool ok) {
+    shim::begin_copy(to, from, 1, ok);
+}
+
+inline void cnn__copy4(float *to, const float *from, bool ok) {
+    shim::begin_copy(to, from, 4, ok);
+}
+
+inline void cnn__copies_end(void) {
+    const shim::copy end = {NULL, 0, {0, 0, 0, 0}};
+    shim::push_copy(&end);
+}
+
+template <int N> void cnn__copies_wait(void) {
+    shim::copy c;
+    while (shim::pop_copy(N, &c))
+        for (int i = 0; i < c.floats; i++)
+            c.to[i] = c.values[i];
 }
 
 /* Integers alone: sums of floats by atomics depend on the order. */

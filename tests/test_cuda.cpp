@@ -225,6 +225,9 @@ static const conv_case conv_cases[] = {
     {1, 2, 5, 5, 3, 2, 2, {7, 8, 0, 3, 9, 9, 1, 1, 1, CNN_PAD_ZEROS, 0}},
     {40, 40, 1, 1, 40, 1, 1, {1, 1, 0, 0, 0, 0, 1, 1, 1, CNN_PAD_ZEROS, 0}},
     {1, 130, 7, 7, 130, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, CNN_PAD_ZEROS, 0}},
+    {1, 64, 8, 9, 65, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, CNN_PAD_ZEROS, 1}},
+    {1, 64, 12, 13, 65, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, CNN_PAD_ZEROS, 0}},
+    {2, 66, 9, 8, 70, 3, 3, {1, 1, 1, 0, 0, 1, 1, 1, 1, CNN_PAD_REFLECT, 0}},
 };
 
 static void draw_axis(uint64_t *random, int size, cnn_padding_mode mode, int *kernel, int *stride,
@@ -1311,6 +1314,7 @@ static const struct {
                {"cnn__gpu_product", "conv2d"},
                {"cnn__gpu_product_tf32", "tf32"},
                {"cnn__gpu_conv_dw", "conv2d"},
+               {"cnn__gpu_inner", "tf32"},
                {"cnn__gpu_tally", "fit"},
                {"cnn__gpu_stages", "fused"},
                {"cnn__gpu_head", "fused"},

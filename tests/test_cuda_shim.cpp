@@ -113,6 +113,23 @@ static __global__ void product(const float *a, const float *b, float *d) {
         d[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = fd[i];
 }
 
+/* Two groups of copies, seen before they are waited for, after the first, and after both by another thread. */
+static __global__ void copy_beside(const float *from, float *to) {
+    CNN__SHARED(float, values);
+    const unsigned t = threadIdx.x;
+    cnn__copy(values + t, from + t, t % 2 == 0);
+    cnn__copies_end();
+    cnn__copy4(values + 32 + 4 * t, from + 4 * t, true);
+    cnn__copies_end();
+    to[t] = values[t];
+    cnn__copies_wait<1>();
+    to[32 + t] = values[t];
+    to[64 + t] = values[32 + 4 * t];
+    cnn__copies_wait<0>();
+    __syncthreads();
+    to[96 + t] = values[32 + 31 - t];
+}
+
 /* ---- kernels with a mistake ---------------------------------------------------------------------- */
 
 static __global__ void read_shared_first(float *to) {
@@ -315,6 +332,22 @@ static void test_product(uint64_t seed) {
             want += (double)tf32(m[i / 8 * 8 + k]) * (double)tf32(m[128 + k * 8 + i % 8]);
         CHECK(check_close((double)m[192 + i], want, 1e-6, 0), "%d is %.9g, not %.9g", i, (double)m[192 + i],
               want);
+    }
+    OK(cudaFree(m));
+}
+
+static void test_copies(void) {
+    float *m = NULL;
+    OK(cudaMallocManaged(&m, 256 * sizeof(float)));
+    for (int i = 0; i < 128; i++)
+        m[i] = (float)(i + 1);
+    CNN__LAUNCH(copy_beside, 1, 32, 160 * sizeof(float), NULL, m, m + 128);
+    OK(cudaStreamSynchronize(NULL));
+    for (int i = 0; i < 32; i++) {
+        const float *got = m + 128 + i;
+        CHECK(isnan(got[0]) && got[32] == (float)(i % 2 ? 0 : i + 1) && isnan(got[64]) &&
+                  got[96] == (float)(32 - i),
+              "%d: %g, %g, %g, %g", i, (double)got[0], (double)got[32], (double)got[64], (double)got[96]);
     }
     OK(cudaFree(m));
 }
@@ -575,6 +608,7 @@ int main(void) {
         test_warp_barriers(seed + i);
     }
     test_atomics();
+    test_copies();
     test_poison();
     test_streams_and_graphs();
     test_memory();

@@ -1,5 +1,6 @@
 /* The CUDA back end's speed on this machine's GPU, beside what the GPU can do: LeNet's training and inference,
-   convolutions in float32 and TF32, copies, and the time from one node of a graph to the next.
+   convolutions in float32, TF32 and float32 without Winograd, copies, and the time from one node of a graph to
+   the next.
 
        make bench-cuda      or      build/bench_cuda [--json] [--quick] [--only WORD]
 
@@ -298,8 +299,8 @@ static bool in_mean(const conv_shape &s) {
 }
 
 static void bench_conv(const conv_shape &s, double peak, std::vector<double> *shares) {
-    const cnn_conv2d_options o = {s.stride,  s.stride,   s.padding,  s.padding, s.padding,
-                                  s.padding, s.dilation, s.dilation, s.groups,  CNN_PAD_ZEROS, 0};
+    cnn_conv2d_options o = {s.stride,   s.stride,   s.padding, s.padding,     s.padding, s.padding,
+                            s.dilation, s.dilation, s.groups,  CNN_PAD_ZEROS, 0};
     cnn_tensor x = tensor(s.n, s.c, s.h, s.w, 1), dx = tensor(s.n, s.c, s.h, s.w, 1);
     cnn_tensor w = tensor(s.o, s.c / s.groups, s.kernel, s.kernel, 2),
                dw = tensor(s.o, s.c / s.groups, s.kernel, s.kernel, 3);
@@ -307,17 +308,19 @@ static void bench_conv(const conv_shape &s, double peak, std::vector<double> *sh
     GOOD(cnn_conv2d_shape(&x, &w, &o, &shape));
     cnn_tensor y = tensor(shape.n, shape.c, shape.h, shape.w, 4);
     const double flop = 2.0 * y.n * y.c * y.h * y.w * w.c * w.h * w.w;
-    for (int tf32 = 0; tf32 < 2; tf32++) {
-        if (cnn_device_tf32(tf32) != CNN_OK)
-            break;
+    static const char *const ways[] = {"conv", "tf32", "direct"};
+    for (int way = 0; way < 3; way++) {
+        o.no_winograd = way == 2;
+        if (cnn_device_tf32(way == 1) != CNN_OK || (way == 2 && (s.kernel != 3 || s.groups > 1)))
+            continue;
         const double seconds[3] = {
             timed([&] { GOOD(cnn_conv2d_forward(&x, &w, NULL, &o, &y)); }),
             timed([&] { GOOD(cnn_conv2d_backward(&x, &w, &y, &o, &dx, NULL, NULL)); }),
             timed([&] { GOOD(cnn_conv2d_backward(&x, &w, &y, &o, NULL, &dw, NULL)); })};
         static const char *const passes[3] = {"forward", "dx", "dw"};
         for (int p = 0; p < 3; p++) {
-            report(tf32 ? "tf32" : "conv", s.name, passes[p], seconds[p], s.n, flop, peak);
-            if (!tf32 && in_mean(s))
+            report(ways[way], s.name, passes[p], seconds[p], s.n, flop, peak);
+            if (way == 0 && in_mean(s))
                 shares->push_back(flop / seconds[p] * 1e-9 / peak);
         }
     }

@@ -120,6 +120,7 @@ def main():
     print_lenet(ours, theirs)
     print_convolutions("conv", "float32", ours, theirs)
     print_convolutions("tf32", "TF32", ours, theirs)
+    print_convolutions("direct", "float32 without Winograd", ours, theirs)
     print(f"VGG and ResNet convolutions in float32, geometric mean: "
           f"{head['conv_percent_of_peak_geometric_mean']:.1f}% of the peak")
     if epochs:
