@@ -1184,8 +1184,8 @@ typedef struct cnn__dot {
      y[i*yr + m*CNN__LANES + o] = bias[o] + sum over k of x[tap[k] + i*xr + m] * w[k*CNN__LANES + o],
    i < lines, m < n, o < CNN__LANES; or, where bias is NULL, += the sum. Each sum runs over k in order. x may
    be read, and y written, as far as CNN__BEYOND positions after the last of a line. Instances whose vectors
-   have CNN__LANES lanes also take two panels at a time: further CNN__LANES outputs at w + wp, bias +
-   CNN__LANES and y + yp. */
+   have CNN__LANES lanes also take two or four panels at a time: further CNN__LANES outputs at w + wp, bias +
+   CNN__LANES and y + yp, and so on. */
 typedef struct cnn__pixels {
     int lines, n, steps, panels;
     const int *tap;
@@ -1281,6 +1281,10 @@ typedef struct cnn__kernels {
                              int c, int cell);
     void (*avgpool)(const cnn__pool *p, const float *x, float *y, int c, int cell);
     void (*avgpool_backward)(const cnn__pool *p, const float *dy, float *dx, int c, int cell);
+    /* Of a block's average pool over windows of 2x2 that cover its input, and of the activation before, whose
+       result is y: both gradients in one go. */
+    void (*pooled_backward)(const cnn__pool *p, cnn_layer_kind activation, const float *y, const float *dy,
+                            float *dx, int c);
     void (*sgd)(const cnn_sgd_options *o, float *p, const float *g, float *v, size_t n);
     void (*from_bytes)(const unsigned char *bytes, float *y, size_t n); /* n a multiple of CNN__LANES */
 } cnn__kernels;
@@ -1741,7 +1745,7 @@ static void CNN__FN(cnn__dot_run)(const cnn__dot *a) {
 #define CNN__PIXELS_LEAST   4
 #define CNN__PIXELS_SOME    6
 #define CNN__PIXELS_MOST    10
-#define CNN__PIXELS_VECTORS 2 /* 12 loads for 20 multiply-adds; one vector has 11 for 10 */
+#define CNN__PIXELS_VECTORS 4 /* 10 loads for 24 multiply-adds; two vectors have 12 for 20, one 11 for 10 */
 #elif CNN__V == 8 || (CNN__V == 4 && CNN__REGISTERS >= 32)
 #define CNN__PIXELS_LEAST 4
 #define CNN__PIXELS_SOME  6
@@ -1806,19 +1810,19 @@ CNN__INLINE void CNN__FN(cnn__pixels_tile)(const cnn__pixels *a, const float *x,
 }
 
 /* A tile may go beyond the end of its line; where lines follow closely, the next one's tiles put that right.
-   Two panels do with two sizes of tiles, to keep compiling short. */
-CNN__INLINE void CNN__FN(cnn__pixels_lines)(const cnn__pixels *a, const int NV) {
-    const int two = NV * CNN__V > CNN__LANES;
+   Several panels do with two sizes of tiles, to keep compiling short. */
+CNN__INLINE void CNN__FN(cnn__pixels_lines)(const cnn__pixels *a, const int NV, const int MOST) {
+    const int some = NV * CNN__V <= CNN__LANES || MOST == CNN__PIXELS_SOME;
     for (int i = 0; i < a->lines; i++) {
         const float *x = a->x + i * a->xr;
         float *y = a->y + i * a->yr;
         for (int left = a->n, mr = 0; left > 0; left -= mr, x += mr, y += mr * CNN__LANES) {
-            mr = left > 2 * CNN__PIXELS_LEAST ? CNN__PIXELS_MOST /* two of the least rather than waste more */
-                 : left > CNN__PIXELS_LEAST && left <= CNN__PIXELS_SOME && !two ? CNN__PIXELS_SOME
+            mr = left > 2 * CNN__PIXELS_LEAST ? MOST /* two of the least rather than waste more */
+                 : left > CNN__PIXELS_LEAST && left <= CNN__PIXELS_SOME && some ? CNN__PIXELS_SOME
                                                                                 : CNN__PIXELS_LEAST;
-            if (mr == CNN__PIXELS_MOST)
-                CNN__FN(cnn__pixels_tile)(a, x, y, CNN__PIXELS_MOST, NV);
-            else if (mr == CNN__PIXELS_SOME && !two)
+            if (mr == MOST)
+                CNN__FN(cnn__pixels_tile)(a, x, y, MOST, NV);
+            else if (mr == CNN__PIXELS_SOME && some)
                 CNN__FN(cnn__pixels_tile)(a, x, y, CNN__PIXELS_SOME, NV);
             else
                 CNN__FN(cnn__pixels_tile)(a, x, y, CNN__PIXELS_LEAST, NV);
@@ -1828,12 +1832,15 @@ CNN__INLINE void CNN__FN(cnn__pixels_lines)(const cnn__pixels *a, const int NV) 
 
 static void CNN__FN(cnn__pixels)(const cnn__pixels *a) {
 #if CNN__PIXELS_VECTORS > CNN__LANES / CNN__V
-    if (a->panels == 2) {
-        CNN__FN(cnn__pixels_lines)(a, 2);
+    if (a->panels > 1) {
+        if (a->panels == 2)
+            CNN__FN(cnn__pixels_lines)(a, 2, CNN__PIXELS_MOST);
+        else
+            CNN__FN(cnn__pixels_lines)(a, 4, CNN__PIXELS_SOME);
         return;
     }
 #endif
-    CNN__FN(cnn__pixels_lines)(a, CNN__LANES / CNN__V);
+    CNN__FN(cnn__pixels_lines)(a, CNN__LANES / CNN__V, CNN__PIXELS_MOST);
 }
 
 /* A stretch of ROWS rows for a vector of all of a band's lines: what is loaded serves ROWS of them. */
@@ -2374,6 +2381,30 @@ CNN__BINARY(cnn__relu_backward, cnn__relu_backward1)
 CNN__BINARY(cnn__add3, cnn__add1)
 #undef CNN__UNARY
 #undef CNN__BINARY
+
+CNN__INLINE void CNN__FN(cnn__pooled_rows)(const cnn__pool *p, const float *y, const float *dy, float *dx,
+                                           int rows, CNN__VEC (*f)(CNN__VEC y, CNN__VEC dy)) {
+    const size_t row = (size_t)p->w * CNN__LANES;
+    for (; rows > 0; rows--, y += row, dx += row) /* of windows: of the input there are two */
+        for (int ow = 0; ow < p->ow; ow++, y += CNN__LANES, dx += CNN__LANES)
+            for (int r = 0; r < CNN__LANES; r += CNN__V, dy += CNN__V, y += CNN__V, dx += CNN__V) {
+                const CNN__VEC share = CNN__LOAD(dy) * CNN__SET1(0.25f);
+                CNN__STORE(dx, f(CNN__LOAD(y), share));
+                CNN__STORE(dx + CNN__LANES, f(CNN__LOAD(y + CNN__LANES), share));
+                CNN__STORE(dx + row, f(CNN__LOAD(y + row), share));
+                CNN__STORE(dx + row + CNN__LANES, f(CNN__LOAD(y + row + CNN__LANES), share));
+            }
+}
+
+static void CNN__FN(cnn__pooled_backward)(const cnn__pool *p, cnn_layer_kind activation, const float *y,
+                                          const float *dy, float *dx, int c) {
+    if (activation == CNN_SIGMOID)
+        CNN__FN(cnn__pooled_rows)(p, y, dy, dx, c * p->oh, CNN__FN(cnn__sigmoid_backward1));
+    else if (activation == CNN_TANH)
+        CNN__FN(cnn__pooled_rows)(p, y, dy, dx, c * p->oh, CNN__FN(cnn__tanh_backward1));
+    else
+        CNN__FN(cnn__pooled_rows)(p, y, dy, dx, c * p->oh, CNN__FN(cnn__relu_backward1));
+}
 
 static void CNN__FN(cnn__add_to)(float *y, const float *x, size_t n) {
     CNN__FN(cnn__add3)(y, x, y, n);
@@ -2983,6 +3014,7 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
                                                    CNN__BORROWED(cnn__maxpool_backward),
                                                    CNN__BORROWED(cnn__avgpool),
                                                    CNN__BORROWED(cnn__avgpool_backward),
+                                                   CNN__OWN(cnn__pooled_backward),
                                                    CNN__OWN(cnn__sgd),
                                                    CNN__OWN(cnn__from_bytes)};
 
@@ -4247,9 +4279,14 @@ static int cnn__lanes_pitch(const cnn__conv *v) {
     return v->steps > CNN__CHUNK * 3 / 2 ? v->ow + CNN__BEYOND : v->ow;
 }
 
+/* At a time, where so many outputs are left and vectors have CNN__LANES lanes. */
+static int cnn__lanes_panels(int outputs) {
+    return outputs > 3 * CNN__LANES ? 4 : outputs > CNN__LANES ? 2 : 1;
+}
+
 static size_t cnn__lanes_floats(const cnn__conv *v, int rows) {
     const size_t panel = cnn__add(cnn__mul((size_t)rows, (size_t)cnn__lanes_pitch(v)), CNN__BEYOND);
-    return cnn__mul(v->o > CNN__LANES ? 2 * CNN__LANES : CNN__LANES, panel);
+    return cnn__mul((size_t)(cnn__lanes_panels(v->o) * CNN__LANES), panel);
 }
 
 /* `channels` outputs of `rows` rows, to y, in chunks of the steps whose panel stays in the first-level
@@ -4269,8 +4306,8 @@ static void cnn__conv_lanes(const cnn__conv *v, const cnn__kernels *k, const flo
     a.yp = ((ptrdiff_t)some * pitch + CNN__BEYOND) * CNN__LANES;
     a.y = scratch;
     for (int o = 0; o < channels; o += a.panels * CNN__LANES, panels += a.panels * a.wp) {
-        float own[2 * CNN__LANES] = {0};
-        a.panels = k->lanes == CNN__LANES && channels - o > CNN__LANES ? 2 : 1;
+        float own[4 * CNN__LANES] = {0};
+        a.panels = k->lanes == CNN__LANES ? cnn__lanes_panels(channels - o) : 1;
         const int chunks = close ? 1 : cnn__ceil_div(v->steps, CNN__CHUNK / a.panels);
         const int count = cnn__min(channels - o, a.panels * CNN__LANES);
         for (int i = 0; bias && i < count; i++)
@@ -6539,6 +6576,10 @@ static cnn__unary_kernel cnn__activation(const cnn__kernels *k, cnn_layer_kind k
     return kind == CNN_SIGMOID ? k->sigmoid : kind == CNN_TANH ? k->tanh : k->relu;
 }
 
+static int cnn__is_activation(cnn_layer_kind kind) {
+    return kind == CNN_SIGMOID || kind == CNN_TANH || kind == CNN_RELU;
+}
+
 static cnn__binary_kernel cnn__activation_backward(const cnn__kernels *k, cnn_layer_kind kind) {
     return kind == CNN_SIGMOID ? k->sigmoid_backward : kind == CNN_TANH ? k->tanh_backward : k->relu_backward;
 }
@@ -7954,6 +7995,34 @@ CNN_API void cnn_workspace_seed(cnn_workspace *ws, uint64_t seed) {
 
 /* ---- one block through the layers ---- */
 
+/* Of CNN__LANES rows 8 bytes, from `at` on: their columns, one after the other. */
+#if CNN__X86
+CNN__INLINE void cnn__byte_columns(const unsigned char *const *row, size_t at, unsigned char *to) {
+    __m128i a[16], b[8];
+    CNN__UNROLL
+    for (int s = 0; s < 16; s++)
+        a[s] = _mm_loadl_epi64((const __m128i *)(const void *)(row[s] + at));
+    CNN__UNROLL
+    for (int s = 0; s < 8; s++) /* two rows, all columns */
+        b[s] = _mm_unpacklo_epi8(a[2 * s], a[2 * s + 1]);
+    CNN__UNROLL
+    for (int s = 0; s < 4; s++) { /* four rows, columns 0 to 3; and 4 to 7 */
+        a[s] = _mm_unpacklo_epi16(b[2 * s], b[2 * s + 1]);
+        a[4 + s] = _mm_unpackhi_epi16(b[2 * s], b[2 * s + 1]);
+    }
+    CNN__UNROLL
+    for (int s = 0; s < 4; s++) { /* eight rows, columns 0, 1; 4, 5; and 2, 3; 6, 7 */
+        b[s] = _mm_unpacklo_epi32(a[2 * s], a[2 * s + 1]);
+        b[4 + s] = _mm_unpackhi_epi32(a[2 * s], a[2 * s + 1]);
+    }
+    CNN__UNROLL
+    for (int s = 0; s < 4; s++) {
+        __m128i *column = (__m128i *)(void *)(to + (s % 2 * 4 + s / 2 * 2) * CNN__LANES);
+        _mm_storeu_si128(column, _mm_unpacklo_epi64(b[2 * s], b[2 * s + 1]));
+        _mm_storeu_si128(column + 1, _mm_unpackhi_epi64(b[2 * s], b[2 * s + 1]));
+    }
+}
+#else
 /* Low byte first on every machine; compilers make one load or store of each. */
 CNN__INLINE uint64_t cnn__load_u64(const unsigned char *p) {
     return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24 |
@@ -7994,6 +8063,17 @@ CNN__INLINE void cnn__transpose_bytes8(const uint64_t *rows, unsigned char *to) 
         cnn__store_u64(to + i * CNN__LANES, a[i]);
 }
 
+CNN__INLINE void cnn__byte_columns(const unsigned char *const *row, size_t at, unsigned char *to) {
+    for (int half = 0; half < CNN__LANES; half += 8) {
+        uint64_t a[8];
+        CNN__UNROLL
+        for (int s = 0; s < 8; s++)
+            a[s] = cnn__load_u64(row[half + s] + at);
+        cnn__transpose_bytes8(a, to + half);
+    }
+}
+#endif
+
 CNN__LOOPS static void cnn__block_from_bytes(const cnn__kernels *k, const unsigned char *const *row, size_t f,
                                              int cell, int count, float *block) {
     unsigned char bytes[8 * CNN__LANES];
@@ -8008,14 +8088,8 @@ CNN__LOOPS static void cnn__block_from_bytes(const cnn__kernels *k, const unsign
         memcpy(block + whole, rest, (f - whole) * sizeof(float));
         return;
     }
-    for (; i + 8 <= f; i += 8) {
-        for (int half = 0; half < CNN__LANES; half += 8) {
-            uint64_t a[8];
-            CNN__UNROLL
-            for (int s = 0; s < 8; s++)
-                a[s] = half + s < count ? cnn__load_u64(row[half + s] + i) : 0;
-            cnn__transpose_bytes8(a, bytes + half);
-        }
+    for (; count == CNN__LANES && i + 8 <= f; i += 8) {
+        cnn__byte_columns(row, i, bytes);
         k->from_bytes(bytes, block + i * CNN__LANES, sizeof bytes);
     }
     for (; i < f; i++) {
@@ -8500,8 +8574,14 @@ static void cnn__backward_layer(const cnn__pass *e, int layer, const float *x, c
     }
 }
 
+/* Whether a pool takes its gradient together with that of an activation before it. */
+static int cnn__pooled_together(const cnn__pass *e, const cnn__pool *p) {
+    return !p->max && p->tiled && p->kh == 2 && p->kw == 2 && p->covers && e->cell == CNN__LANES;
+}
+
 /* The gradient of rows of the convolution's own output, channel m, from dy, that of the last layer that goes
    with it. */
+
 static void cnn__strip_gradient(const cnn__pass *e, int layer, float *acts, int m, int row, int rows,
                                 const float *dy, float *to) {
     const cnn__plan *p = &e->ws->plan[layer];
@@ -8513,6 +8593,10 @@ static void cnn__strip_gradient(const cnn__pass *e, int layer, float *acts, int 
     if (p->pooling) {
         const cnn__pool part = cnn__strip_pool(pool, rows);
         const size_t at = cnn__pooled_at(pool, m, row, e->cell);
+        if (p->activation && cnn__pooled_together(e, &part)) {
+            e->k->pooled_backward(&part, e->net->layers[p->activation].kind, y, dy + at, to, 1);
+            return;
+        }
         if (row / pool->kh >= pool->oh)
             memset(to, 0, n * sizeof(float));
         else if (pool->max)
@@ -8574,16 +8658,25 @@ static void cnn__block_backward(const cnn__pass *e, int thread, float *slot) {
     float *dy = ws->gradient_buffers + 2 * (size_t)thread * ws->grad_floats, *other = dy + ws->grad_floats;
     const int lowest = cnn__lowest_layer(e);
     const int strips = cnn__strips_end(e, lowest);
+    const cnn_layer *layers = e->net->layers;
     for (int i = e->net->count - 1; i >= lowest; i--) {
         const int last = i == lowest && !e->dx;
+        const float *x = cnn__layer_input(e, i, acts);
         if (i == strips) {
             cnn__block_conv_strips_backward(e, lowest, cnn__layer_input(e, lowest, acts), acts, dy, slot,
                                             packed, thread);
             return;
         }
-        cnn__backward_layer(e, i, cnn__layer_input(e, i, acts), cnn__layer_input(e, i + 1, acts), dy,
-                            last ? NULL : other, slot, packed);
-        if (!cnn__kinds[e->net->layers[i].kind].in_place && !last) {
+        const int together = i > lowest && i - 1 > strips && layers[i].kind == CNN_AVGPOOL2D &&
+                             cnn__is_activation(layers[i - 1].kind) &&
+                             cnn__pooled_together(e, &ws->plan[i].pool);
+        if (together) {
+            e->k->pooled_backward(&ws->plan[i].pool, layers[i - 1].kind, x, dy, other, e->net->info[i].c);
+            i--;
+        } else
+            cnn__backward_layer(e, i, x, cnn__layer_input(e, i + 1, acts), dy, last ? NULL : other, slot,
+                                packed);
+        if (together || (!cnn__kinds[layers[i].kind].in_place && !last)) {
             float *t = dy;
             dy = other;
             other = t;
@@ -11636,10 +11729,6 @@ struct cnn__f_fit_sgd {
                                      velocity + i);
     }
 };
-
-static int cnn__is_activation(cnn_layer_kind kind) {
-    return kind == CNN_SIGMOID || kind == CNN_TANH || kind == CNN_RELU;
-}
 
 typedef struct cnn__gpu_layer {
     size_t in, out; /* elements of one example */
