@@ -1138,8 +1138,10 @@ typedef struct cnn__product {
     int gather;         /* x's steps lie far apart, or across cache lines: with many rows gather them first */
     int slack;          /* x may be read on to the end of the last vector */
     int packed;         /* x's steps lie CNN__GATHER apart, as gathering leaves them */
-    const float *ahead; /* columns that come next, to be fetched meanwhile; their taps */
-    const int *ahead_tap;
+    const float *ahead; /* columns that come next, to be fetched meanwhile; or NULL */
+    const float *from;  /* what the first panel's tiles are to copy to x = to; or NULL: it is there */
+    float *to;
+    const int *ahead_tap; /* of both */
 } cnn__product;
 
 /* Rows of the next panel where `left` are left and tiles have at most `most`. No rest of one row: a tile of
@@ -1152,12 +1154,13 @@ static int cnn__panel_rows(int most, int left) {
     return left >= 4 && left != 5 ? 4 : left >= 3 ? 3 : left;
 }
 
-/* `count` tiles side by side: where the first starts, and how many lanes of a last vector count. packed and
-   ahead are for the usual tile alone. */
+/* `count` tiles side by side: where the first starts, and how many lanes of a last vector count. packed, copy
+   and ahead are for the usual tile alone. */
 typedef struct cnn__tile {
     const float *ahead; /* a cache line of the columns that come next, fetched meanwhile; or NULL */
     const int *ahead_tap;
-    int packed; /* x's steps lie CNN__GATHER apart, w's panels have no rows but the tile's */
+    float *copy; /* besides, x's steps go here, CNN__GATHER apart; or NULL */
+    int packed;  /* x's steps lie CNN__GATHER apart, w's panels have no rows but the tile's */
     const float *x, *w, *bias;
     const int *tap;
     int count, steps, last;
@@ -1464,11 +1467,15 @@ CNN__INLINE CNN__VEC CNN__FN(cnn__exp)(CNN__VEC x, const float sign) {
 
 /* A step of a tile. */
 CNN__INLINE void CNN__FN(cnn__tile_step)(const float *x, const float **w, ptrdiff_t wk, const CNN__MASK mask,
-                                         CNN__VEC (*acc)[8], const int MR, const int NV, const int panels) {
+                                         CNN__VEC (*acc)[8], const int MR, const int NV, const int panels,
+                                         const int copying, float *copy) {
     CNN__VEC v[8];
     CNN__UNROLL
-    for (int j = 0; j < NV; j++)
+    for (int j = 0; j < NV; j++) {
         v[j] = NV > 1 ? CNN__LOAD(x + j * CNN__V) : CNN__LOAD_MASKED(x, mask);
+        if (copying)
+            CNN__STORE(copy + j * CNN__V, v[j]);
+    }
     CNN__UNROLL
     for (int q = 0; q < panels; q++) {
         CNN__UNROLL
@@ -1490,9 +1497,9 @@ CNN__INLINE void CNN__FN(cnn__tile_step)(const float *x, const float **w, ptrdif
    weights are reached by constant distances from one pointer a panel. Where a neighbour on the same core
    takes half of the instruction slots, it is the number of instructions that decides the speed. Hence two
    steps at a time in the usual tile, or four where x is `packed`, its steps CNN__GATHER apart, and w in panels
-   by steps. MR, NV, panels, packed and fetch (a->ahead) are constants after inlining. */
+   by steps. MR, NV, panels, packed, fetch (a->ahead) and copying are constants after inlining. */
 CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int NV, const int panels,
-                                    const int packed, const int fetch) {
+                                    const int packed, const int fetch, const int copying) {
     const float *CNN__RESTRICT x = a->x;
     const float *const ahead = a->ahead;
     const int *CNN__RESTRICT ahead_tap = a->ahead_tap;
@@ -1502,6 +1509,7 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
     const int last = a->last, steps = a->steps;
     const CNN__MASK mask = CNN__LANE_MASK(last); /* made once */
     const int pairs = MR == CNN__PANEL && NV == CNN__WIDE && !packed && !fetch;
+    float *CNN__RESTRICT copy = a->copy;
     for (int count = a->count; count > 0; count--, x += NV * CNN__V, y += NV * CNN__V) {
         CNN__VEC acc[24][8];
         const float *w[3];
@@ -1532,16 +1540,19 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
         for (; packed && k + 4 <= steps; k += 4) {
             CNN__UNROLL
             for (int i = 0; i < 4; i++)
-                CNN__FN(cnn__tile_step)(x + (k + i) * CNN__GATHER, w, wk, mask, acc, MR, NV, panels);
+                CNN__FN(cnn__tile_step)
+            (x + (k + i) * CNN__GATHER, w, wk, mask, acc, MR, NV, panels, 0, NULL);
         }
         for (; pairs && k + 2 <= steps; k += 2) {
-            CNN__FN(cnn__tile_step)(x + tap[k], w, wk, mask, acc, MR, NV, panels);
-            CNN__FN(cnn__tile_step)(x + tap[k + 1], w, wk, mask, acc, MR, NV, panels);
+            CNN__FN(cnn__tile_step)(x + tap[k], w, wk, mask, acc, MR, NV, panels, 0, NULL);
+            CNN__FN(cnn__tile_step)(x + tap[k + 1], w, wk, mask, acc, MR, NV, panels, 0, NULL);
         }
         for (; k < steps; k++) {
             if (fetch)
                 CNN__PREFETCH(ahead + ahead_tap[k]);
-            CNN__FN(cnn__tile_step)(x + tap[k], w, wk, mask, acc, MR, NV, panels);
+            CNN__FN(cnn__tile_step)(x + tap[k], w, wk, mask, acc, MR, NV, panels, copying, copy);
+            if (copying)
+                copy += CNN__GATHER;
         }
         row = y;
         CNN__UNROLL
@@ -1560,28 +1571,36 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
 
 #define CNN__TILE(MR, NV)                                                                                    \
     CNN__THOROUGH static void CNN__FN(cnn__tile_##MR##x##NV)(const cnn__tile *a) {                           \
-        CNN__FN(cnn__tile)(a, MR, NV, 1, 0, 0);                                                              \
+        CNN__FN(cnn__tile)(a, MR, NV, 1, 0, 0, 0);                                                           \
     }
 CNN__TILES(CNN__TILE)
 #undef CNN__TILE
 #if CNN__PANEL == 8
 CNN__THOROUGH static void CNN__FN(cnn__tile_24x1)(const cnn__tile *a) {
-    CNN__FN(cnn__tile)(a, 8, 1, 3, 0, 0);
+    CNN__FN(cnn__tile)(a, 8, 1, 3, 0, 0, 0);
 }
 #endif
 
 #if !CNN__LEAN
 CNN__THOROUGH static void CNN__FN(cnn__tile_packed)(const cnn__tile *a) {
-    CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__WIDE, 1, 1, 0);
+    CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__WIDE, 1, 1, 0, 0);
 }
 
 CNN__THOROUGH static void CNN__FN(cnn__tile_fetch)(const cnn__tile *a) {
-    CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__WIDE, 1, 0, 1);
+    CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__WIDE, 1, 0, 1, 0);
+}
+
+CNN__THOROUGH static void CNN__FN(cnn__tile_copy)(const cnn__tile *a) {
+    CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__WIDE, 1, 0, 1, 1);
 }
 #endif
 
 static void CNN__FN(cnn__tile_call)(const cnn__tile *a, int mr, int nv) {
 #if !CNN__LEAN
+    if (mr == CNN__PANEL && nv == CNN__WIDE && a->copy) {
+        CNN__FN(cnn__tile_copy)(a);
+        return;
+    }
     if (mr == CNN__PANEL && nv == CNN__WIDE && a->ahead) {
         CNN__FN(cnn__tile_fetch)(a);
         return;
@@ -3403,9 +3422,9 @@ static int cnn__tile_vectors(const cnn__kernels *k, int mr, int left) {
 static void cnn__product_part(const cnn__kernels *k, const cnn__product *a, int v0, int v1, int k0, int k1,
                               int last) {
     const int whole = (int)(a->n >> k->bits), end = a->slack || v1 < whole ? v1 : whole;
+    const int *tap = a->tap + (k0 - a->first);
     cnn__tile t;
     int mr = 0, nv = 0;
-    t.tap = a->tap + (k0 - a->first);
     t.steps = k1 - k0;
     t.panel = a->panel;
     t.wk = a->wk;
@@ -3426,9 +3445,11 @@ static void cnn__product_part(const cnn__kernels *k, const cnn__product *a, int 
             const int left = cnn__min(end, whole) - v, rest = left % nv;
             /* of the columns that come next, a cache line for each of the first panels */
             const int fetch = a->ahead && v == v0 && m < 4 * k->panel && mr == k->panel && nv == k->wide;
-            t.ahead = fetch ? a->ahead + m / k->panel * 16 : NULL;
-            t.count = fetch ? 1 : cnn__max(left / nv - (rest > 0), 1);
-            t.x = a->x + (v << k->bits);
+            t.copy = a->from && m == 0 ? a->to + (v << k->bits) : NULL;
+            t.tap = t.copy ? a->ahead_tap : tap;
+            t.x = (t.copy ? a->from : a->x) + (v << k->bits);
+            t.ahead = fetch ? a->ahead + m / k->panel * 16 : t.copy ? t.x : NULL;
+            t.count = t.ahead ? 1 : cnn__max(left / nv - (rest > 0), 1);
             t.y = a->y + m * a->ym + (v << k->bits);
             t.last = v + nv <= whole ? k->lanes : last;
             k->tile(&t, mr, nv);
@@ -3436,14 +3457,19 @@ static void cnn__product_part(const cnn__kernels *k, const cnn__product *a, int 
     }
 }
 
-/* Columns v0 to v1 - 1, steps k0 to k1 - 1, with x first gathered: in the first-level cache and aligned, for
-   all rows to use. tap: those of gathered steps. */
+/* Columns v0 to v1 - 1, steps k0 to k1 - 1, with x gathered in the first-level cache and aligned, for all rows
+   to use: by the first panel's tiles, whose arithmetic hides it, or first, where not all tiles are the usual
+   ones. tap: those of gathered steps. */
 static void cnn__product_gathered(const cnn__kernels *k, const cnn__product *a, int v0, int v1, int k0,
                                   int k1, int last, float *x, const int *tap) {
     const int whole = (int)(a->n >> k->bits);
     cnn__product part = *a;
-    k->gather(a, v0, v1, k0, k1, a->slack || v1 <= whole ? k->lanes : last, x);
-    part.x = x;
+    part.ahead_tap = a->tap + (k0 - a->first);
+    part.x = part.to = x;
+    if (v1 <= whole && (v1 - v0) % k->wide == 0)
+        part.from = a->x + (v0 << k->bits);
+    else
+        k->gather(a, v0, v1, k0, k1, a->slack || v1 <= whole ? k->lanes : last, x);
     part.tap = tap;
     part.first = k0;
     part.steps = k1 - k0;
@@ -3452,10 +3478,8 @@ static void cnn__product_gathered(const cnn__kernels *k, const cnn__product *a, 
     part.start = k0 > a->first ? CNN__ACCUMULATE : a->start;
     part.slack = 1;
     part.packed = 1;
-    if (v1 < whole) {
+    if (v1 < whole)
         part.ahead = a->x + (v1 << k->bits);
-        part.ahead_tap = a->tap + (k0 - a->first);
-    }
     cnn__product_part(k, &part, 0, v1 - v0, k0, k1, last);
 }
 
@@ -8747,7 +8771,7 @@ static void cnn__piece_task(void *context, int task, int thread) {
 /* ---- passes ---- */
 
 /* Threads for a pass of n examples: one, where the others would spare it less than it costs to pass the
-   weights and their gradients from core to core, about 12 multiply-accumulates each, or to start them. */
+   weights and their gradients from core to core, about 20 multiply-accumulates each, or to start them. */
 static int cnn__pass_threads(const cnn_net *net, const cnn_workspace *ws, int n) {
     const int units = cnn__units(n), blocks = cnn__blocks(n);
     double macs = 0;
@@ -8763,7 +8787,7 @@ static int cnn__pass_threads(const cnn_net *net, const cnn_workspace *ws, int n)
     const double spared = ((double)n - most) * macs;
     if (ws->mode == CNN_INFERENCE)
         return spared < CNN__SMALL_WORK ? 1 : ws->threads;
-    return 3 * spared < 12 * (double)net->parameter_count ? 1 : ws->threads;
+    return 3 * spared < 20 * (double)net->parameter_count ? 1 : ws->threads;
 }
 
 static void cnn__pass_begin(cnn__pass *e, const cnn_net *net, cnn_workspace *ws, int n) {
