@@ -1135,13 +1135,13 @@ typedef struct cnn__product {
     float *y;
     ptrdiff_t ym;
     cnn__start start;
-    int gather;         /* x's steps lie far apart, or across cache lines: with many rows gather them first */
-    int slack;          /* x may be read on to the end of the last vector */
-    int packed;         /* x's steps lie CNN__GATHER apart, as gathering leaves them */
-    const float *ahead; /* columns that come next, to be fetched meanwhile; or NULL */
-    const float *from;  /* what the first panel's tiles are to copy to x = to; or NULL: it is there */
+    int gather;        /* x's steps lie far apart, or across cache lines: with many rows gather them first */
+    int slack;         /* x may be read on to the end of the last vector */
+    int packed;        /* x's steps lie CNN__GATHER apart, as gathering leaves them */
+    const float *from; /* what the first panel's tiles are to copy to x = to; or NULL: it is there */
+    const int *from_tap;
     float *to;
-    const int *ahead_tap; /* of both */
+    int ahead; /* columns after these that come next, to be fetched meanwhile; or 0 */
 } cnn__product;
 
 /* Rows of the next panel where `left` are left and tiles have at most `most`. No rest of one row: a tile of
@@ -1154,13 +1154,12 @@ static int cnn__panel_rows(int most, int left) {
     return left >= 4 && left != 5 ? 4 : left >= 3 ? 3 : left;
 }
 
-/* `count` tiles side by side: where the first starts, and how many lanes of a last vector count. packed, copy
-   and ahead are for the usual tile alone. */
+/* `count` tiles side by side: where the first starts, and how many lanes of a last vector count. copy and
+   packed are for the usual tile alone. */
 typedef struct cnn__tile {
-    const float *ahead; /* a cache line of the columns that come next, fetched meanwhile; or NULL */
-    const int *ahead_tap;
-    float *copy; /* besides, x's steps go here, CNN__GATHER apart; or NULL */
-    int packed;  /* x's steps lie CNN__GATHER apart, w's panels have no rows but the tile's */
+    float *copy; /* besides, x's steps go here, CNN__GATHER apart, and those `ahead` are fetched; or NULL */
+    int ahead;
+    int packed; /* x's steps lie CNN__GATHER apart, w's panels have no rows but the tile's */
     const float *x, *w, *bias;
     const int *tap;
     int count, steps, last;
@@ -1497,19 +1496,18 @@ CNN__INLINE void CNN__FN(cnn__tile_step)(const float *x, const float **w, ptrdif
    weights are reached by constant distances from one pointer a panel. Where a neighbour on the same core
    takes half of the instruction slots, it is the number of instructions that decides the speed. Hence two
    steps at a time in the usual tile, or four where x is `packed`, its steps CNN__GATHER apart, and w in panels
-   by steps. MR, NV, panels, packed, fetch (a->ahead) and copying are constants after inlining. */
+   by steps. MR, NV, panels, packed and copying are constants after inlining. */
 CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int NV, const int panels,
-                                    const int packed, const int fetch, const int copying) {
+                                    const int packed, const int copying) {
     const float *CNN__RESTRICT x = a->x;
-    const float *const ahead = a->ahead;
-    const int *CNN__RESTRICT ahead_tap = a->ahead_tap;
     float *y = a->y;
     const int *CNN__RESTRICT tap = a->tap;
     const ptrdiff_t ym = a->ym, wk = a->wk && !packed ? a->wk : MR;
     const int last = a->last, steps = a->steps;
     const CNN__MASK mask = CNN__LANE_MASK(last); /* made once */
-    const int pairs = MR == CNN__PANEL && NV == CNN__WIDE && !packed && !fetch;
+    const int pairs = MR == CNN__PANEL && NV == CNN__WIDE && !packed && !copying;
     float *CNN__RESTRICT copy = a->copy;
+    const ptrdiff_t ahead = a->ahead;
     for (int count = a->count; count > 0; count--, x += NV * CNN__V, y += NV * CNN__V) {
         CNN__VEC acc[24][8];
         const float *w[3];
@@ -1548,8 +1546,11 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
             CNN__FN(cnn__tile_step)(x + tap[k + 1], w, wk, mask, acc, MR, NV, panels, 0, NULL);
         }
         for (; k < steps; k++) {
-            if (fetch)
-                CNN__PREFETCH(ahead + ahead_tap[k]);
+            if (copying) {
+                CNN__UNROLL
+                for (int j = 0; j < NV * CNN__V; j += 16) /* a cache line */
+                    CNN__PREFETCH(x + tap[k] + ahead + j);
+            }
             CNN__FN(cnn__tile_step)(x + tap[k], w, wk, mask, acc, MR, NV, panels, copying, copy);
             if (copying)
                 copy += CNN__GATHER;
@@ -1571,27 +1572,23 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
 
 #define CNN__TILE(MR, NV)                                                                                    \
     CNN__THOROUGH static void CNN__FN(cnn__tile_##MR##x##NV)(const cnn__tile *a) {                           \
-        CNN__FN(cnn__tile)(a, MR, NV, 1, 0, 0, 0);                                                           \
+        CNN__FN(cnn__tile)(a, MR, NV, 1, 0, 0);                                                              \
     }
 CNN__TILES(CNN__TILE)
 #undef CNN__TILE
 #if CNN__PANEL == 8
 CNN__THOROUGH static void CNN__FN(cnn__tile_24x1)(const cnn__tile *a) {
-    CNN__FN(cnn__tile)(a, 8, 1, 3, 0, 0, 0);
+    CNN__FN(cnn__tile)(a, 8, 1, 3, 0, 0);
 }
 #endif
 
 #if !CNN__LEAN
 CNN__THOROUGH static void CNN__FN(cnn__tile_packed)(const cnn__tile *a) {
-    CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__WIDE, 1, 1, 0, 0);
-}
-
-CNN__THOROUGH static void CNN__FN(cnn__tile_fetch)(const cnn__tile *a) {
-    CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__WIDE, 1, 0, 1, 0);
+    CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__WIDE, 1, 1, 0);
 }
 
 CNN__THOROUGH static void CNN__FN(cnn__tile_copy)(const cnn__tile *a) {
-    CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__WIDE, 1, 0, 1, 1);
+    CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__WIDE, 1, 0, 1);
 }
 #endif
 
@@ -1599,10 +1596,6 @@ static void CNN__FN(cnn__tile_call)(const cnn__tile *a, int mr, int nv) {
 #if !CNN__LEAN
     if (mr == CNN__PANEL && nv == CNN__WIDE && a->copy) {
         CNN__FN(cnn__tile_copy)(a);
-        return;
-    }
-    if (mr == CNN__PANEL && nv == CNN__WIDE && a->ahead) {
-        CNN__FN(cnn__tile_fetch)(a);
         return;
     }
     if (mr == CNN__PANEL && nv == CNN__WIDE && a->packed) {
@@ -3431,7 +3424,7 @@ static void cnn__product_part(const cnn__kernels *k, const cnn__product *a, int 
     t.ym = a->ym;
     t.start = k0 > a->first ? CNN__ACCUMULATE : a->start;
     t.bias = NULL;
-    t.ahead_tap = a->ahead_tap;
+    t.ahead = a->ahead;
     t.packed = a->packed && !a->wk;
     for (int m = 0; m < a->rows; m += mr) {
         mr = cnn__panel_rows(k->panel, a->rows - m);
@@ -3443,13 +3436,10 @@ static void cnn__product_part(const cnn__kernels *k, const cnn__product *a, int 
         for (int v = v0; v < v1; v += nv * t.count) {
             nv = v < end && mr < 24 ? cnn__tile_vectors(k, mr, end - v) : 1;
             const int left = cnn__min(end, whole) - v, rest = left % nv;
-            /* of the columns that come next, a cache line for each of the first panels */
-            const int fetch = a->ahead && v == v0 && m < 4 * k->panel && mr == k->panel && nv == k->wide;
             t.copy = a->from && m == 0 ? a->to + (v << k->bits) : NULL;
-            t.tap = t.copy ? a->ahead_tap : tap;
+            t.tap = t.copy ? a->from_tap : tap;
             t.x = (t.copy ? a->from : a->x) + (v << k->bits);
-            t.ahead = fetch ? a->ahead + m / k->panel * 16 : t.copy ? t.x : NULL;
-            t.count = t.ahead ? 1 : cnn__max(left / nv - (rest > 0), 1);
+            t.count = t.copy ? 1 : cnn__max(left / nv - (rest > 0), 1);
             t.y = a->y + m * a->ym + (v << k->bits);
             t.last = v + nv <= whole ? k->lanes : last;
             k->tile(&t, mr, nv);
@@ -3464,11 +3454,12 @@ static void cnn__product_gathered(const cnn__kernels *k, const cnn__product *a, 
                                   int k1, int last, float *x, const int *tap) {
     const int whole = (int)(a->n >> k->bits);
     cnn__product part = *a;
-    part.ahead_tap = a->tap + (k0 - a->first);
     part.x = part.to = x;
-    if (v1 <= whole && (v1 - v0) % k->wide == 0)
+    if (v1 <= whole && (v1 - v0) % k->wide == 0) {
         part.from = a->x + (v0 << k->bits);
-    else
+        part.from_tap = a->tap + (k0 - a->first);
+        part.ahead = v1 < whole ? (v1 - v0) << k->bits : 0;
+    } else
         k->gather(a, v0, v1, k0, k1, a->slack || v1 <= whole ? k->lanes : last, x);
     part.tap = tap;
     part.first = k0;
@@ -3478,8 +3469,6 @@ static void cnn__product_gathered(const cnn__kernels *k, const cnn__product *a, 
     part.start = k0 > a->first ? CNN__ACCUMULATE : a->start;
     part.slack = 1;
     part.packed = 1;
-    if (v1 < whole)
-        part.ahead = a->x + (v1 << k->bits);
     cnn__product_part(k, &part, 0, v1 - v0, k0, k1, last);
 }
 
