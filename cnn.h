@@ -7739,9 +7739,7 @@ CNN__COLD static void cnn__plan_strips(const cnn_workspace *ws, const cnn_net *n
     p->activation = p->pooling = p->lanes = 0;
     if (p->conv.groups != 1 || p->conv.lines != p->conv.oh)
         return;
-    if (next < net->count && plan[next].alias &&
-        (net->layers[next].kind == CNN_SIGMOID || net->layers[next].kind == CNN_TANH ||
-         net->layers[next].kind == CNN_RELU))
+    if (next < net->count && plan[next].alias && cnn__is_activation(net->layers[next].kind))
         p->activation = next++;
     /* Two places in turn: a pool's output would overwrite the image that is being read. */
     const int safe = ws->mode != CNN_INFERENCE || !(p->conv.direct || p->u);
@@ -8680,7 +8678,7 @@ static void cnn__block_backward(const cnn__pass *e, int thread, float *slot) {
                                             packed, thread);
             return;
         }
-        const int together = i > lowest && i - 1 > strips && layers[i].kind == CNN_AVGPOOL2D &&
+        const int together = i > lowest && layers[i].kind == CNN_AVGPOOL2D &&
                              cnn__is_activation(layers[i - 1].kind) &&
                              cnn__pooled_together(e, &ws->plan[i].pool);
         if (together) {
