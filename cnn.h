@@ -8758,7 +8758,7 @@ static void cnn__piece_task(void *context, int task, int thread) {
 /* ---- passes ---- */
 
 /* Threads for a pass of n examples: one, where the others would spare it less than it costs to pass the
-   weights and their gradients from core to core, about 20 multiply-accumulates each, or to start them. */
+   weights and their gradients from core to core, about 24 multiply-accumulates each, or to start them. */
 static int cnn__pass_threads(const cnn_net *net, const cnn_workspace *ws, int n) {
     const int units = cnn__units(n), blocks = cnn__blocks(n);
     double macs = 0;
@@ -8774,7 +8774,7 @@ static int cnn__pass_threads(const cnn_net *net, const cnn_workspace *ws, int n)
     const double spared = ((double)n - most) * macs;
     if (ws->mode == CNN_INFERENCE)
         return spared < CNN__SMALL_WORK ? 1 : ws->threads;
-    return 3 * spared < 20 * (double)net->parameter_count ? 1 : ws->threads;
+    return 3 * spared < 24 * (double)net->parameter_count ? 1 : ws->threads;
 }
 
 static void cnn__pass_begin(cnn__pass *e, const cnn_net *net, cnn_workspace *ws, int n) {
