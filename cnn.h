@@ -9525,6 +9525,49 @@ CNN__OPTIMIZE_END
 #define CNN__GPU_UNROLL _Pragma("unroll")
 #define CNN__GPU_CALL   __noinline__ /* for what an unrolled loop would repeat at length */
 
+/* Launches a kernel that may start while the one before it in the stream still runs: it calls
+   cnn__gpu_wait_for_last before it touches what another kernel has to do with. */
+template <class... P, class... A>
+static void cnn__launch_early(int allowed, void (*kernel)(P...), unsigned grid, unsigned block, size_t shared,
+                              cudaStream_t stream, A... arguments) {
+    cudaLaunchConfig_t config;
+    cudaLaunchAttribute early;
+    memset(&config, 0, sizeof config);
+    memset(&early, 0, sizeof early);
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared;
+    config.stream = stream;
+    config.attrs = &early;
+    config.numAttrs = allowed ? 1 : 0;
+    (void)cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...); /* cudaGetLastError tells */
+}
+
+/* Lets the next kernel start, as soon as all blocks have called this, and waits for the last to end. */
+static __device__ __forceinline__ void cnn__gpu_wait_for_last(void) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;\n\tgriddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/* threadIdx.x, of which the compiler does not know that it stays the same: what follows from it is worked out
+   where it is used, instead of filling registers, and then memory, from the kernel's start on. */
+static __device__ __forceinline__ int cnn__gpu_thread(void) {
+    int t;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(t));
+    return t;
+}
+
+/* The same address in shared memory, by a way that the compiler does not see through: it would work the address
+   out anew, at length, wherever it is used. By whole warps. */
+static __device__ __forceinline__ float *cnn__gpu_keep(float *p) {
+    const unsigned lane = threadIdx.x % 32;
+    return (float *)__cvta_shared_to_generic(
+        __shfl_sync(0xffffffffu, (unsigned)__cvta_generic_to_shared(p) + lane, 0));
+}
+
 /* d += a*b for the 16x8 by 8x8 product that a warp shares out (PTX: mma.m16n8k8, tf32). */
 static __device__ __forceinline__ void cnn__mma_tf32(float d[4], const unsigned a[4], const unsigned b[2]) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
@@ -9541,6 +9584,10 @@ static __device__ __forceinline__ void cnn__mma_tf32(float d[4], const unsigned 
 #else
 #define CNN__GPU_UNROLL
 #define CNN__GPU_CALL
+#define cnn__launch_early(allowed, ...) ((void)(allowed), CNN__LAUNCH(__VA_ARGS__))
+#define cnn__gpu_wait_for_last()
+#define cnn__gpu_thread() ((int)threadIdx.x)
+#define cnn__gpu_keep(p)  (p)
 #endif
 
 static cnn_status cnn__cuda_check(const char *where, cudaError_t error, const char *call, int line) {
@@ -9556,6 +9603,12 @@ static cnn_status cnn__cuda_check(const char *where, cudaError_t error, const ch
 #define CNN__RUN(where, kernel, grid, block, shared, stream, ...)                                            \
     do {                                                                                                     \
         CNN__LAUNCH(kernel, grid, block, shared, stream, __VA_ARGS__);                                       \
+        CNN__TRY(cnn__cuda_check(where, cudaGetLastError(), #kernel, __LINE__));                             \
+    } while (0)
+
+#define CNN__RUN_EARLY(early, where, kernel, grid, block, shared, stream, ...)                               \
+    do {                                                                                                     \
+        cnn__launch_early(early, kernel, grid, block, shared, stream, __VA_ARGS__);                          \
         CNN__TRY(cnn__cuda_check(where, cudaGetLastError(), #kernel, __LINE__));                             \
     } while (0)
 
@@ -11697,7 +11750,7 @@ typedef struct cnn__tiled {
     int begin, end;          /* rows of the image that are no padding */
     int shift;               /* tiles begin so many columns before the outputs */
     int rows, tiles;         /* output channels of a thread: 4 or 3; groups of so many */
-    int row_pitch;           /* floats of a kernel element's weights */
+    int weights;             /* floats: [c][tile][a][b][4] */
     int split, log, items;   /* 1, 2 or 4; its logarithm; tiles times that */
     cnn__div by_map, by_row; /* tiles of a group of channels and of a row */
 } cnn__tiled;
@@ -11739,6 +11792,7 @@ typedef struct cnn__fused {
     cnn__stage stage[CNN__MOST_STAGES];
     cnn__head_layer layer[CNN__MOST_LINEAR];
     float *d_features, *logits, *part;
+    int *source; /* which example an image of the batch is */
 } cnn__fused;
 
 /* What a step updates: parameters, by the rule, or the gradients alone where `step` is 0. */
@@ -11782,13 +11836,13 @@ static __device__ __forceinline__ void cnn__gpu_tile_fma(float (&sum)[TO][4], co
 }
 
 /* The sums of a tile whose first row is y, over every split-th input channel; in: at its corner. K: the kernel's
-   rows and columns, or 0 for any. Rows that lie in the padding add nothing. */
-template <int TO, int K>
+   rows and columns, or 0 for any. SKIP: leaves out rows of it that meet padding alone. */
+template <int TO, int K, int SKIP>
 static __device__ __forceinline__ void cnn__gpu_tile(const cnn__tiled &v, const float *in, const float *w,
                                                      int y, int share, float (&sum)[TO][4]) {
     const int begin = v.begin - 1 - y, end = v.end - y, kh = K ? K : v.kh, kw = K ? K : v.kw;
     for (int c = share; c < v.c; c += v.split) {
-        const float *row = in + c * v.plane, *k = w + c * kh * kw * v.row_pitch;
+        const float *row = in + c * v.plane, *k = w + c * v.tiles * kh * kw * 4;
         float x[2][K + 1];
         CNN__GPU_UNROLL
         for (int j = 0; K && j < K + 1; j += 2) {
@@ -11804,15 +11858,15 @@ static __device__ __forceinline__ void cnn__gpu_tile(const cnn__tiled &v, const 
                 x[(a + 1) % 2][j] = pair.x;
                 x[(a + 1) % 2][j + !!K] = pair.y;
             }
-            if (a < begin || a >= end)
+            if (SKIP && (a < begin || a >= end))
                 continue;
             CNN__GPU_UNROLL
             for (int b = 0; b < K; b++)
-                cnn__gpu_tile_fma<TO>(sum, k + (a * K + b) * v.row_pitch, x[a % 2][b], x[a % 2][b + 1],
+                cnn__gpu_tile_fma<TO>(sum, k + (a * K + b) * 4, x[a % 2][b], x[a % 2][b + 1],
                                       x[(a + 1) % 2][b], x[(a + 1) % 2][b + 1]);
         }
         for (int a = 0; !K && a < kh; a++, row += v.pitch)
-            for (int b = 0; b < kw; b++, k += v.row_pitch)
+            for (int b = 0; b < kw; b++, k += 4)
                 cnn__gpu_tile_fma<TO>(sum, k, row[b], row[b + 1], row[v.pitch + b], row[v.pitch + b + 1]);
     }
 }
@@ -11832,11 +11886,11 @@ static __device__ __forceinline__ cnn__element cnn__gpu_element(int at, const cn
 }
 
 /* put(channel, row, column, 2 x 2 values) for all tiles; of those that threads share, each puts some channels.
-   w: [c][a][b][tile of TO channels], 4 floats a tile. */
+   w: [c][tile][a][b], 4 floats each. */
 template <int TO, int K, class F>
 static __device__ __forceinline__ void cnn__gpu_tiled(const cnn__tiled &v, const float *in, const float *w,
                                                       const F &put) {
-    const int t = (int)threadIdx.x, share = t & (v.split - 1);
+    const int t = cnn__gpu_thread(), share = t & (v.split - 1);
     for (int item = t; item - t % 32 < v.items; item += CNN__FUSED_BLOCK) {
         const int tile = (item < v.items ? item : v.items - 1) >> v.log;
         const cnn__element e = cnn__gpu_element(tile, v.by_map, v.by_row);
@@ -11844,7 +11898,8 @@ static __device__ __forceinline__ void cnn__gpu_tiled(const cnn__tiled &v, const
         CNN__GPU_UNROLL
         for (int i = 0; i < TO; i++)
             sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = 0;
-        cnn__gpu_tile<TO, K>(v, in + 2 * (e.i * v.pitch + e.j), w + e.c * 4, 2 * e.i, share, sum);
+        cnn__gpu_tile<TO, K, F::SKIP>(v, in + 2 * (e.i * v.pitch + e.j), w + e.c * v.kh * v.kw * 4, 2 * e.i,
+                                      share, sum);
         for (int other = 1; other < v.split; other *= 2) {
             CNN__GPU_UNROLL
             for (int i = 0; i < TO * 4; i++)
@@ -11884,6 +11939,7 @@ static __device__ void cnn__gpu_tiled_conv(const cnn__tiled &v, const float *in,
 
 /* Where a tile's outputs go: dx, by itself. */
 struct cnn__put_plane {
+    enum { SKIP = 1 };
     int oh, ow, shift;
     float *to;
     __device__ __forceinline__ void operator()(int o, int i, int j, const float4 &v) const {
@@ -11913,6 +11969,7 @@ static __device__ __forceinline__ void cnn__gpu_put_pooled(const cnn__stage_resu
 
 /* Results by way of the activation and a pool of 2x2, if there is one; those of another pool into y. */
 struct cnn__put_stage {
+    enum { SKIP = 0 };
     int direct, pool, max, activation, oh, ow, ph, pw;
     const float *bias;
     float *y;
@@ -11955,7 +12012,7 @@ struct cnn__put_stage {
 static __device__ void cnn__gpu_stage_pool(const cnn__stage &s, const float *y, const float *bias,
                                            const cnn__stage_results &to) {
     const int area = s.pool_h * s.pool_w;
-    for (int i = (int)threadIdx.x; i < s.y.o * s.ph * s.pw; i += CNN__FUSED_BLOCK) {
+    for (int i = cnn__gpu_thread(); i < s.y.o * s.ph * s.pw; i += CNN__FUSED_BLOCK) {
         const cnn__element e = cnn__gpu_element(i, s.by_pooled, s.by_pw);
         const float *window = y + (e.c * s.y.oh + e.i * s.pool_h) * s.y.ow + e.j * s.pool_w;
         float value = s.max ? -INFINITY : 0.0f;
@@ -11970,12 +12027,15 @@ static __device__ void cnn__gpu_stage_pool(const cnn__stage &s, const float *y, 
     }
 }
 
-/* Floats, or bytes that are 255 times them. */
+/* Floats, or bytes that are 255 times them: the quotient, rounded as by division. */
 struct cnn__f_values {
     const unsigned char *bytes; /* either these */
     const float *floats;        /* or these */
     __device__ __forceinline__ float operator()(int i) const {
-        return bytes ? (float)bytes[i] / 255.0f : floats[i];
+        if (!bytes)
+            return floats[i];
+        const float value = (float)bytes[i], q = value * (1.0f / 255.0f);
+        return fmaf(fmaf(-q, 255.0f, value), 1.0f / 255.0f, q);
     }
 };
 
@@ -11983,28 +12043,21 @@ struct cnn__f_values {
 template <class F>
 static __device__ __forceinline__ void cnn__gpu_scatter(const cnn__f_values &from, int n, const F &where,
                                                         float *to) {
-    enum { TURNS = 5 };
-    for (int first = (int)threadIdx.x; first < n; first += TURNS * CNN__FUSED_BLOCK) {
+    enum { TURNS = 3 };
+    for (int first = cnn__gpu_thread(); first < n; first += TURNS * CNN__FUSED_BLOCK) {
         float v[TURNS];
         CNN__GPU_UNROLL
-        for (int k = 0; k < TURNS; k++) {
-            const int i = first + k * CNN__FUSED_BLOCK;
-            v[k] = i < n ? from(i) : 0.0f;
-        }
+        for (int k = 0; k < TURNS; k++)
+            if (first + k * CNN__FUSED_BLOCK < n)
+                v[k] = from(first + k * CNN__FUSED_BLOCK);
         CNN__GPU_UNROLL
         for (int k = 0; k < TURNS; k++) {
-            const int i = first + k * CNN__FUSED_BLOCK;
-            if (i < n)
-                to[where(i)] = v[k];
+            if (first + k * CNN__FUSED_BLOCK >= n)
+                break;
+            to[where(first + k * CNN__FUSED_BLOCK)] = v[k];
         }
     }
 }
-
-struct cnn__f_same {
-    __device__ __forceinline__ int operator()(int i) const {
-        return i;
-    }
-};
 
 /* Where an element of the input lies in the padded image. */
 struct cnn__f_in_image {
@@ -12015,34 +12068,40 @@ struct cnn__f_in_image {
     }
 };
 
-/* Where channel o of a kernel element's weights lies: 4 floats for each `rows` channels. */
-static __device__ __forceinline__ int cnn__gpu_in_tile(const cnn__tiled &v, int o) {
-    return v.rows == 4 ? o : o + o / 3;
-}
-
-/* Where a weight lies in [c][a][b][o], or, of the turned kernel, in [o][-a][-b][c]. */
-struct cnn__f_in_weights {
-    const cnn__stage &s;
-    int turned;
-    __device__ __forceinline__ int operator()(int i) const {
-        const cnn__element e = cnn__gpu_element(i, s.by_steps, s.by_kernel); /* o, c, a*kw + b */
-        const int area = (int)s.by_kernel.d;
-        return turned ? (e.c * area + area - 1 - e.j) * s.dx.row_pitch + cnn__gpu_in_tile(s.dx, e.i)
-                      : (e.i * area + e.j) * s.y.row_pitch + cnn__gpu_in_tile(s.y, e.c);
-    }
-};
-
-static __device__ void cnn__gpu_load_weights(const cnn__stage &s, const float *parameters, int turned,
-                                             float *to) {
-    const cnn__f_values from = {NULL, parameters + s.weights};
-    const cnn__f_in_weights where = {s, turned};
-    cnn__gpu_scatter(from, s.y.o * (int)s.by_steps.d, where, to);
-}
-
 /* Into the padded image of a stage, whose padding is zero already. */
 static __device__ void cnn__gpu_load_image(const cnn__stage &s, const cnn__f_values &from, float *image) {
     const cnn__f_in_image where = {s};
     cnn__gpu_scatter(from, s.y.c * s.h * s.w, where, image);
+}
+
+/* A stage's weights into the order of its tiles, those of dx with the kernel turned: a warp an output
+   channel. */
+template <int TURNED>
+static __device__ __forceinline__ void cnn__gpu_load_weights(const cnn__stage &s, const float *parameters,
+                                                             float *to) {
+    enum { TURNS = 5 };
+    const cnn__tiled &v = TURNED ? s.dx : s.y;
+    const int lane = cnn__gpu_thread() % 32, steps = (int)s.by_steps.d, area = (int)s.by_kernel.d;
+    for (int o = cnn__gpu_thread() / 32; o < s.y.o; o += CNN__FUSED_BLOCK / 32) {
+        const float *from = parameters + s.weights + o * steps;
+        for (int first = lane; first < steps; first += TURNS * 32) {
+            float w[TURNS];
+            CNN__GPU_UNROLL
+            for (int k = 0; k < TURNS; k++)
+                if (first + k * 32 < steps)
+                    w[k] = from[first + k * 32];
+            CNN__GPU_UNROLL
+            for (int k = 0; k < TURNS; k++) {
+                const int i = first + k * 32, c = (int)cnn__quotient((unsigned)i, s.by_kernel),
+                          ab = i - c * area;
+                const int channel = TURNED ? c : o, tile = v.rows == 4 ? channel / 4 : channel / 3;
+                if (i >= steps)
+                    break;
+                to[(((TURNED ? o : c) * v.tiles + tile) * area + (TURNED ? area - 1 - ab : ab)) * 4 +
+                   channel - tile * v.rows] = w[k];
+            }
+        }
+    }
 }
 
 static __device__ __forceinline__ cnn__f_values cnn__gpu_example_values(const cnn__resident &data,
@@ -12054,42 +12113,43 @@ static __device__ __forceinline__ cnn__f_values cnn__gpu_example_values(const cn
 
 /* n, a multiple of 4, floats. */
 static __device__ __forceinline__ void cnn__gpu_clear(float *p, int n) {
-    for (int i = (int)threadIdx.x * 4; i < n; i += CNN__FUSED_BLOCK * 4)
+    for (int i = cnn__gpu_thread() * 4; i < n; i += CNN__FUSED_BLOCK * 4)
         *(float4 *)(p + i) = make_float4(0, 0, 0, 0);
-}
-
-/* Which example is the batch's i-th. */
-static __device__ __forceinline__ size_t cnn__gpu_example(const cnn__tally *tally, const int *index, int i) {
-    const size_t row = (size_t)(tally ? tally->at : 0) + (size_t)i;
-    return index ? (size_t)index[row] : row;
 }
 
 /* The stages of one image. training: keeps what the backward pass reads. labels and tally may be NULL. */
 static __global__ void __launch_bounds__(CNN__FUSED_BLOCK, 2)
     cnn__gpu_stages(cnn__fused f, const float *parameters, cnn__resident data, const int *index,
                     cnn__tally *tally, int *labels, int training) {
-    CNN__SHARED(float, shared);
+    CNN__SHARED(float, base);
+    float *const shared = cnn__gpu_keep(base);
     const int t = (int)threadIdx.x, image = (int)blockIdx.x;
-    const size_t from = cnn__gpu_example(tally, index, image);
     cnn__gpu_clear(shared, f.in_end);
+    cnn__gpu_wait_for_last();
+    const size_t row = (size_t)(tally ? tally->at : 0) + (size_t)image;
+    size_t from = row;
     for (int k = 0; k < f.stages; k++) {
         const cnn__stage &s = f.stage[k];
-        float *w = shared + s.w_at, *bias = w + (int)s.by_steps.d * s.y.row_pitch;
-        cnn__gpu_load_weights(s, parameters, 0, w);
-        for (int i = t; i < s.y.o; i += CNN__FUSED_BLOCK)
+        float *w = shared + s.w_at, *bias = w + s.y.weights;
+        cnn__gpu_load_weights<0>(s, parameters, w);
+        for (int i = cnn__gpu_thread(); i < s.y.o; i += CNN__FUSED_BLOCK)
             bias[i] = s.biases < 0 ? 0.0f : parameters[s.biases + i];
+        if (k == 0 && index) /* here, where `row` has arrived */
+            from = (size_t)index[row];
     }
     __syncthreads();
     cnn__gpu_load_image(f.stage[0], cnn__gpu_example_values(data, from), shared + f.stage[0].in_at);
     if (t == 0 && labels)
         labels[image] = data.labels[from];
+    if (t == 0 && training)
+        f.source[image] = (int)from;
     if (t == 0 && image == 0 && tally)
         tally->now = tally->step;
     __syncthreads();
     for (int k = 0; k < f.stages; k++) {
         const cnn__stage &s = f.stage[k];
         const int outputs = s.y.o * s.ph * s.pw * s.pool_h * s.pool_w, last = k == f.stages - 1;
-        const float *w = shared + s.w_at, *bias = w + (int)s.by_steps.d * s.y.row_pitch;
+        const float *w = shared + s.w_at, *bias = w + s.y.weights;
         cnn__stage_results to = {NULL, NULL, NULL, 0, 0};
         if (training)
             to.act = s.act + (size_t)image * (size_t)outputs;
@@ -12156,36 +12216,42 @@ template <int WIDE> static __device__ __forceinline__ float4 cnn__gpu_weights(co
     return make_float4(w[0], left > 1 ? w[1] : 0.0f, left > 2 ? w[2] : 0.0f, left > 3 ? w[3] : 0.0f);
 }
 
-/* y = activation(w*x + bias) for four samples, [in] and [out] float4: a warp takes four outputs at a time,
-   its lanes four inputs each, twice, so that eight loads are under way. */
+/* The head's inputs lie as [i%4][i/4], so that lanes with four neighbouring inputs each meet different banks;
+   up to a multiple of 4 there are zeros. */
+static __device__ __forceinline__ int cnn__gpu_quarter(int width) {
+    return (width + 3) / 4;
+}
+
+static __device__ __forceinline__ int cnn__gpu_place(int i, int width) {
+    return i % 4 * cnn__gpu_quarter(width) + i / 4;
+}
+
+/* y = activation(w*x + bias) for four samples, x and y as cnn__gpu_place says: a warp takes eight outputs at a
+   time, its lanes four inputs each. */
 template <int WIDE>
 static __device__ __forceinline__ void
 cnn__gpu_head_forward(const cnn__head_layer &l, const float *parameters, const float4 *x, float4 *y) {
-    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
-    for (int o = warp * 4; o < l.out; o += CNN__FUSED_BLOCK / 32 * 4) {
-        const int own = o + lane / 8; /* the output whose sum this lane ends up with, of sample lane/2%4 */
+    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, quarter = cnn__gpu_quarter(l.in);
+    for (int o = warp * 8; o < l.out; o += CNN__FUSED_BLOCK / 32 * 8) {
+        const int own = o + lane / 4; /* the output whose sum this lane ends up with, of sample lane%4 */
         const float bias = l.biases < 0 || own >= l.out ? 0.0f : parameters[l.biases + own];
-        float sum[16];
+        float sum[32];
         CNN__GPU_UNROLL
-        for (int j = 0; j < 16; j++)
+        for (int j = 0; j < 32; j++)
             sum[j] = 0;
-        for (int first = lane * 4; first < l.in; first += 256) {
-            float4 w[2][4];
+        for (int i = lane; i < quarter; i += 32) {
+            float4 w[8];
             CNN__GPU_UNROLL
             for (int j = 0; j < 8; j++) {
-                const int i = first + j / 4 * 128, row = o + j % 4 < l.out ? o + j % 4 : l.out - 1;
-                w[j / 4][j % 4] = make_float4(0, 0, 0, 0);
-                if (i < l.in)
-                    w[j / 4][j % 4] =
-                        cnn__gpu_weights<WIDE>(parameters + l.weights + row * l.in + i, l.in - i);
+                const int row = o + j < l.out ? o + j : l.out - 1;
+                w[j] = cnn__gpu_weights<WIDE>(parameters + l.weights + row * l.in + 4 * i, l.in - 4 * i);
             }
             CNN__GPU_UNROLL
-            for (int k = 0; k < 8; k++) {
-                const int i = first + k / 4 * 128 + k % 4;
-                const float4 v = x[i < l.in ? i : 0];
+            for (int k = 0; k < 4; k++) {
+                const float4 v = x[k * quarter + i];
                 CNN__GPU_UNROLL
-                for (int j = 0; j < 4; j++) {
-                    const float value = cnn__gpu_part(w[k / 4][j], k % 4);
+                for (int j = 0; j < 8; j++) {
+                    const float value = cnn__gpu_part(w[j], k);
                     sum[j * 4 + 0] = fmaf(value, v.x, sum[j * 4 + 0]);
                     sum[j * 4 + 1] = fmaf(value, v.y, sum[j * 4 + 1]);
                     sum[j * 4 + 2] = fmaf(value, v.z, sum[j * 4 + 2]);
@@ -12193,13 +12259,14 @@ cnn__gpu_head_forward(const cnn__head_layer &l, const float *parameters, const f
                 }
             }
         }
-        cnn__gpu_halve<16>(sum, 16);
-        cnn__gpu_halve<8>(sum, 8);
-        cnn__gpu_halve<4>(sum, 4);
-        cnn__gpu_halve<2>(sum, 2);
-        const float total = sum[0] + __shfl_xor_sync(0xffffffffu, sum[0], 1);
-        if (lane % 2 == 0 && own < l.out)
-            ((float *)(y + own))[lane / 2 % 4] = cnn__gpu_quick_activation(l.activation, total + bias);
+        cnn__gpu_halve<32>(sum, 16);
+        cnn__gpu_halve<16>(sum, 8);
+        cnn__gpu_halve<8>(sum, 4);
+        cnn__gpu_halve<4>(sum, 2);
+        cnn__gpu_halve<2>(sum, 1);
+        if (own < 4 * cnn__gpu_quarter(l.out))
+            ((float *)(y + cnn__gpu_place(own, l.out)))[lane % 4] =
+                own < l.out ? cnn__gpu_quick_activation(l.activation, sum[0] + bias) : 0.0f;
     }
 }
 
@@ -12208,7 +12275,7 @@ template <int WIDE>
 static __device__ __forceinline__ void cnn__gpu_head_shares(const cnn__head_layer &l, const float *parameters,
                                                             const float4 *dy, float4 *sums) {
     enum { AHEAD = 8 };
-    const int lanes = (l.in + 3) / 4, group = l.groups > 1 ? (int)threadIdx.x / lanes : 0;
+    const int lanes = cnn__gpu_quarter(l.in), group = l.groups > 1 ? (int)threadIdx.x / lanes : 0;
     const int first = l.out * group / l.groups, end = l.out * (group + 1) / l.groups;
     for (int i = (int)threadIdx.x - group * lanes; i < lanes && group < l.groups; i += CNN__FUSED_BLOCK) {
         float4 sum[4];
@@ -12241,12 +12308,12 @@ static __device__ __forceinline__ void cnn__gpu_head_shares(const cnn__head_laye
 /* d = dx * slope, from the shares of dx; x: what the slope of `activation` is taken at. */
 static __device__ void cnn__gpu_head_fold(const cnn__head_layer &l, const float4 *sums, int activation,
                                           const float4 *x, float4 *d) {
-    const int lanes = (l.in + 3) / 4;
     for (int i = (int)threadIdx.x; i < l.in; i += CNN__FUSED_BLOCK) {
-        const float4 y = x[i];
-        float4 g = sums[i % 4 * lanes + i / 4];
+        const int place = cnn__gpu_place(i, l.in);
+        const float4 y = x[place];
+        float4 g = sums[place];
         for (int k = 1; k < l.groups; k++)
-            g = cnn__gpu_fma4(1.0f, sums[(k * 4 + i % 4) * lanes + i / 4], g);
+            g = cnn__gpu_fma4(1.0f, sums[k * 4 * cnn__gpu_quarter(l.in) + place], g);
         d[i] = make_float4(g.x * cnn__gpu_slope(activation, y.x), g.y * cnn__gpu_slope(activation, y.y),
                            g.z * cnn__gpu_slope(activation, y.z), g.w * cnn__gpu_slope(activation, y.w));
     }
@@ -12255,19 +12322,19 @@ static __device__ void cnn__gpu_head_fold(const cnn__head_layer &l, const float4
 /* From and to rows of the batch, four samples at a time; those beyond n are 0. */
 static __device__ void cnn__gpu_rows_in(const float *rows, int width, int pitch, int first, int n,
                                         float4 *to) {
-    for (int i = (int)threadIdx.x; i < width; i += CNN__FUSED_BLOCK) {
+    for (int i = (int)threadIdx.x; i < 4 * cnn__gpu_quarter(width); i += CNN__FUSED_BLOCK) {
         float v[4];
         CNN__GPU_UNROLL
         for (int r = 0; r < 4; r++)
-            v[r] = first + r < n ? rows[(size_t)(first + r) * (size_t)pitch + (size_t)i] : 0.0f;
-        to[i] = make_float4(v[0], v[1], v[2], v[3]);
+            v[r] = first + r < n && i < width ? rows[(size_t)(first + r) * (size_t)pitch + (size_t)i] : 0.0f;
+        to[cnn__gpu_place(i, width)] = make_float4(v[0], v[1], v[2], v[3]);
     }
 }
 
-static __device__ void cnn__gpu_rows_out(const float4 *from, int width, int pitch, int first, int n,
-                                         float *rows) {
+static __device__ void cnn__gpu_rows_out(const float4 *from, int placed, int width, int pitch, int first,
+                                         int n, float *rows) {
     for (int i = (int)threadIdx.x; i < width; i += CNN__FUSED_BLOCK) {
-        const float4 v = from[i];
+        const float4 v = from[placed ? cnn__gpu_place(i, width) : i];
         CNN__GPU_UNROLL
         for (int r = 0; r < 4; r++)
             if (first + r < n)
@@ -12275,20 +12342,23 @@ static __device__ void cnn__gpu_rows_out(const float4 *from, int width, int pitc
     }
 }
 
-/* Loss, prediction and the logits' gradient of a sample, by a warp. */
+/* Loss, prediction and the logits' gradient of a sample, by a warp. The logits are placed, d is not. */
 static __device__ void cnn__gpu_head_loss(const float4 *logits, int classes, int row, int label, float scale,
                                           float4 *d, double *loss, int *best) {
     const float *x = (const float *)logits + row;
     const int lane = (int)threadIdx.x % 32;
     float max = x[0], sum = 0;
     for (int k = lane; k < classes; k += 32)
-        max = x[4 * k] > max || x[4 * k] != x[4 * k] ? x[4 * k] : max;
+        max = x[4 * cnn__gpu_place(k, classes)] > max ||
+                      x[4 * cnn__gpu_place(k, classes)] != x[4 * cnn__gpu_place(k, classes)]
+                  ? x[4 * cnn__gpu_place(k, classes)]
+                  : max;
     max = cnn__gpu_warp_max(max);
     int first =
         classes; /* the first with the greatest value; as on the CPU, the first class where a NaN is */
     for (int k = lane; k < classes; k += 32) {
-        sum += expf(x[4 * k] - max);
-        first = x[4 * k] == max && k < first ? k : first;
+        sum += expf(x[4 * cnn__gpu_place(k, classes)] - max);
+        first = x[4 * cnn__gpu_place(k, classes)] == max && k < first ? k : first;
     }
     sum = cnn__gpu_warp_sum(sum);
     CNN__GPU_UNROLL
@@ -12297,8 +12367,9 @@ static __device__ void cnn__gpu_head_loss(const float4 *logits, int classes, int
         first = theirs < first ? theirs : first;
     }
     for (int k = lane; d && k < classes; k += 32)
-        ((float *)d)[4 * k + row] = (expf(x[4 * k] - max) / sum - (k == label ? 1.0f : 0.0f)) * scale;
-    *loss = log((double)sum) + ((double)max - (double)x[4 * label]);
+        ((float *)d)[4 * k + row] =
+            (expf(x[4 * cnn__gpu_place(k, classes)] - max) / sum - (k == label ? 1.0f : 0.0f)) * scale;
+    *loss = log((double)sum) + ((double)max - (double)x[4 * cnn__gpu_place(label, classes)]);
     *best = first < classes ? first : 0;
 }
 
@@ -12310,6 +12381,7 @@ static __global__ void __launch_bounds__(CNN__FUSED_BLOCK)
     CNN__SHARED(float4, shared);
     const int first = (int)blockIdx.x * CNN__HEAD_ROWS, row = (int)threadIdx.x / 32, image = first + row;
     const int aligned = (size_t)parameters % sizeof(float4) == 0;
+    cnn__gpu_wait_for_last();
     float4 *logits = shared + f.x_at[f.layers], *d = shared + f.d_at, *sums = shared + f.group_at;
     cnn__gpu_rows_in(f.layer[0].x, f.features, f.layer[0].in_pitch, first, n, shared + f.x_at[0]);
     __syncthreads();
@@ -12322,10 +12394,10 @@ static __global__ void __launch_bounds__(CNN__FUSED_BLOCK)
             cnn__gpu_head_forward<0>(layer, parameters, shared + f.x_at[l], y);
         __syncthreads();
         if (gradient && l + 1 < f.layers)
-            cnn__gpu_rows_out(y, layer.out, f.layer[l + 1].in_pitch, first, n, f.layer[l + 1].x);
+            cnn__gpu_rows_out(y, 1, layer.out, f.layer[l + 1].in_pitch, first, n, f.layer[l + 1].x);
     }
     if (!labels) {
-        cnn__gpu_rows_out(logits, f.classes, f.classes, first, n, f.logits);
+        cnn__gpu_rows_out(logits, 1, f.classes, f.classes, first, n, f.logits);
         return;
     }
     if (row < CNN__HEAD_ROWS && image < n) {
@@ -12346,7 +12418,7 @@ static __global__ void __launch_bounds__(CNN__FUSED_BLOCK)
     __syncthreads();
     for (int l = f.layers - 1; gradient && l >= 0; l--) {
         const cnn__head_layer &layer = f.layer[l];
-        cnn__gpu_rows_out(d, layer.out, layer.out_pitch, first, n, layer.dy);
+        cnn__gpu_rows_out(d, 0, layer.out, layer.out_pitch, first, n, layer.dy);
         if (layer.wide && aligned)
             cnn__gpu_head_shares<1>(layer, parameters, d, sums);
         else
@@ -12356,14 +12428,14 @@ static __global__ void __launch_bounds__(CNN__FUSED_BLOCK)
         __syncthreads();
     }
     if (gradient)
-        cnn__gpu_rows_out(d, f.features, f.features, first, n, f.d_features);
+        cnn__gpu_rows_out(d, 0, f.features, f.features, first, n, f.d_features);
 }
 
 /* The gradient of a convolution's result, before its activation, into the image of dy, whose padding is zero:
    back through the pool and the activation. */
 static __device__ void cnn__gpu_stage_dz(const cnn__stage &s, const float *act, const float *up, float *dz) {
     const int area = s.pool_h * s.pool_w;
-    for (int i = (int)threadIdx.x; i < s.y.o * s.ph * s.pw; i += CNN__FUSED_BLOCK) {
+    for (int i = cnn__gpu_thread(); i < s.y.o * s.ph * s.pw; i += CNN__FUSED_BLOCK) {
         const cnn__element e = cnn__gpu_element(i, s.by_pooled, s.by_pw);
         const float *y = act + i * area, g = s.max ? up[i] : up[i] / (float)area;
         float *to = dz + e.c * s.dx.plane + (e.i * s.pool_h + s.top) * s.dx.pitch + e.j * s.pool_w + s.left;
@@ -12377,29 +12449,44 @@ static __device__ void cnn__gpu_stage_dz(const cnn__stage &s, const float *act, 
     }
 }
 
-/* The same for averages of 2x2, the activations of several windows under way. */
-static __device__ void cnn__gpu_stage_dz4(const cnn__stage &s, const float4 *act, const float *up,
-                                          float *dz) {
+/* The same for averages of 2x2, with the input into its image and, of all stages but the first, the turned
+   weights: all loads are under way while memory is cleared. */
+static __device__ __forceinline__ void cnn__gpu_stage_begin(const cnn__stage &s, const cnn__f_values &below,
+                                                            const float *act, const float *up,
+                                                            const float *parameters, float *dz, float *in,
+                                                            int clear, float *turned) {
     enum { TURNS = 3 };
-    const int n = s.y.o * s.ph * s.pw;
-    for (int first = (int)threadIdx.x; first < n; first += TURNS * CNN__FUSED_BLOCK) {
+    const int t = cnn__gpu_thread(), pixels = s.y.c * s.h * s.w, windows = s.y.o * s.ph * s.pw;
+    const cnn__f_in_image where = {s};
+    for (int first = t; first == t || first < pixels || first < windows; first += TURNS * CNN__FUSED_BLOCK) {
+        float v[TURNS], g[TURNS];
         float4 y[TURNS];
-        CNN__GPU_UNROLL
-        for (int k = 0; k < TURNS; k++)
-            if (first + k * CNN__FUSED_BLOCK < n)
-                y[k] = act[first + k * CNN__FUSED_BLOCK];
         CNN__GPU_UNROLL
         for (int k = 0; k < TURNS; k++) {
             const int i = first + k * CNN__FUSED_BLOCK;
-            if (i >= n)
-                break;
+            v[k] = i < pixels ? below(i) : 0.0f;
+            g[k] = i < windows ? up[i] * 0.25f : 0.0f;
+            y[k] = i < windows ? ((const float4 *)act)[i] : make_float4(0, 0, 0, 0);
+        }
+        if (first == t) {
+            if (turned)
+                cnn__gpu_load_weights<1>(s, parameters, turned);
+            cnn__gpu_clear(dz, clear);
+            __syncthreads();
+        }
+        CNN__GPU_UNROLL
+        for (int k = 0; k < TURNS; k++) {
+            const int i = first + k * CNN__FUSED_BLOCK;
+            if (i < pixels)
+                in[where(i)] = v[k];
+            if (i >= windows)
+                continue;
             const cnn__element e = cnn__gpu_element(i, s.by_pooled, s.by_pw);
             float *to = dz + e.c * s.dx.plane + (2 * e.i + s.top) * s.dx.pitch + 2 * e.j + s.left;
-            const float g = up[i] * 0.25f;
-            *(float2 *)to = make_float2(g * cnn__gpu_slope(s.activation, y[k].x),
-                                        g * cnn__gpu_slope(s.activation, y[k].y));
-            *(float2 *)(to + s.dx.pitch) = make_float2(g * cnn__gpu_slope(s.activation, y[k].z),
-                                                       g * cnn__gpu_slope(s.activation, y[k].w));
+            *(float2 *)to = make_float2(g[k] * cnn__gpu_slope(s.activation, y[k].x),
+                                        g[k] * cnn__gpu_slope(s.activation, y[k].y));
+            *(float2 *)(to + s.dx.pitch) = make_float2(g[k] * cnn__gpu_slope(s.activation, y[k].z),
+                                                       g[k] * cnn__gpu_slope(s.activation, y[k].w));
         }
     }
 }
@@ -12459,7 +12546,7 @@ static __device__ __forceinline__ void cnn__gpu_stage_dw(const cnn__stage &s, co
                                                          const float *dz, const float *ones, float *scratch,
                                                          float *to) {
     enum { KEPT = (TO * KW + 3) / 4 };
-    const int t = (int)threadIdx.x, lane = t % 4, sums = s.elements * s.y.tiles * 4;
+    const int t = cnn__gpu_thread(), lane = t % 4, sums = s.elements * s.y.tiles * 4;
     const int items = sums * s.slices;
     for (int item = t; item - t % 32 < items; item += CNN__FUSED_BLOCK) {
         const cnn__element e =
@@ -12512,35 +12599,35 @@ static __device__ __forceinline__ void cnn__gpu_stage_dw_columns(const cnn__stag
 
 /* The stages of an image backward, a block each: its parameter gradients into f.part. */
 static __global__ void __launch_bounds__(CNN__FUSED_BLOCK, 2)
-    cnn__gpu_stages_backward(cnn__fused f, const float *parameters, cnn__resident data, const int *index,
-                             const cnn__tally *tally) {
-    CNN__SHARED(float, shared);
-    const int t = (int)threadIdx.x, image = (int)blockIdx.x;
-    float *up = shared, *dz = shared + f.dz_at, *in = shared + f.image_at, *ones = shared + f.ones_at,
-          *turned = shared + f.turned_at;
-    float *to = f.part + (size_t)image * (size_t)f.conv_parameters;
-    const size_t from = cnn__gpu_example(tally, index, image);
-    const cnn__f_values features = {NULL, f.d_features + (size_t)image * (size_t)f.features};
-    const cnn__f_same same = {};
-    cnn__gpu_scatter(features, f.features, same, up);
-    for (int i = t; i < f.ones; i += CNN__FUSED_BLOCK)
+    cnn__gpu_stages_backward(cnn__fused f, const float *parameters, cnn__resident data) {
+    CNN__SHARED(float, base);
+    float *const shared = cnn__gpu_keep(base);
+    const int image = (int)blockIdx.x, from = f.source[image];
+    float *dz = shared + f.dz_at, *in = shared + f.image_at, *ones = shared + f.ones_at,
+          *turned = shared + f.turned_at, *to = f.part + (size_t)image * (size_t)f.conv_parameters;
+    for (int i = cnn__gpu_thread(); i < f.ones; i += CNN__FUSED_BLOCK)
         ones[i] = 1;
     for (int k = f.stages - 1; k >= 0; k--) {
-        const cnn__stage &s = f.stage[k];
-        const int outputs = s.y.o * s.ph * s.pw * s.pool_h * s.pool_w;
+        const cnn__stage &s = f.stage[k], &next = f.stage[k ? k - 1 : 0];
+        const int outputs = s.y.o * s.ph * s.pw * s.pool_h * s.pool_w, clear = f.ones_at - f.dz_at;
         const float *act = s.act + (size_t)image * (size_t)outputs;
-        const cnn__f_values pixels = cnn__gpu_example_values(data, from);
-        const cnn__f_values below = {
-            NULL, k ? f.stage[k - 1].pooled + (size_t)image * (size_t)f.stage[k - 1].pooled_pitch : NULL};
-        cnn__gpu_clear(dz, f.ones_at - f.dz_at);
-        if (k)
-            cnn__gpu_load_weights(s, parameters, 1, turned);
-        __syncthreads();
-        cnn__gpu_load_image(s, k ? below : pixels, in);
-        if (s.pool_h == 2 && s.pool_w == 2 && !s.max)
-            cnn__gpu_stage_dz4(s, (const float4 *)act, up, dz);
-        else
+        const float *up =
+            k == f.stages - 1 ? f.d_features + (size_t)image * (size_t)f.features : (const float *)shared;
+        const size_t at = (size_t)from * (size_t)data.features;
+        const cnn__f_values below = {k || !data.bytes ? NULL : data.bytes + at,
+                                     k            ? next.pooled + (size_t)image * (size_t)next.pooled_pitch
+                                     : data.bytes ? NULL
+                                                  : data.floats + at};
+        if (s.pool_h == 2 && s.pool_w == 2 && !s.max) {
+            cnn__gpu_stage_begin(s, below, act, up, parameters, dz, in, clear, k ? turned : NULL);
+        } else {
+            if (k)
+                cnn__gpu_load_weights<1>(s, parameters, turned);
+            cnn__gpu_clear(dz, clear);
+            __syncthreads();
+            cnn__gpu_load_image(s, below, in);
             cnn__gpu_stage_dz(s, act, up, dz);
+        }
         __syncthreads();
         if (s.y.rows == 4)
             cnn__gpu_stage_dw_columns<4>(s, in, dz, ones, shared + s.scratch_at, to);
@@ -12548,7 +12635,7 @@ static __global__ void __launch_bounds__(CNN__FUSED_BLOCK, 2)
             cnn__gpu_stage_dw_columns<3>(s, in, dz, ones, shared + s.scratch_at, to);
         if (!k)
             return;
-        const cnn__put_plane put = {s.h, s.w, s.dx.shift, up};
+        const cnn__put_plane put = {s.h, s.w, s.dx.shift, shared};
         cnn__gpu_tiled_conv(s.dx, dz, turned, put);
         __syncthreads();
     }
@@ -12561,8 +12648,8 @@ static __device__ void cnn__gpu_linear_tile(const cnn__head_layer &l, int tile, 
     enum { WARPS = CNN__FUSED_BLOCK / 32, AHEAD = 4 };
     const int t = (int)threadIdx.x, warp = t / 32, ty = t % 32 / 8 * 4, tx = t % 8 * 4;
     const int o0 = tile / l.tiles_in * CNN__TILE_ROWS, i0 = tile % l.tiles_in * CNN__TILE_COLUMNS;
-    const float *dy = l.dy + (o0 + ty < l.out_pitch ? o0 + ty : 0),
-                *x = l.x + (i0 + tx < l.in_pitch ? i0 + tx : 0);
+    const float *dy = l.dy + (o0 + ty < l.out_pitch ? o0 + ty : 0) + (size_t)warp * (size_t)l.out_pitch;
+    const float *x = l.x + (i0 + tx < l.in_pitch ? i0 + tx : 0) + (size_t)warp * (size_t)l.in_pitch;
     float sum[4][4], bias[4] = {0, 0, 0, 0};
     CNN__GPU_UNROLL
     for (int i = 0; i < 4; i++)
@@ -12571,22 +12658,24 @@ static __device__ void cnn__gpu_linear_tile(const cnn__head_layer &l, int tile, 
         float4 a[AHEAD], b[AHEAD];
         CNN__GPU_UNROLL
         for (int k = 0; k < AHEAD; k++) {
-            const int sample = first + k * WARPS < n ? first + k * WARPS : n - 1;
-            a[k] = *(const float4 *)(dy + (size_t)sample * (size_t)l.out_pitch);
-            b[k] = *(const float4 *)(x + (size_t)sample * (size_t)l.in_pitch);
+            a[k] = b[k] = make_float4(0, 0, 0, 0);
+            if (first + k * WARPS < n) {
+                a[k] = *(const float4 *)(dy + k * WARPS * l.out_pitch);
+                b[k] = *(const float4 *)(x + k * WARPS * l.in_pitch);
+            }
         }
+        dy += (size_t)(WARPS * AHEAD) * (size_t)l.out_pitch;
+        x += (size_t)(WARPS * AHEAD) * (size_t)l.in_pitch;
         CNN__GPU_UNROLL
         for (int k = 0; k < AHEAD; k++) {
-            if (first + k * WARPS >= n)
-                continue;
             CNN__GPU_UNROLL
             for (int i = 0; i < 4; i++) {
                 const float d = cnn__gpu_part(a[k], i);
-                bias[i] += d;
                 sum[i][0] = fmaf(d, b[k].x, sum[i][0]);
                 sum[i][1] = fmaf(d, b[k].y, sum[i][1]);
                 sum[i][2] = fmaf(d, b[k].z, sum[i][2]);
                 sum[i][3] = fmaf(d, b[k].w, sum[i][3]);
+                bias[i] += d;
             }
         }
     }
@@ -12708,7 +12797,7 @@ static void cnn__tiled_set(cnn__tiled *v, int c, int o, int oh, int ow, const cn
     v->kw = kernel->kw;
     v->rows = (o + 2) / 3 * 3 < (o + 3) / 4 * 4 ? 3 : 4;
     v->tiles = (o + v->rows - 1) / v->rows;
-    v->row_pitch = (v->tiles | 1) * 4; /* so that stores of neighbours meet in fewer banks */
+    v->weights = (int)fmin((double)c * v->tiles * v->kh * v->kw * 4, CNN__FUSED_BYTES);
     v->by_map = cnn__div_by((unsigned)(tiles_y * tiles_x));
     v->by_row = cnn__div_by((unsigned)tiles_x);
     v->items = v->tiles * tiles_y * tiles_x;
@@ -12813,7 +12902,7 @@ static int cnn__fuse_plan(cnn__fused *f) {
     double at = 0, y = 0, up = f->features, dz = 0, image = 0, rest = 0;
     for (int k = 0; k < f->stages; k++) {
         cnn__stage *s = &f->stage[k];
-        const double turned = k ? (double)s->by_steps.d / s->y.c * s->dx.c * s->dx.row_pitch : 0;
+        const double turned = k ? s->dx.weights : 0;
         const double sums =
             (double)s->slices * s->elements * s->y.tiles * ((s->y.rows * s->taps + 3) / 4 * 4);
         s->in_at = (int)at;
@@ -12832,7 +12921,7 @@ static int cnn__fuse_plan(cnn__fused *f) {
     for (int k = 0; k < f->stages; k++) {
         const cnn__stage *s = &f->stage[k];
         f->stage[k].w_at = (int)at;
-        at += ((double)s->by_steps.d + 1) * s->y.row_pitch;
+        at += s->y.weights + cnn__round4(s->y.o);
         if (at > CNN__FUSED_BYTES)
             return 0;
     }
@@ -12856,8 +12945,8 @@ static int cnn__fuse_head(cnn__fused *f) {
     for (int l = 0; l <= f->layers; l++) {
         const int width = l < f->layers ? f->layer[l].in : f->classes;
         f->x_at[l] = (int)fmin(at, most);
-        at += width;
-        widest = fmax(widest, width);
+        at += cnn__round4(width);
+        widest = fmax(widest, cnn__round4(width));
     }
     if (at + 2 * widest + 4 > most)
         return 0;
@@ -12932,6 +13021,7 @@ static void cnn__fused_carve(cnn__fused *f, int batch, int training, cnn__arena 
     }
     f->logits = cnn__take_floats(arena, n * (size_t)f->classes);
     if (training) {
+        f->source = (int *)cnn__take(arena, n, sizeof(int));
         f->d_features = cnn__take_floats(arena, n * (size_t)f->features);
         f->part = cnn__take_floats(arena, n * (size_t)f->conv_parameters);
     }
@@ -12955,24 +13045,24 @@ static cnn_status cnn__launch_fused(const char *where, cudaStream_t stream, cons
                                     const float *parameters, const cnn__resident *data, const int *index,
                                     cnn__tally *tally, int *labels, int training, double *loss, int *right,
                                     int *confusion) {
-    CNN__RUN(where, cnn__gpu_stages, (unsigned)n, CNN__FUSED_BLOCK, (size_t)f->forward_bytes, stream, *f,
-             parameters, *data, index, tally, labels, training);
-    CNN__RUN(where, cnn__gpu_head, (unsigned)cnn__pieces((size_t)n, CNN__HEAD_ROWS), CNN__FUSED_BLOCK,
-             (size_t)f->head_bytes, stream, *f, parameters, n, (const int *)labels, training, loss, right,
-             confusion);
+    const int early = !training && cnn__gpu.architecture >= 900; /* in a graph it takes longer */
+    CNN__RUN_EARLY(early, where, cnn__gpu_stages, (unsigned)n, CNN__FUSED_BLOCK, (size_t)f->forward_bytes,
+                   stream, *f, parameters, *data, index, tally, labels, training);
+    CNN__RUN_EARLY(early, where, cnn__gpu_head, (unsigned)cnn__pieces((size_t)n, CNN__HEAD_ROWS),
+                   CNN__FUSED_BLOCK, (size_t)f->head_bytes, stream, *f, parameters, n, (const int *)labels,
+                   training, loss, right, confusion);
     return CNN_OK;
 }
 
 /* What follows it in a training step. */
 static cnn_status cnn__launch_fused_backward(const char *where, cudaStream_t stream, const cnn__fused *f,
-                                             int n, const cnn__resident *data, const int *index,
-                                             cnn__tally *tally, const double *loss, const int *right,
-                                             const cnn__update *u) {
+                                             int n, const cnn__resident *data, cnn__tally *tally,
+                                             const double *loss, const int *right, const cnn__update *u) {
     const size_t folds = cnn__pieces((size_t)f->conv_parameters, 32);
     const size_t sums = CNN__FUSED_BLOCK / 32 * CNN__TILE_SUMS * sizeof(float);
     const size_t losses = 2 * CNN__FUSED_BLOCK * sizeof(double);
     CNN__RUN(where, cnn__gpu_stages_backward, (unsigned)n, CNN__FUSED_BLOCK, (size_t)f->backward_bytes,
-             stream, *f, (const float *)u->parameters, *data, index, (const cnn__tally *)tally);
+             stream, *f, (const float *)u->parameters, *data);
     CNN__RUN(where, cnn__gpu_stages_fold, (unsigned)(1 + (size_t)f->tiles + folds), CNN__FUSED_BLOCK,
              sums > losses ? sums : losses, stream, *f, n, loss, right, tally, *u);
     return CNN_OK;
@@ -13327,8 +13417,8 @@ static cnn_status cnn__gpu_train(const cnn__gpu_pass *e, const cnn__resident *da
     if (g->fused) {
         CNN__TRY(cnn__launch_fused(e->where, g->stream, g->fused, e->n, e->parameters, data, index, g->tally,
                                    g->labels, 1, g->losses, g->right, NULL));
-        return cnn__launch_fused_backward(e->where, g->stream, g->fused, e->n, data, index, g->tally,
-                                          g->losses, g->right, u);
+        return cnn__launch_fused_backward(e->where, g->stream, g->fused, e->n, data, g->tally, g->losses,
+                                          g->right, u);
     }
     CNN__TRY(cnn__gpu_gather(e, data, index));
     CNN__TRY(cnn__gpu_forward(e));
