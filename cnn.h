@@ -11771,7 +11771,9 @@ typedef struct cnn__stage {
     cnn__div by_slice, by_elements, by_taps,
         by_columns; /* of dw: elements*tiles, elements; kh*columns, columns */
     int pooled_pitch;
-    float *act, *pooled; /* results of all images, in device memory: act window by window of the pool */
+    int turned_from, pixels_from, windows_from; /* in `packed` and in `places` */
+    float *slopes, *pooled; /* of all images, in device memory: results, and what their gradients are of those
+                               of the pool's result, window by window */
 } cnn__stage;
 
 typedef struct cnn__head_layer {
@@ -11792,7 +11794,10 @@ typedef struct cnn__fused {
     cnn__stage stage[CNN__MOST_STAGES];
     cnn__head_layer layer[CNN__MOST_LINEAR];
     float *d_features, *logits, *part;
-    int *source; /* which example an image of the batch is */
+    int *source;   /* which example an image of the batch is */
+    float *packed; /* the convolutions' parameters as shared memory holds them: forward's, then those of dx */
+    int *places;   /* where elements of inputs and windows of results lie in their images */
+    int packed_count, places_count;
 } cnn__fused;
 
 /* What a step updates: parameters, by the rule, or the gradients alone where `step` is 0. */
@@ -11803,17 +11808,21 @@ typedef struct cnn__update {
     float *parameters, *gradients, *velocity;
 } cnn__update;
 
-static __device__ __forceinline__ void cnn__gpu_apply(const cnn__update &u, int i, float g) {
-    if (u.step)
-        u.parameters[i] =
-            cnn__gpu_sgd(u.rule.sgd, cnn__gpu_rate(u.rule, u.tally->now), u.parameters[i], g, u.velocity + i);
-    else
-        u.gradients[i] = g;
+/* Returns, of a step, the parameter's new value. */
+static __device__ __forceinline__ float cnn__gpu_apply(const cnn__update &u, int i, float g) {
+    if (!u.step)
+        return u.gradients[i] = g;
+    return u.parameters[i] = cnn__gpu_sgd(u.rule.sgd, cnn__gpu_rate(u.rule, u.tally->now), u.parameters[i], g,
+                                          u.velocity + i);
 }
 
 /* A sigmoid's error stays below 2e-6 of it: the exponential's grows with x, but there the sigmoid is near 0. */
 static __device__ __forceinline__ float cnn__gpu_quick_activation(int kind, float x) {
     return kind == CNN_SIGMOID ? __fdividef(1.0f, 1.0f + __expf(-x)) : cnn__gpu_activation_call(kind, x);
+}
+
+static __device__ __forceinline__ float cnn__gpu_quick_slope(int kind, float y) {
+    return kind == CNN_SIGMOID ? y * (1.0f - y) : cnn__gpu_slope(kind, y);
 }
 
 static __device__ __forceinline__ float cnn__gpu_part(const float4 &v, int i) {
@@ -11952,10 +11961,10 @@ struct cnn__put_plane {
     }
 };
 
-/* Where results of a stage go: `act` and `pooled`, NULL if nothing reads them, and the image of the next stage,
-   NULL behind the last. */
+/* Where results of a stage go: `slopes` and `pooled`, NULL if nothing reads them, and the image of the next
+   stage, NULL behind the last. */
 typedef struct cnn__stage_results {
-    float *act, *pooled, *next;
+    float *slopes, *pooled, *next;
     int pitch, plane; /* of the next stage's image */
 } cnn__stage_results;
 
@@ -11980,20 +11989,30 @@ struct cnn__put_stage {
             plane(o, i, j, v);
             return;
         }
-        const float b = bias[o];
-        float r[4];
+        const float b = bias ? bias[o] : 0.0f;
+        float r[4], slope[4];
         CNN__GPU_UNROLL
         for (int k = 0; k < 4; k++)
             r[k] = cnn__gpu_quick_activation(activation, cnn__gpu_part(v, k) + b);
+        CNN__GPU_UNROLL
+        for (int k = 0; k < 4 && to.slopes; k++)
+            slope[k] = cnn__gpu_quick_slope(activation, r[k]);
         if (pool) {
             const int at = (o * ph + i / 2) * pw + j / 2;
-            float best = r[0];
+            int best = 0;
+            float most = r[0];
             CNN__GPU_UNROLL
             for (int k = 1; k < 4; k++)
-                best = r[k] > best || r[k] != r[k] ? r[k] : best;
-            if (to.act)
-                *(float4 *)(to.act + 4 * at) = make_float4(r[0], r[1], r[2], r[3]);
-            cnn__gpu_put_pooled(to, ph, pw, o, i / 2, j / 2, max ? best : (r[0] + r[1] + (r[2] + r[3])) / 4);
+                if (r[k] > most || r[k] != r[k]) {
+                    best = k;
+                    most = r[k];
+                }
+            CNN__GPU_UNROLL
+            for (int k = 0; k < 4 && to.slopes; k++)
+                slope[k] *= !max ? 0.25f : k == best ? 1.0f : 0.0f;
+            if (to.slopes)
+                *(float4 *)(to.slopes + 4 * at) = make_float4(slope[0], slope[1], slope[2], slope[3]);
+            cnn__gpu_put_pooled(to, ph, pw, o, i / 2, j / 2, max ? most : (r[0] + r[1] + (r[2] + r[3])) / 4);
             return;
         }
         CNN__GPU_UNROLL
@@ -12001,28 +12020,35 @@ struct cnn__put_stage {
             const int row = i + k / 2, column = j + k % 2;
             if (row >= oh || column >= ow)
                 continue;
-            if (to.act)
-                to.act[(o * oh + row) * ow + column] = r[k];
+            if (to.slopes)
+                to.slopes[(o * oh + row) * ow + column] = slope[k];
             cnn__gpu_put_pooled(to, oh, ow, o, row, column, r[k]);
         }
     }
 };
 
-/* Pools of any window, from y. */
-static __device__ void cnn__gpu_stage_pool(const cnn__stage &s, const float *y, const float *bias,
+/* Pools of any window, from y, which then holds the activations. */
+static __device__ void cnn__gpu_stage_pool(const cnn__stage &s, float *y, const float *bias,
                                            const cnn__stage_results &to) {
     const int area = s.pool_h * s.pool_w;
     for (int i = cnn__gpu_thread(); i < s.y.o * s.ph * s.pw; i += CNN__FUSED_BLOCK) {
         const cnn__element e = cnn__gpu_element(i, s.by_pooled, s.by_pw);
-        const float *window = y + (e.c * s.y.oh + e.i * s.pool_h) * s.y.ow + e.j * s.pool_w;
+        const float b = bias ? bias[e.c] : 0.0f;
+        float *window = y + (e.c * s.y.oh + e.i * s.pool_h) * s.y.ow + e.j * s.pool_w;
         float value = s.max ? -INFINITY : 0.0f;
-        for (int a = 0; a < s.pool_h; a++)
-            for (int b = 0; b < s.pool_w; b++) {
-                const float v = cnn__gpu_quick_activation(s.activation, window[a * s.y.ow + b] + bias[e.c]);
-                value = !s.max ? value + v : v > value || v != v ? v : value;
-                if (to.act)
-                    to.act[i * area + a * s.pool_w + b] = v;
-            }
+        int best = 0;
+        for (int k = 0; k < area; k++) {
+            float *at = window + k / s.pool_w * s.y.ow + k % s.pool_w;
+            const float v = *at = cnn__gpu_quick_activation(s.activation, *at + b);
+            best = v > value || v != v ? k : best;
+            value = !s.max ? value + v : v > value || v != v ? v : value;
+        }
+        for (int k = 0; to.slopes && k < area; k++) {
+            const float v = window[k / s.pool_w * s.y.ow + k % s.pool_w];
+            to.slopes[i * area + k] = cnn__gpu_quick_slope(s.activation, v) * (!s.max ? 1.0f / (float)area
+                                                                               : k == best ? 1.0f
+                                                                                           : 0.0f);
+        }
         cnn__gpu_put_pooled(to, s.ph, s.pw, e.c, e.i, e.j, s.max ? value : value / (float)area);
     }
 }
@@ -12039,70 +12065,88 @@ struct cnn__f_values {
     }
 };
 
-/* to[where(i)] = from(i) for i < n: several loads, then their stores, so that one waits for all. */
-template <class F>
-static __device__ __forceinline__ void cnn__gpu_scatter(const cnn__f_values &from, int n, const F &where,
+/* to[places[i]] = from(i) for i < n: several loads, then their stores, so that one waits for all. */
+static __device__ __forceinline__ void cnn__gpu_scatter(const cnn__f_values &from, int n, const int *places,
                                                         float *to) {
-    enum { TURNS = 3 };
+    enum { TURNS = 2 };
     for (int first = cnn__gpu_thread(); first < n; first += TURNS * CNN__FUSED_BLOCK) {
         float v[TURNS];
+        int place[TURNS];
+        CNN__GPU_UNROLL
+        for (int k = 0; k < TURNS; k++) {
+            const int i = first + k * CNN__FUSED_BLOCK;
+            v[k] = i < n ? from(i) : 0.0f;
+            place[k] = i < n ? places[i] : 0;
+        }
         CNN__GPU_UNROLL
         for (int k = 0; k < TURNS; k++)
             if (first + k * CNN__FUSED_BLOCK < n)
-                v[k] = from(first + k * CNN__FUSED_BLOCK);
+                to[place[k]] = v[k];
+    }
+}
+
+/* n floats, a multiple of 4, aligned to 16 bytes. */
+static __device__ __forceinline__ void cnn__gpu_copy4(const float *from, int n, float *to) {
+    enum { TURNS = 2 };
+    for (int first = cnn__gpu_thread() * 4; first < n; first += TURNS * CNN__FUSED_BLOCK * 4) {
+        float4 v[TURNS];
         CNN__GPU_UNROLL
         for (int k = 0; k < TURNS; k++) {
-            if (first + k * CNN__FUSED_BLOCK >= n)
-                break;
-            to[where(first + k * CNN__FUSED_BLOCK)] = v[k];
+            const int i = first + k * CNN__FUSED_BLOCK * 4;
+            v[k] = *(const float4 *)(from + (i < n ? i : first));
         }
+        CNN__GPU_UNROLL
+        for (int k = 0; k < TURNS; k++)
+            if (first + k * CNN__FUSED_BLOCK * 4 < n)
+                *(float4 *)(to + first + k * CNN__FUSED_BLOCK * 4) = v[k];
     }
 }
 
-/* Where an element of the input lies in the padded image. */
-struct cnn__f_in_image {
-    const cnn__stage &s;
-    __device__ __forceinline__ int operator()(int i) const {
-        const cnn__element e = cnn__gpu_element(i, s.by_input, s.by_w);
-        return e.c * s.y.plane + (e.i + s.pt) * s.y.pitch + e.j + s.pl;
+/* Of a tile's weights, [c][tile][a*kw + b], channel o's. */
+static __device__ __forceinline__ int cnn__gpu_in_tiles(const cnn__tiled &v, int c, int o, int ab) {
+    const int tile = v.rows == 4 ? o / 4 : o / 3;
+    return ((c * v.tiles + tile) * v.kh * v.kw + ab) * 4 + o - tile * v.rows;
+}
+
+/* Puts parameter i of the convolutions into its places among the packed. */
+static __device__ __forceinline__ void cnn__gpu_pack(const cnn__fused &f, int i, float value) {
+    int k = f.stages - 1;
+    while (i < f.stage[k].weights)
+        k--;
+    const cnn__stage &s = f.stage[k];
+    float *forward = f.packed + s.w_at - f.in_end;
+    if (s.biases >= 0 && i >= s.biases) {
+        forward[s.y.weights + i - s.biases] = value;
+        return;
+    }
+    const cnn__element e = cnn__gpu_element(i - s.weights, s.by_steps, s.by_kernel); /* o, c, a*kw + b */
+    forward[cnn__gpu_in_tiles(s.y, e.i, e.c, e.j)] = value;
+    if (k)
+        f.packed[s.turned_from + cnn__gpu_in_tiles(s.dx, e.c, e.i, (int)s.by_kernel.d - 1 - e.j)] = value;
+}
+
+/* Packs all parameters, and works out the places. */
+struct cnn__f_pack {
+    cnn__fused f;
+    const float *parameters;
+    __device__ void operator()(size_t i) const {
+        if (i < (size_t)f.conv_parameters) {
+            cnn__gpu_pack(f, (int)i, parameters[i]);
+            return;
+        }
+        const int at = (int)(i - (size_t)f.conv_parameters);
+        int k = f.stages - 1;
+        while (at < f.stage[k].pixels_from)
+            k--;
+        const cnn__stage &s = f.stage[k];
+        const int window = at >= s.windows_from;
+        const cnn__element e = window ? cnn__gpu_element(at - s.windows_from, s.by_pooled, s.by_pw)
+                                      : cnn__gpu_element(at - s.pixels_from, s.by_input, s.by_w);
+        f.places[at] =
+            window ? e.c * s.dx.plane + (e.i * s.pool_h + s.top) * s.dx.pitch + e.j * s.pool_w + s.left
+                   : e.c * s.y.plane + (e.i + s.pt) * s.y.pitch + e.j + s.pl;
     }
 };
-
-/* Into the padded image of a stage, whose padding is zero already. */
-static __device__ void cnn__gpu_load_image(const cnn__stage &s, const cnn__f_values &from, float *image) {
-    const cnn__f_in_image where = {s};
-    cnn__gpu_scatter(from, s.y.c * s.h * s.w, where, image);
-}
-
-/* A stage's weights into the order of its tiles, those of dx with the kernel turned: a warp an output
-   channel. */
-template <int TURNED>
-static __device__ __forceinline__ void cnn__gpu_load_weights(const cnn__stage &s, const float *parameters,
-                                                             float *to) {
-    enum { TURNS = 5 };
-    const cnn__tiled &v = TURNED ? s.dx : s.y;
-    const int lane = cnn__gpu_thread() % 32, steps = (int)s.by_steps.d, area = (int)s.by_kernel.d;
-    for (int o = cnn__gpu_thread() / 32; o < s.y.o; o += CNN__FUSED_BLOCK / 32) {
-        const float *from = parameters + s.weights + o * steps;
-        for (int first = lane; first < steps; first += TURNS * 32) {
-            float w[TURNS];
-            CNN__GPU_UNROLL
-            for (int k = 0; k < TURNS; k++)
-                if (first + k * 32 < steps)
-                    w[k] = from[first + k * 32];
-            CNN__GPU_UNROLL
-            for (int k = 0; k < TURNS; k++) {
-                const int i = first + k * 32, c = (int)cnn__quotient((unsigned)i, s.by_kernel),
-                          ab = i - c * area;
-                const int channel = TURNED ? c : o, tile = v.rows == 4 ? channel / 4 : channel / 3;
-                if (i >= steps)
-                    break;
-                to[(((TURNED ? o : c) * v.tiles + tile) * area + (TURNED ? area - 1 - ab : ab)) * 4 +
-                   channel - tile * v.rows] = w[k];
-            }
-        }
-    }
-}
 
 static __device__ __forceinline__ cnn__f_values cnn__gpu_example_values(const cnn__resident &data,
                                                                         size_t from) {
@@ -12119,26 +12163,19 @@ static __device__ __forceinline__ void cnn__gpu_clear(float *p, int n) {
 
 /* The stages of one image. training: keeps what the backward pass reads. labels and tally may be NULL. */
 static __global__ void __launch_bounds__(CNN__FUSED_BLOCK, 2)
-    cnn__gpu_stages(cnn__fused f, const float *parameters, cnn__resident data, const int *index,
-                    cnn__tally *tally, int *labels, int training) {
+    cnn__gpu_stages(cnn__fused f, cnn__resident data, const int *index, cnn__tally *tally, int *labels,
+                    int training) {
     CNN__SHARED(float, base);
     float *const shared = cnn__gpu_keep(base);
     const int t = (int)threadIdx.x, image = (int)blockIdx.x;
     cnn__gpu_clear(shared, f.in_end);
     cnn__gpu_wait_for_last();
     const size_t row = (size_t)(tally ? tally->at : 0) + (size_t)image;
-    size_t from = row;
-    for (int k = 0; k < f.stages; k++) {
-        const cnn__stage &s = f.stage[k];
-        float *w = shared + s.w_at, *bias = w + s.y.weights;
-        cnn__gpu_load_weights<0>(s, parameters, w);
-        for (int i = cnn__gpu_thread(); i < s.y.o; i += CNN__FUSED_BLOCK)
-            bias[i] = s.biases < 0 ? 0.0f : parameters[s.biases + i];
-        if (k == 0 && index) /* here, where `row` has arrived */
-            from = (size_t)index[row];
-    }
+    cnn__gpu_copy4(f.packed, f.y_at - f.in_end, shared + f.in_end);
+    const size_t from = index ? (size_t)index[row] : row; /* here, where `row` has arrived */
     __syncthreads();
-    cnn__gpu_load_image(f.stage[0], cnn__gpu_example_values(data, from), shared + f.stage[0].in_at);
+    cnn__gpu_scatter(cnn__gpu_example_values(data, from), f.c * f.h * f.w, f.places + f.stage[0].pixels_from,
+                     shared + f.stage[0].in_at);
     if (t == 0 && labels)
         labels[image] = data.labels[from];
     if (t == 0 && training)
@@ -12149,10 +12186,10 @@ static __global__ void __launch_bounds__(CNN__FUSED_BLOCK, 2)
     for (int k = 0; k < f.stages; k++) {
         const cnn__stage &s = f.stage[k];
         const int outputs = s.y.o * s.ph * s.pw * s.pool_h * s.pool_w, last = k == f.stages - 1;
-        const float *w = shared + s.w_at, *bias = w + s.y.weights;
+        const float *w = shared + s.w_at, *bias = s.biases < 0 ? NULL : w + s.y.weights;
         cnn__stage_results to = {NULL, NULL, NULL, 0, 0};
         if (training)
-            to.act = s.act + (size_t)image * (size_t)outputs;
+            to.slopes = s.slopes + (size_t)image * (size_t)outputs;
         if (training || last)
             to.pooled = s.pooled + (size_t)image * (size_t)s.pooled_pitch;
         if (!last) {
@@ -12431,62 +12468,49 @@ static __global__ void __launch_bounds__(CNN__FUSED_BLOCK)
         cnn__gpu_rows_out(d, 0, f.features, f.features, first, n, f.d_features);
 }
 
-/* The gradient of a convolution's result, before its activation, into the image of dy, whose padding is zero:
-   back through the pool and the activation. */
-static __device__ void cnn__gpu_stage_dz(const cnn__stage &s, const float *act, const float *up, float *dz) {
-    const int area = s.pool_h * s.pool_w;
-    for (int i = cnn__gpu_thread(); i < s.y.o * s.ph * s.pw; i += CNN__FUSED_BLOCK) {
-        const cnn__element e = cnn__gpu_element(i, s.by_pooled, s.by_pw);
-        const float *y = act + i * area, g = s.max ? up[i] : up[i] / (float)area;
-        float *to = dz + e.c * s.dx.plane + (e.i * s.pool_h + s.top) * s.dx.pitch + e.j * s.pool_w + s.left;
-        int best = 0;
-        for (int k = 1; s.max && k < area; k++)
-            best = y[k] > y[best] || y[k] != y[k] ? k : best;
-        for (int a = 0, k = 0; a < s.pool_h; a++)
-            for (int b = 0; b < s.pool_w; b++, k++)
-                if (!s.max || k == best)
-                    to[a * s.dx.pitch + b] = g * cnn__gpu_slope(s.activation, y[k]);
-    }
-}
-
-/* The same for averages of 2x2, with the input into its image and, of all stages but the first, the turned
-   weights: all loads are under way while memory is cleared. */
-static __device__ __forceinline__ void cnn__gpu_stage_begin(const cnn__stage &s, const cnn__f_values &below,
-                                                            const float *act, const float *up,
-                                                            const float *parameters, float *dz, float *in,
-                                                            int clear, float *turned) {
+/* A stage's start: the turned weights, unless it is the first; the input into its image; and the gradient of the
+   convolution's result, before the activation, into the image of dy, from `up`, that of the pool's result. Their
+   loads are under way while memory is cleared. */
+template <int QUADS> /* pools of 2x2 */
+static __device__ __forceinline__ void cnn__gpu_stage_begin(const cnn__fused &f, const cnn__stage &s,
+                                                            const cnn__f_values &below, const float *slopes,
+                                                            const float *up, float *shared) {
     enum { TURNS = 3 };
     const int t = cnn__gpu_thread(), pixels = s.y.c * s.h * s.w, windows = s.y.o * s.ph * s.pw;
-    const cnn__f_in_image where = {s};
+    const int *pixel_places = f.places + s.pixels_from, *window_places = f.places + s.windows_from;
+    float *dz = shared + f.dz_at, *in = shared + f.image_at;
     for (int first = t; first == t || first < pixels || first < windows; first += TURNS * CNN__FUSED_BLOCK) {
         float v[TURNS], g[TURNS];
+        int pixel[TURNS], window[TURNS];
         float4 y[TURNS];
         CNN__GPU_UNROLL
         for (int k = 0; k < TURNS; k++) {
             const int i = first + k * CNN__FUSED_BLOCK;
             v[k] = i < pixels ? below(i) : 0.0f;
-            g[k] = i < windows ? up[i] * 0.25f : 0.0f;
-            y[k] = i < windows ? ((const float4 *)act)[i] : make_float4(0, 0, 0, 0);
+            pixel[k] = i < pixels ? pixel_places[i] : 0;
+            g[k] = i < windows ? up[i] : 0.0f;
+            window[k] = i < windows ? window_places[i] : 0;
+            y[k] = QUADS && i < windows ? ((const float4 *)slopes)[i] : make_float4(0, 0, 0, 0);
         }
         if (first == t) {
-            if (turned)
-                cnn__gpu_load_weights<1>(s, parameters, turned);
-            cnn__gpu_clear(dz, clear);
+            if (s.turned_from)
+                cnn__gpu_copy4(f.packed + s.turned_from, s.dx.weights, shared + f.turned_at);
+            cnn__gpu_clear(dz, f.ones_at - f.dz_at);
             __syncthreads();
         }
         CNN__GPU_UNROLL
         for (int k = 0; k < TURNS; k++) {
             const int i = first + k * CNN__FUSED_BLOCK;
+            float *to = dz + window[k];
             if (i < pixels)
-                in[where(i)] = v[k];
-            if (i >= windows)
-                continue;
-            const cnn__element e = cnn__gpu_element(i, s.by_pooled, s.by_pw);
-            float *to = dz + e.c * s.dx.plane + (2 * e.i + s.top) * s.dx.pitch + 2 * e.j + s.left;
-            *(float2 *)to = make_float2(g[k] * cnn__gpu_slope(s.activation, y[k].x),
-                                        g[k] * cnn__gpu_slope(s.activation, y[k].y));
-            *(float2 *)(to + s.dx.pitch) = make_float2(g[k] * cnn__gpu_slope(s.activation, y[k].z),
-                                                       g[k] * cnn__gpu_slope(s.activation, y[k].w));
+                in[pixel[k]] = v[k];
+            if (QUADS && i < windows) {
+                *(float2 *)to = make_float2(g[k] * y[k].x, g[k] * y[k].y);
+                *(float2 *)(to + s.dx.pitch) = make_float2(g[k] * y[k].z, g[k] * y[k].w);
+            }
+            for (int a = 0, e = 0; !QUADS && i < windows && a < s.pool_h; a++)
+                for (int b = 0; b < s.pool_w; b++, e++)
+                    to[a * s.dx.pitch + b] = g[k] * slopes[i * s.pool_h * s.pool_w + e];
         }
     }
 }
@@ -12599,35 +12623,29 @@ static __device__ __forceinline__ void cnn__gpu_stage_dw_columns(const cnn__stag
 
 /* The stages of an image backward, a block each: its parameter gradients into f.part. */
 static __global__ void __launch_bounds__(CNN__FUSED_BLOCK, 2)
-    cnn__gpu_stages_backward(cnn__fused f, const float *parameters, cnn__resident data) {
+    cnn__gpu_stages_backward(cnn__fused f, cnn__resident data) {
     CNN__SHARED(float, base);
     float *const shared = cnn__gpu_keep(base);
     const int image = (int)blockIdx.x, from = f.source[image];
     float *dz = shared + f.dz_at, *in = shared + f.image_at, *ones = shared + f.ones_at,
-          *turned = shared + f.turned_at, *to = f.part + (size_t)image * (size_t)f.conv_parameters;
+          *to = f.part + (size_t)image * (size_t)f.conv_parameters;
     for (int i = cnn__gpu_thread(); i < f.ones; i += CNN__FUSED_BLOCK)
         ones[i] = 1;
     for (int k = f.stages - 1; k >= 0; k--) {
         const cnn__stage &s = f.stage[k], &next = f.stage[k ? k - 1 : 0];
-        const int outputs = s.y.o * s.ph * s.pw * s.pool_h * s.pool_w, clear = f.ones_at - f.dz_at;
-        const float *act = s.act + (size_t)image * (size_t)outputs;
+        const int outputs = s.y.o * s.ph * s.pw * s.pool_h * s.pool_w;
+        const float *slopes = s.slopes + (size_t)image * (size_t)outputs;
         const float *up =
             k == f.stages - 1 ? f.d_features + (size_t)image * (size_t)f.features : (const float *)shared;
-        const size_t at = (size_t)from * (size_t)data.features;
-        const cnn__f_values below = {k || !data.bytes ? NULL : data.bytes + at,
-                                     k            ? next.pooled + (size_t)image * (size_t)next.pooled_pitch
-                                     : data.bytes ? NULL
-                                                  : data.floats + at};
-        if (s.pool_h == 2 && s.pool_w == 2 && !s.max) {
-            cnn__gpu_stage_begin(s, below, act, up, parameters, dz, in, clear, k ? turned : NULL);
-        } else {
-            if (k)
-                cnn__gpu_load_weights<1>(s, parameters, turned);
-            cnn__gpu_clear(dz, clear);
-            __syncthreads();
-            cnn__gpu_load_image(s, below, in);
-            cnn__gpu_stage_dz(s, act, up, dz);
-        }
+        cnn__f_values below = {NULL, NULL};
+        if (k)
+            below.floats = next.pooled + (size_t)image * (size_t)next.pooled_pitch;
+        else
+            below = cnn__gpu_example_values(data, (size_t)from);
+        if (s.pool_h == 2 && s.pool_w == 2)
+            cnn__gpu_stage_begin<1>(f, s, below, slopes, up, shared);
+        else
+            cnn__gpu_stage_begin<0>(f, s, below, slopes, up, shared);
         __syncthreads();
         if (s.y.rows == 4)
             cnn__gpu_stage_dw_columns<4>(s, in, dz, ones, shared + s.scratch_at, to);
@@ -12636,7 +12654,7 @@ static __global__ void __launch_bounds__(CNN__FUSED_BLOCK, 2)
         if (!k)
             return;
         const cnn__put_plane put = {s.h, s.w, s.dx.shift, shared};
-        cnn__gpu_tiled_conv(s.dx, dz, turned, put);
+        cnn__gpu_tiled_conv(s.dx, dz, shared + f.turned_at, put);
         __syncthreads();
     }
 }
@@ -12726,7 +12744,9 @@ static __device__ void cnn__gpu_fold_columns(const cnn__fused &f, int column, in
         return;
     for (int k = 1; k < WARPS; k++)
         sum += shared[k * 32 + t];
-    cnn__gpu_apply(u, i, sum);
+    const float value = cnn__gpu_apply(u, i, sum);
+    if (u.step)
+        cnn__gpu_pack(f, i, value);
 }
 
 /* Ends a step: the first block adds the batch to the tally, then come the linear layers' tiles, then the sums of
@@ -12934,6 +12954,16 @@ static int cnn__fuse_plan(cnn__fused *f) {
         f->stage[k].scratch_at += f->turned_at;
     f->forward_bytes = (int)(at + y) * 4;
     f->backward_bytes = (f->turned_at + (int)rest) * 4;
+    f->packed_count = f->y_at - f->in_end;
+    f->places_count = 0;
+    for (int k = 0; k < f->stages; k++) {
+        cnn__stage *s = &f->stage[k];
+        s->turned_from = k ? f->packed_count : 0;
+        f->packed_count += k ? s->dx.weights : 0;
+        s->pixels_from = f->places_count;
+        s->windows_from = s->pixels_from + s->y.c * s->h * s->w;
+        f->places_count = s->windows_from + s->y.o * s->ph * s->pw;
+    }
     return f->forward_bytes <= CNN__FUSED_BYTES && f->backward_bytes <= CNN__FUSED_BYTES;
 }
 
@@ -13008,7 +13038,7 @@ static void cnn__fused_carve(cnn__fused *f, int batch, int training, cnn__arena 
     for (int k = 0; k < f->stages; k++) {
         cnn__stage *s = &f->stage[k];
         if (training)
-            s->act = cnn__take_floats(arena, n * (size_t)(s->y.o * s->ph * s->pw * s->pool_h * s->pool_w));
+            s->slopes = cnn__take_floats(arena, n * (size_t)(s->y.o * s->ph * s->pw * s->pool_h * s->pool_w));
         if (training || k == f->stages - 1)
             s->pooled = cnn__take_floats(arena, n * (size_t)s->pooled_pitch);
     }
@@ -13020,6 +13050,8 @@ static void cnn__fused_carve(cnn__fused *f, int batch, int training, cnn__arena 
         h->dy = training ? cnn__take_floats(arena, n * (size_t)h->out_pitch) : NULL;
     }
     f->logits = cnn__take_floats(arena, n * (size_t)f->classes);
+    f->packed = cnn__take_floats(arena, (size_t)f->packed_count);
+    f->places = (int *)cnn__take(arena, (size_t)f->places_count, sizeof(int));
     if (training) {
         f->source = (int *)cnn__take(arena, n, sizeof(int));
         f->d_features = cnn__take_floats(arena, n * (size_t)f->features);
@@ -13040,6 +13072,13 @@ static cnn_status cnn__fused_allow(const char *where, const cnn__fused *f) {
     return CNN_OK;
 }
 
+/* What the others read of the parameters, where they are not the last step's. */
+static cnn_status cnn__launch_pack(const char *where, cudaStream_t stream, const cnn__fused *f,
+                                   const float *parameters) {
+    const cnn__f_pack pack = {*f, parameters};
+    return cnn__launch_map(where, stream, pack, (size_t)f->conv_parameters + (size_t)f->places_count);
+}
+
 /* Examples as far as the logits, and, with labels, the loss; the tally says where they begin, NULL: at 0. */
 static cnn_status cnn__launch_fused(const char *where, cudaStream_t stream, const cnn__fused *f, int n,
                                     const float *parameters, const cnn__resident *data, const int *index,
@@ -13047,7 +13086,7 @@ static cnn_status cnn__launch_fused(const char *where, cudaStream_t stream, cons
                                     int *confusion) {
     const int early = !training && cnn__gpu.architecture >= 900; /* in a graph it takes longer */
     CNN__RUN_EARLY(early, where, cnn__gpu_stages, (unsigned)n, CNN__FUSED_BLOCK, (size_t)f->forward_bytes,
-                   stream, *f, parameters, *data, index, tally, labels, training);
+                   stream, *f, *data, index, tally, labels, training);
     CNN__RUN_EARLY(early, where, cnn__gpu_head, (unsigned)cnn__pieces((size_t)n, CNN__HEAD_ROWS),
                    CNN__FUSED_BLOCK, (size_t)f->head_bytes, stream, *f, parameters, n, (const int *)labels,
                    training, loss, right, confusion);
@@ -13062,7 +13101,7 @@ static cnn_status cnn__launch_fused_backward(const char *where, cudaStream_t str
     const size_t sums = CNN__FUSED_BLOCK / 32 * CNN__TILE_SUMS * sizeof(float);
     const size_t losses = 2 * CNN__FUSED_BLOCK * sizeof(double);
     CNN__RUN(where, cnn__gpu_stages_backward, (unsigned)n, CNN__FUSED_BLOCK, (size_t)f->backward_bytes,
-             stream, *f, (const float *)u->parameters, *data);
+             stream, *f, *data);
     CNN__RUN(where, cnn__gpu_stages_fold, (unsigned)(1 + (size_t)f->tiles + folds), CNN__FUSED_BLOCK,
              sums > losses ? sums : losses, stream, *f, n, loss, right, tally, *u);
     return CNN_OK;
@@ -13391,9 +13430,11 @@ static cnn_status cnn__gpu_infer(const cnn__gpu_pass *e) {
     cnn__gpu_net *g = e->g;
     const cnn_net *net = g->net;
     const cnn__resident data = {NULL, g->input, NULL, (int)cnn__elements(1, net->c, net->h, net->w), 0};
-    return g->fused ? cnn__launch_fused(e->where, g->stream, g->fused, e->n, e->parameters, &data, NULL, NULL,
-                                        NULL, 0, g->losses, g->right, NULL)
-                    : cnn__gpu_forward(e);
+    if (!g->fused)
+        return cnn__gpu_forward(e);
+    CNN__TRY(cnn__launch_pack(e->where, g->stream, g->fused, e->parameters));
+    return cnn__launch_fused(e->where, g->stream, g->fused, e->n, e->parameters, &data, NULL, NULL, NULL, 0,
+                             g->losses, g->right, NULL);
 }
 
 /* The loss of a batch of a data set. */
@@ -13415,6 +13456,8 @@ static cnn_status cnn__gpu_train(const cnn__gpu_pass *e, const cnn__resident *da
                                  const cnn__update *u) {
     cnn__gpu_net *g = e->g;
     if (g->fused) {
+        if (!u->step) /* after a step they are packed */
+            CNN__TRY(cnn__launch_pack(e->where, g->stream, g->fused, e->parameters));
         CNN__TRY(cnn__launch_fused(e->where, g->stream, g->fused, e->n, e->parameters, data, index, g->tally,
                                    g->labels, 1, g->losses, g->right, NULL));
         return cnn__launch_fused_backward(e->where, g->stream, g->fused, e->n, data, g->tally, g->losses,
@@ -13672,6 +13715,8 @@ static cnn_status cnn__gpu_evaluator_run(const char *where, cnn__gpu_evaluator *
     CNN__CUDA(where, cudaMemsetAsync(g->tally, 0, sizeof(cnn__tally), g->stream));
     if (v->confusion)
         CNN__CUDA(where, cudaMemsetAsync(v->confusion, 0, cells * sizeof(int), g->stream));
+    if (g->fused)
+        CNN__TRY(cnn__launch_pack(where, g->stream, g->fused, parameters));
     for (int i = 0; i < v->count; i += g->batch) {
         const cnn__gpu_pass e = {where, g, cnn__min(g->batch, v->count - i), parameters, NULL, 0, 0, 0};
         CNN__TRY(cnn__gpu_test(&e, &v->data, v->confusion));
@@ -13773,6 +13818,8 @@ static cnn_status cnn__gpu_fit_take(cnn__fit *f, cnn__gpu_fit *d) {
     if (f->net->parameter_count)
         CNN__CUDA(where, cudaMemcpyAsync(d->parameters, f->net->parameters, (count - 1) * sizeof(float),
                                          cudaMemcpyDefault, d->g->stream));
+    if (d->g->fused)
+        CNN__TRY(cnn__launch_pack(where, d->g->stream, d->g->fused, d->parameters));
     CNN__CUDA(where, cudaMallocHost((void **)&d->sum, sizeof(double) + 2 * examples * sizeof(int)));
     d->order[0] = (int *)(void *)(d->sum + 1);
     d->order[1] = d->order[0] + examples;
