@@ -9530,10 +9530,8 @@ CNN__OPTIMIZE_END
 template <class... P, class... A>
 static void cnn__launch_early(int allowed, void (*kernel)(P...), unsigned grid, unsigned block, size_t shared,
                               cudaStream_t stream, A... arguments) {
-    cudaLaunchConfig_t config;
-    cudaLaunchAttribute early;
-    memset(&config, 0, sizeof config);
-    memset(&early, 0, sizeof early);
+    cudaLaunchConfig_t config = cudaLaunchConfig_t();
+    cudaLaunchAttribute early = cudaLaunchAttribute();
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
     config.gridDim = grid;
