@@ -9558,8 +9558,8 @@ static __device__ __forceinline__ int cnn__gpu_thread(void) {
     return t;
 }
 
-/* The same address in shared memory, by a way that the compiler does not see through: it would work the address
-   out anew, at length, wherever it is used. By whole warps. */
+/* The same address in shared memory, by a way that the compiler does not see through: it would work the
+   address out anew, at length, wherever it is used. By whole warps. */
 static __device__ __forceinline__ float *cnn__gpu_keep(float *p) {
     const unsigned lane = threadIdx.x % 32;
     return (float *)__cvta_shared_to_generic(
@@ -11724,10 +11724,12 @@ typedef struct cnn__gpu_net {
    Networks of the LeNet kind - convolutions with their activation and pool, then linear layers - train in
    four kernels a step: the convolutional stages forward, a block an image, from bytes to features in shared
    memory; the linear layers forward and backward with the loss, a block CNN__HEAD_ROWS images; the stages
-   backward, a block an image; and the sum of the images' gradients of the convolutions, beside it tiles of the
-   linear layers' weight gradients, all with the SGD step as their epilogue. Threads keep tiles in registers,
-   so that a value loaded from shared memory feeds at least four multiply-adds, and images lie in shared
-   memory so that a thread loads aligned pairs of floats, the lanes of a warp from different banks. */
+   backward, a block an image; and the sum of the images' gradients of the convolutions, beside it tiles of
+   the linear layers' weight gradients, all with the SGD step as their epilogue. What all images' blocks would
+   work out again, where weights and pixels lie in shared memory, is kept: the step leaves the convolutions'
+   weights packed as well, and tables hold the places. Threads keep tiles in registers, so that a value loaded
+   from shared memory feeds at least four multiply-adds, and images lie in shared memory so that a thread
+   loads aligned pairs of floats, the lanes of a warp from different banks. */
 
 enum {
     CNN__MOST_STAGES = 4,
@@ -11740,8 +11742,9 @@ enum {
     CNN__TILE_SUMS = CNN__TILE_ROWS * CNN__TILE_COLUMNS + CNN__TILE_ROWS /* and of its biases' */
 };
 
-/* A convolution of stride 1 on a padded image in shared memory, as its threads share it out: a thread has 2 x 2
-   outputs of `rows` channels, or with its neighbours `split` shares of the input channels of such a tile. */
+/* A convolution of stride 1 on a padded image in shared memory, as its threads share it out: a thread has 2 x
+   2 outputs of `rows` channels, or with its neighbours `split` shares of the input channels of such a tile.
+   */
 typedef struct cnn__tiled {
     int c, o, oh, ow, kh, kw;
     int pitch, plane;        /* of the image, in floats; even */
@@ -11760,18 +11763,19 @@ typedef struct cnn__stage {
     int pool_h, pool_w, ph, pw; /* window, 1x1 without a pool, and result */
     int direct;                 /* a tile is a pool's window, or there is no pool */
     int top, left;              /* of the image of dy: zeros before it */
-    int taps, elements,
-        slices;          /* dw: kernel elements of a thread, 5, 3 or 1; groups of them, the biases' among
-                                   them; slices of four rows */
-    int weights, biases; /* offsets in the parameters; biases -1: none */
+    /* dw: kernel elements of a thread, 5, 3 or 1; groups of so many, the last the biases'; slices of 4 rows
+       */
+    int taps, elements, slices;
+    int weights, biases;         /* offsets in the parameters; biases -1: none */
     int in_at, w_at, scratch_at; /* shared memory, in floats: forward's, and backward's of dw */
     cnn__div by_steps, by_kernel, by_pooled, by_pw, by_input, by_w; /* c*kh*kw, kh*kw, ph*pw, pw, h*w, w */
-    cnn__div by_slice, by_elements, by_taps,
-        by_columns; /* of dw: elements*tiles, elements; kh*columns, columns */
+    cnn__div by_slice, by_elements;                                 /* elements*tiles, elements */
+    cnn__div by_taps, by_columns;                                   /* groups of a kernel and of its row */
     int pooled_pitch;
     int turned_from, pixels_from, windows_from; /* in `packed` and in `places` */
-    float *slopes, *pooled; /* of all images, in device memory: results, and what their gradients are of those
-                               of the pool's result, window by window */
+    /* Of all images, in device memory: what a convolution's result has of the gradient of the pool's, window
+       by window; and the pool's results. */
+    float *slopes, *pooled;
 } cnn__stage;
 
 typedef struct cnn__head_layer {
@@ -11814,7 +11818,7 @@ static __device__ __forceinline__ float cnn__gpu_apply(const cnn__update &u, int
                                           u.velocity + i);
 }
 
-/* A sigmoid's error stays below 2e-6 of it: the exponential's grows with x, but there the sigmoid is near 0. */
+/* The error of a sigmoid above 1e-11 is below 2e-6 of it. */
 static __device__ __forceinline__ float cnn__gpu_quick_activation(int kind, float x) {
     return kind == CNN_SIGMOID ? __fdividef(1.0f, 1.0f + __expf(-x)) : cnn__gpu_activation_call(kind, x);
 }
@@ -11842,8 +11846,8 @@ static __device__ __forceinline__ void cnn__gpu_tile_fma(float (&sum)[TO][4], co
     }
 }
 
-/* The sums of a tile whose first row is y, over every split-th input channel; in: at its corner. K: the kernel's
-   rows and columns, or 0 for any. SKIP: leaves out rows of it that meet padding alone. */
+/* The sums of a tile whose first row is y, over every split-th input channel; in: at its corner. K: the
+   kernel's rows and columns, or 0 for any. SKIP: leaves out rows of it that meet padding alone. */
 template <int TO, int K, int SKIP>
 static __device__ __forceinline__ void cnn__gpu_tile(const cnn__tiled &v, const float *in, const float *w,
                                                      int y, int share, float (&sum)[TO][4]) {
@@ -11892,8 +11896,8 @@ static __device__ __forceinline__ cnn__element cnn__gpu_element(int at, const cn
     return e;
 }
 
-/* put(channel, row, column, 2 x 2 values) for all tiles; of those that threads share, each puts some channels.
-   w: [c][tile][a][b], 4 floats each. */
+/* put(channel, row, column, 2 x 2 values) for all tiles; of those that threads share, each puts some
+   channels. w: [c][tile][a][b], 4 floats each. */
 template <int TO, int K, class F>
 static __device__ __forceinline__ void cnn__gpu_tiled(const cnn__tiled &v, const float *in, const float *w,
                                                       const F &put) {
@@ -12232,8 +12236,8 @@ static __device__ __forceinline__ float cnn__gpu_warp_max(float v) { /* NaN wher
     return v;
 }
 
-/* Half of the lanes keep the first half of v's COUNT sums, the others the second, each adding what its partner
-   has of them. */
+/* Half of the lanes keep the first half of v's COUNT sums, the others the second, each adding what its
+   partner has of them. */
 template <int COUNT, int SIZE>
 static __device__ __forceinline__ void cnn__gpu_halve(float (&v)[SIZE], int partner) {
     const int upper = (int)threadIdx.x & partner;
@@ -12261,8 +12265,8 @@ static __device__ __forceinline__ int cnn__gpu_place(int i, int width) {
     return i % 4 * cnn__gpu_quarter(width) + i / 4;
 }
 
-/* y = activation(w*x + bias) for four samples, x and y as cnn__gpu_place says: a warp takes eight outputs at a
-   time, its lanes four inputs each. */
+/* y = activation(w*x + bias) for four samples, x and y as cnn__gpu_place says: a warp takes eight outputs at
+   a time, its lanes four inputs each. */
 template <int WIDE>
 static __device__ __forceinline__ void
 cnn__gpu_head_forward(const cnn__head_layer &l, const float *parameters, const float4 *x, float4 *y) {
@@ -12466,9 +12470,9 @@ static __global__ void __launch_bounds__(CNN__FUSED_BLOCK)
         cnn__gpu_rows_out(d, 0, f.features, f.features, first, n, f.d_features);
 }
 
-/* A stage's start: the turned weights, unless it is the first; the input into its image; and the gradient of the
-   convolution's result, before the activation, into the image of dy, from `up`, that of the pool's result. Their
-   loads are under way while memory is cleared. */
+/* A stage's start: the turned weights, unless it is the first; the input into its image; and the gradient of
+   the convolution's result, before the activation, into the image of dy, from `up`, that of the pool's
+   result. Their loads are under way while memory is cleared. */
 template <int QUADS> /* pools of 2x2 */
 static __device__ __forceinline__ void cnn__gpu_stage_begin(const cnn__fused &f, const cnn__stage &s,
                                                             const cnn__f_values &below, const float *slopes,
@@ -12747,8 +12751,8 @@ static __device__ void cnn__gpu_fold_columns(const cnn__fused &f, int column, in
         cnn__gpu_pack(f, i, value);
 }
 
-/* Ends a step: the first block adds the batch to the tally, then come the linear layers' tiles, then the sums of
-   the convolutions' gradients. */
+/* Ends a step: the first block adds the batch to the tally, then come the linear layers' tiles, then the sums
+   of the convolutions' gradients. */
 static __global__ void __launch_bounds__(CNN__FUSED_BLOCK, 2)
     cnn__gpu_stages_fold(cnn__fused f, int n, const double *loss, const int *right, cnn__tally *tally,
                          cnn__update u) {
@@ -12784,9 +12788,9 @@ static int cnn__tiled_conflicts(const cnn__tiled *v) {
     return total;
 }
 
-/* The pitch and the plane of an image of so many rows and columns. Half a pitch is odd, so that rows, which dw's
-   lanes differ by, begin in different banks; planes, which lanes that share a tile differ by, are 16 or 8 banks
-   apart. */
+/* The pitch and the plane of an image of so many rows and columns. Half a pitch is odd, so that rows, which
+   dw's lanes differ by, begin in different banks; planes, which lanes that share a tile differ by, are 16 or
+   8 banks apart. */
 static void cnn__tiled_place(cnn__tiled *v, int rows, int columns) {
     const int apart = v->split == 4 ? 8 : 16;
     cnn__tiled best = *v;
@@ -12845,7 +12849,8 @@ static void cnn__fuse_dw(cnn__stage *s) {
     s->by_columns = cnn__div_by((unsigned)(v->kw / s->taps));
 }
 
-/* Both convolutions' images. The one of dy holds dy from an even column on, so that pairs of it are aligned. */
+/* Both convolutions' images. The one of dy holds dy from an even column on, so that pairs of it are aligned.
+   */
 static void cnn__fuse_images(cnn__stage *s, const cnn__conv *v, int below) {
     const int tiles_y = s->pool_h == 2 && s->direct ? s->ph : (v->oh + 1) / 2;
     const int tiles_x = s->pool_w == 2 && s->direct ? s->pw : (v->ow + 1) / 2;
