@@ -1136,11 +1136,13 @@ typedef struct cnn__product {
     float *y;
     ptrdiff_t ym;
     cnn__start start;
-    int gather;         /* x's steps lie far apart, or across cache lines: with many rows gather them first */
-    int slack;          /* x may be read on to the end of the last vector */
-    int packed;         /* x's steps lie CNN__GATHER apart, as gathering leaves them */
-    const float *ahead; /* columns that come next, to be fetched meanwhile; their taps */
-    const int *ahead_tap;
+    int gather;        /* x's steps lie far apart, or across cache lines: with many rows gather them first */
+    int slack;         /* x may be read on to the end of the last vector */
+    int packed;        /* x's steps lie CNN__GATHER apart, as gathering leaves them */
+    const float *from; /* what the first panel's tiles are to copy to x = to; or NULL: it is there */
+    const int *from_tap;
+    float *to;
+    int ahead; /* columns after these that come next, to be fetched meanwhile; or 0 */
 } cnn__product;
 
 /* Rows of the next panel where `left` are left and tiles have at most `most`. No rest of one row: a tile of
@@ -1153,11 +1155,11 @@ static int cnn__panel_rows(int most, int left) {
     return left >= 4 && left != 5 ? 4 : left >= 3 ? 3 : left;
 }
 
-/* `count` tiles side by side: where the first starts, and how many lanes of a last vector count. packed and
-   ahead are for the usual tile alone. */
+/* `count` tiles side by side: where the first starts, and how many lanes of a last vector count. copy and
+   packed are for the usual tile alone. */
 typedef struct cnn__tile {
-    const float *ahead; /* a cache line of the columns that come next, fetched meanwhile; or NULL */
-    const int *ahead_tap;
+    float *copy; /* besides, x's steps go here, CNN__GATHER apart, and those `ahead` are fetched; or NULL */
+    int ahead;
     int packed; /* x's steps lie CNN__GATHER apart, w's panels have no rows but the tile's */
     const float *x, *w, *bias;
     const int *tap;
@@ -1185,8 +1187,8 @@ typedef struct cnn__dot {
      y[i*yr + m*CNN__LANES + o] = bias[o] + sum over k of x[tap[k] + i*xr + m] * w[k*CNN__LANES + o],
    i < lines, m < n, o < CNN__LANES; or, where bias is NULL, += the sum. Each sum runs over k in order. x may
    be read, and y written, as far as CNN__BEYOND positions after the last of a line. Instances whose vectors
-   have CNN__LANES lanes also take two panels at a time: further CNN__LANES outputs at w + wp, bias +
-   CNN__LANES and y + yp. */
+   have CNN__LANES lanes also take two or four panels at a time: further CNN__LANES outputs at w + wp, bias +
+   CNN__LANES and y + yp, and so on. */
 typedef struct cnn__pixels {
     int lines, n, steps, panels;
     const int *tap;
@@ -1282,6 +1284,10 @@ typedef struct cnn__kernels {
                              int c, int cell);
     void (*avgpool)(const cnn__pool *p, const float *x, float *y, int c, int cell);
     void (*avgpool_backward)(const cnn__pool *p, const float *dy, float *dx, int c, int cell);
+    /* Of a block's average pool over windows of 2x2 that cover its input, and of the activation before, whose
+       result is y: both gradients in one go. */
+    void (*pooled_backward)(const cnn__pool *p, cnn_layer_kind activation, const float *y, const float *dy,
+                            float *dx, int c);
     void (*sgd)(const cnn_sgd_options *o, float *p, const float *g, float *v, size_t n);
     void (*from_bytes)(const unsigned char *bytes, float *y, size_t n); /* n a multiple of CNN__LANES */
 } cnn__kernels;
@@ -1461,11 +1467,15 @@ CNN__INLINE CNN__VEC CNN__FN(cnn__exp)(CNN__VEC x, const float sign) {
 
 /* A step of a tile. */
 CNN__INLINE void CNN__FN(cnn__tile_step)(const float *x, const float **w, ptrdiff_t wk, const CNN__MASK mask,
-                                         CNN__VEC (*acc)[8], const int MR, const int NV, const int panels) {
+                                         CNN__VEC (*acc)[8], const int MR, const int NV, const int panels,
+                                         const int copying, float *copy) {
     CNN__VEC v[8];
     CNN__UNROLL
-    for (int j = 0; j < NV; j++)
+    for (int j = 0; j < NV; j++) {
         v[j] = NV > 1 ? CNN__LOAD(x + j * CNN__V) : CNN__LOAD_MASKED(x, mask);
+        if (copying)
+            CNN__STORE(copy + j * CNN__V, v[j]);
+    }
     CNN__UNROLL
     for (int q = 0; q < panels; q++) {
         CNN__UNROLL
@@ -1487,18 +1497,18 @@ CNN__INLINE void CNN__FN(cnn__tile_step)(const float *x, const float **w, ptrdif
    weights are reached by constant distances from one pointer a panel. Where a neighbour on the same core
    takes half of the instruction slots, it is the number of instructions that decides the speed. Hence two
    steps at a time in the usual tile, or four where x is `packed`, its steps CNN__GATHER apart, and w in panels
-   by steps. MR, NV, panels, packed and fetch (a->ahead) are constants after inlining. */
+   by steps. MR, NV, panels, packed and copying are constants after inlining. */
 CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int NV, const int panels,
-                                    const int packed, const int fetch) {
+                                    const int packed, const int copying) {
     const float *CNN__RESTRICT x = a->x;
-    const float *const ahead = a->ahead;
-    const int *CNN__RESTRICT ahead_tap = a->ahead_tap;
     float *y = a->y;
     const int *CNN__RESTRICT tap = a->tap;
     const ptrdiff_t ym = a->ym, wk = a->wk && !packed ? a->wk : MR;
     const int last = a->last, steps = a->steps;
     const CNN__MASK mask = CNN__LANE_MASK(last); /* made once */
-    const int pairs = MR == CNN__PANEL && NV == CNN__WIDE && !packed && !fetch;
+    const int pairs = MR == CNN__PANEL && NV == CNN__WIDE && !packed && !copying;
+    float *CNN__RESTRICT copy = a->copy;
+    const ptrdiff_t ahead = a->ahead;
     for (int count = a->count; count > 0; count--, x += NV * CNN__V, y += NV * CNN__V) {
         CNN__VEC acc[24][8];
         const float *w[3];
@@ -1529,16 +1539,22 @@ CNN__INLINE void CNN__FN(cnn__tile)(const cnn__tile *a, const int MR, const int 
         for (; packed && k + 4 <= steps; k += 4) {
             CNN__UNROLL
             for (int i = 0; i < 4; i++)
-                CNN__FN(cnn__tile_step)(x + (k + i) * CNN__GATHER, w, wk, mask, acc, MR, NV, panels);
+                CNN__FN(cnn__tile_step)
+            (x + (k + i) * CNN__GATHER, w, wk, mask, acc, MR, NV, panels, 0, NULL);
         }
         for (; pairs && k + 2 <= steps; k += 2) {
-            CNN__FN(cnn__tile_step)(x + tap[k], w, wk, mask, acc, MR, NV, panels);
-            CNN__FN(cnn__tile_step)(x + tap[k + 1], w, wk, mask, acc, MR, NV, panels);
+            CNN__FN(cnn__tile_step)(x + tap[k], w, wk, mask, acc, MR, NV, panels, 0, NULL);
+            CNN__FN(cnn__tile_step)(x + tap[k + 1], w, wk, mask, acc, MR, NV, panels, 0, NULL);
         }
         for (; k < steps; k++) {
-            if (fetch)
-                CNN__PREFETCH(ahead + ahead_tap[k]);
-            CNN__FN(cnn__tile_step)(x + tap[k], w, wk, mask, acc, MR, NV, panels);
+            if (copying) {
+                CNN__UNROLL
+                for (int j = 0; j < NV * CNN__V; j += 16) /* a cache line */
+                    CNN__PREFETCH(x + tap[k] + ahead + j);
+            }
+            CNN__FN(cnn__tile_step)(x + tap[k], w, wk, mask, acc, MR, NV, panels, copying, copy);
+            if (copying)
+                copy += CNN__GATHER;
         }
         row = y;
         CNN__UNROLL
@@ -1572,15 +1588,15 @@ CNN__THOROUGH static void CNN__FN(cnn__tile_packed)(const cnn__tile *a) {
     CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__WIDE, 1, 1, 0);
 }
 
-CNN__THOROUGH static void CNN__FN(cnn__tile_fetch)(const cnn__tile *a) {
+CNN__THOROUGH static void CNN__FN(cnn__tile_copy)(const cnn__tile *a) {
     CNN__FN(cnn__tile)(a, CNN__PANEL, CNN__WIDE, 1, 0, 1);
 }
 #endif
 
 static void CNN__FN(cnn__tile_call)(const cnn__tile *a, int mr, int nv) {
 #if !CNN__LEAN
-    if (mr == CNN__PANEL && nv == CNN__WIDE && a->ahead) {
-        CNN__FN(cnn__tile_fetch)(a);
+    if (mr == CNN__PANEL && nv == CNN__WIDE && a->copy) {
+        CNN__FN(cnn__tile_copy)(a);
         return;
     }
     if (mr == CNN__PANEL && nv == CNN__WIDE && a->packed) {
@@ -1742,7 +1758,7 @@ static void CNN__FN(cnn__dot_run)(const cnn__dot *a) {
 #define CNN__PIXELS_LEAST   4
 #define CNN__PIXELS_SOME    6
 #define CNN__PIXELS_MOST    10
-#define CNN__PIXELS_VECTORS 2 /* 12 loads for 20 multiply-adds; one vector has 11 for 10 */
+#define CNN__PIXELS_VECTORS 4 /* 10 loads for 24 multiply-adds; two vectors have 12 for 20, one 11 for 10 */
 #elif CNN__V == 8 || (CNN__V == 4 && CNN__REGISTERS >= 32)
 #define CNN__PIXELS_LEAST 4
 #define CNN__PIXELS_SOME  6
@@ -1807,19 +1823,19 @@ CNN__INLINE void CNN__FN(cnn__pixels_tile)(const cnn__pixels *a, const float *x,
 }
 
 /* A tile may go beyond the end of its line; where lines follow closely, the next one's tiles put that right.
-   Two panels do with two sizes of tiles, to keep compiling short. */
-CNN__INLINE void CNN__FN(cnn__pixels_lines)(const cnn__pixels *a, const int NV) {
-    const int two = NV * CNN__V > CNN__LANES;
+   Several panels do with two sizes of tiles, to keep compiling short. */
+CNN__INLINE void CNN__FN(cnn__pixels_lines)(const cnn__pixels *a, const int NV, const int MOST) {
+    const int some = NV * CNN__V <= CNN__LANES || MOST == CNN__PIXELS_SOME;
     for (int i = 0; i < a->lines; i++) {
         const float *x = a->x + i * a->xr;
         float *y = a->y + i * a->yr;
         for (int left = a->n, mr = 0; left > 0; left -= mr, x += mr, y += mr * CNN__LANES) {
-            mr = left > 2 * CNN__PIXELS_LEAST ? CNN__PIXELS_MOST /* two of the least rather than waste more */
-                 : left > CNN__PIXELS_LEAST && left <= CNN__PIXELS_SOME && !two ? CNN__PIXELS_SOME
+            mr = left > 2 * CNN__PIXELS_LEAST ? MOST /* two of the least rather than waste more */
+                 : left > CNN__PIXELS_LEAST && left <= CNN__PIXELS_SOME && some ? CNN__PIXELS_SOME
                                                                                 : CNN__PIXELS_LEAST;
-            if (mr == CNN__PIXELS_MOST)
-                CNN__FN(cnn__pixels_tile)(a, x, y, CNN__PIXELS_MOST, NV);
-            else if (mr == CNN__PIXELS_SOME && !two)
+            if (mr == MOST)
+                CNN__FN(cnn__pixels_tile)(a, x, y, MOST, NV);
+            else if (mr == CNN__PIXELS_SOME && some)
                 CNN__FN(cnn__pixels_tile)(a, x, y, CNN__PIXELS_SOME, NV);
             else
                 CNN__FN(cnn__pixels_tile)(a, x, y, CNN__PIXELS_LEAST, NV);
@@ -1829,12 +1845,15 @@ CNN__INLINE void CNN__FN(cnn__pixels_lines)(const cnn__pixels *a, const int NV) 
 
 static void CNN__FN(cnn__pixels)(const cnn__pixels *a) {
 #if CNN__PIXELS_VECTORS > CNN__LANES / CNN__V
-    if (a->panels == 2) {
-        CNN__FN(cnn__pixels_lines)(a, 2);
+    if (a->panels > 1) {
+        if (a->panels == 2)
+            CNN__FN(cnn__pixels_lines)(a, 2, CNN__PIXELS_MOST);
+        else
+            CNN__FN(cnn__pixels_lines)(a, 4, CNN__PIXELS_SOME);
         return;
     }
 #endif
-    CNN__FN(cnn__pixels_lines)(a, CNN__LANES / CNN__V);
+    CNN__FN(cnn__pixels_lines)(a, CNN__LANES / CNN__V, CNN__PIXELS_MOST);
 }
 
 /* A stretch of ROWS rows for a vector of all of a band's lines: what is loaded serves ROWS of them. */
@@ -2375,6 +2394,30 @@ CNN__BINARY(cnn__relu_backward, cnn__relu_backward1)
 CNN__BINARY(cnn__add3, cnn__add1)
 #undef CNN__UNARY
 #undef CNN__BINARY
+
+CNN__INLINE void CNN__FN(cnn__pooled_rows)(const cnn__pool *p, const float *y, const float *dy, float *dx,
+                                           int rows, CNN__VEC (*f)(CNN__VEC y, CNN__VEC dy)) {
+    const size_t row = (size_t)p->w * CNN__LANES;
+    for (; rows > 0; rows--, y += row, dx += row) /* of windows: of the input there are two */
+        for (int ow = 0; ow < p->ow; ow++, y += CNN__LANES, dx += CNN__LANES)
+            for (int r = 0; r < CNN__LANES; r += CNN__V, dy += CNN__V, y += CNN__V, dx += CNN__V) {
+                const CNN__VEC share = CNN__LOAD(dy) * CNN__SET1(0.25f);
+                CNN__STORE(dx, f(CNN__LOAD(y), share));
+                CNN__STORE(dx + CNN__LANES, f(CNN__LOAD(y + CNN__LANES), share));
+                CNN__STORE(dx + row, f(CNN__LOAD(y + row), share));
+                CNN__STORE(dx + row + CNN__LANES, f(CNN__LOAD(y + row + CNN__LANES), share));
+            }
+}
+
+static void CNN__FN(cnn__pooled_backward)(const cnn__pool *p, cnn_layer_kind activation, const float *y,
+                                          const float *dy, float *dx, int c) {
+    if (activation == CNN_SIGMOID)
+        CNN__FN(cnn__pooled_rows)(p, y, dy, dx, c * p->oh, CNN__FN(cnn__sigmoid_backward1));
+    else if (activation == CNN_TANH)
+        CNN__FN(cnn__pooled_rows)(p, y, dy, dx, c * p->oh, CNN__FN(cnn__tanh_backward1));
+    else
+        CNN__FN(cnn__pooled_rows)(p, y, dy, dx, c * p->oh, CNN__FN(cnn__relu_backward1));
+}
 
 static void CNN__FN(cnn__add_to)(float *y, const float *x, size_t n) {
     CNN__FN(cnn__add3)(y, x, y, n);
@@ -2984,6 +3027,7 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
                                                    CNN__BORROWED(cnn__maxpool_backward),
                                                    CNN__BORROWED(cnn__avgpool),
                                                    CNN__BORROWED(cnn__avgpool_backward),
+                                                   CNN__OWN(cnn__pooled_backward),
                                                    CNN__OWN(cnn__sgd),
                                                    CNN__OWN(cnn__from_bytes)};
 
@@ -3372,16 +3416,16 @@ static int cnn__tile_vectors(const cnn__kernels *k, int mr, int left) {
 static void cnn__product_part(const cnn__kernels *k, const cnn__product *a, int v0, int v1, int k0, int k1,
                               int last) {
     const int whole = (int)(a->n >> k->bits), end = a->slack || v1 < whole ? v1 : whole;
+    const int *tap = a->tap + (k0 - a->first);
     cnn__tile t;
     int mr = 0, nv = 0;
-    t.tap = a->tap + (k0 - a->first);
     t.steps = k1 - k0;
     t.panel = a->panel;
     t.wk = a->wk;
     t.ym = a->ym;
     t.start = k0 > a->first ? CNN__ACCUMULATE : a->start;
     t.bias = NULL;
-    t.ahead_tap = a->ahead_tap;
+    t.ahead = a->ahead;
     t.packed = a->packed && !a->wk;
     for (int m = 0; m < a->rows; m += mr) {
         mr = cnn__panel_rows(k->panel, a->rows - m);
@@ -3393,11 +3437,10 @@ static void cnn__product_part(const cnn__kernels *k, const cnn__product *a, int 
         for (int v = v0; v < v1; v += nv * t.count) {
             nv = v < end && mr < 24 ? cnn__tile_vectors(k, mr, end - v) : 1;
             const int left = cnn__min(end, whole) - v, rest = left % nv;
-            /* of the columns that come next, a cache line for each of the first panels */
-            const int fetch = a->ahead && v == v0 && m < 4 * k->panel && mr == k->panel && nv == k->wide;
-            t.ahead = fetch ? a->ahead + m / k->panel * 16 : NULL;
-            t.count = fetch ? 1 : cnn__max(left / nv - (rest > 0), 1);
-            t.x = a->x + (v << k->bits);
+            t.copy = a->from && m == 0 ? a->to + (v << k->bits) : NULL;
+            t.tap = t.copy ? a->from_tap : tap;
+            t.x = (t.copy ? a->from : a->x) + (v << k->bits);
+            t.count = t.copy ? 1 : cnn__max(left / nv - (rest > 0), 1);
             t.y = a->y + m * a->ym + (v << k->bits);
             t.last = v + nv <= whole ? k->lanes : last;
             k->tile(&t, mr, nv);
@@ -3405,14 +3448,20 @@ static void cnn__product_part(const cnn__kernels *k, const cnn__product *a, int 
     }
 }
 
-/* Columns v0 to v1 - 1, steps k0 to k1 - 1, with x first gathered: in the first-level cache and aligned, for
-   all rows to use. tap: those of gathered steps. */
+/* Columns v0 to v1 - 1, steps k0 to k1 - 1, with x gathered in the first-level cache and aligned, for all rows
+   to use: by the first panel's tiles, whose arithmetic hides it, or first, where not all tiles are the usual
+   ones. tap: those of gathered steps. */
 static void cnn__product_gathered(const cnn__kernels *k, const cnn__product *a, int v0, int v1, int k0,
                                   int k1, int last, float *x, const int *tap) {
     const int whole = (int)(a->n >> k->bits);
     cnn__product part = *a;
-    k->gather(a, v0, v1, k0, k1, a->slack || v1 <= whole ? k->lanes : last, x);
-    part.x = x;
+    part.x = part.to = x;
+    if (v1 <= whole && (v1 - v0) % k->wide == 0) {
+        part.from = a->x + (v0 << k->bits);
+        part.from_tap = a->tap + (k0 - a->first);
+        part.ahead = v1 < whole ? (v1 - v0) << k->bits : 0;
+    } else
+        k->gather(a, v0, v1, k0, k1, a->slack || v1 <= whole ? k->lanes : last, x);
     part.tap = tap;
     part.first = k0;
     part.steps = k1 - k0;
@@ -3421,10 +3470,6 @@ static void cnn__product_gathered(const cnn__kernels *k, const cnn__product *a, 
     part.start = k0 > a->first ? CNN__ACCUMULATE : a->start;
     part.slack = 1;
     part.packed = 1;
-    if (v1 < whole) {
-        part.ahead = a->x + (v1 << k->bits);
-        part.ahead_tap = a->tap + (k0 - a->first);
-    }
     cnn__product_part(k, &part, 0, v1 - v0, k0, k1, last);
 }
 
@@ -4248,9 +4293,14 @@ static int cnn__lanes_pitch(const cnn__conv *v) {
     return v->steps > CNN__CHUNK * 3 / 2 ? v->ow + CNN__BEYOND : v->ow;
 }
 
+/* At a time, where so many outputs are left and vectors have CNN__LANES lanes. */
+static int cnn__lanes_panels(int outputs) {
+    return outputs > 3 * CNN__LANES ? 4 : outputs > CNN__LANES ? 2 : 1;
+}
+
 static size_t cnn__lanes_floats(const cnn__conv *v, int rows) {
     const size_t panel = cnn__add(cnn__mul((size_t)rows, (size_t)cnn__lanes_pitch(v)), CNN__BEYOND);
-    return cnn__mul(v->o > CNN__LANES ? 2 * CNN__LANES : CNN__LANES, panel);
+    return cnn__mul((size_t)(cnn__lanes_panels(v->o) * CNN__LANES), panel);
 }
 
 /* `channels` outputs of `rows` rows, to y, in chunks of the steps whose panel stays in the first-level
@@ -4270,8 +4320,8 @@ static void cnn__conv_lanes(const cnn__conv *v, const cnn__kernels *k, const flo
     a.yp = ((ptrdiff_t)some * pitch + CNN__BEYOND) * CNN__LANES;
     a.y = scratch;
     for (int o = 0; o < channels; o += a.panels * CNN__LANES, panels += a.panels * a.wp) {
-        float own[2 * CNN__LANES] = {0};
-        a.panels = k->lanes == CNN__LANES && channels - o > CNN__LANES ? 2 : 1;
+        float own[4 * CNN__LANES] = {0};
+        a.panels = k->lanes == CNN__LANES ? cnn__lanes_panels(channels - o) : 1;
         const int chunks = close ? 1 : cnn__ceil_div(v->steps, CNN__CHUNK / a.panels);
         const int count = cnn__min(channels - o, a.panels * CNN__LANES);
         for (int i = 0; bias && i < count; i++)
@@ -6540,6 +6590,10 @@ static cnn__unary_kernel cnn__activation(const cnn__kernels *k, cnn_layer_kind k
     return kind == CNN_SIGMOID ? k->sigmoid : kind == CNN_TANH ? k->tanh : k->relu;
 }
 
+static int cnn__is_activation(cnn_layer_kind kind) {
+    return kind == CNN_SIGMOID || kind == CNN_TANH || kind == CNN_RELU;
+}
+
 static cnn__binary_kernel cnn__activation_backward(const cnn__kernels *k, cnn_layer_kind kind) {
     return kind == CNN_SIGMOID ? k->sigmoid_backward : kind == CNN_TANH ? k->tanh_backward : k->relu_backward;
 }
@@ -7686,9 +7740,7 @@ CNN__COLD static void cnn__plan_strips(const cnn_workspace *ws, const cnn_net *n
     p->activation = p->pooling = p->lanes = 0;
     if (p->conv.groups != 1 || p->conv.lines != p->conv.oh)
         return;
-    if (next < net->count && plan[next].alias &&
-        (net->layers[next].kind == CNN_SIGMOID || net->layers[next].kind == CNN_TANH ||
-         net->layers[next].kind == CNN_RELU))
+    if (next < net->count && plan[next].alias && cnn__is_activation(net->layers[next].kind))
         p->activation = next++;
     /* Two places in turn: a pool's output would overwrite the image that is being read. */
     const int safe = ws->mode != CNN_INFERENCE || !(p->conv.direct || p->u);
@@ -7955,6 +8007,34 @@ CNN_API void cnn_workspace_seed(cnn_workspace *ws, uint64_t seed) {
 
 /* ---- one block through the layers ---- */
 
+/* Of CNN__LANES rows 8 bytes, from `at` on: their columns, one after the other. */
+#if CNN__X86
+CNN__INLINE void cnn__byte_columns(const unsigned char *const *row, size_t at, unsigned char *to) {
+    __m128i a[16], b[8];
+    CNN__UNROLL
+    for (int s = 0; s < 16; s++)
+        a[s] = _mm_loadl_epi64((const __m128i *)(const void *)(row[s] + at));
+    CNN__UNROLL
+    for (int s = 0; s < 8; s++) /* two rows, all columns */
+        b[s] = _mm_unpacklo_epi8(a[2 * s], a[2 * s + 1]);
+    CNN__UNROLL
+    for (int s = 0; s < 4; s++) { /* four rows, columns 0 to 3; and 4 to 7 */
+        a[s] = _mm_unpacklo_epi16(b[2 * s], b[2 * s + 1]);
+        a[4 + s] = _mm_unpackhi_epi16(b[2 * s], b[2 * s + 1]);
+    }
+    CNN__UNROLL
+    for (int s = 0; s < 4; s++) { /* eight rows, columns 0, 1; 4, 5; and 2, 3; 6, 7 */
+        b[s] = _mm_unpacklo_epi32(a[2 * s], a[2 * s + 1]);
+        b[4 + s] = _mm_unpackhi_epi32(a[2 * s], a[2 * s + 1]);
+    }
+    CNN__UNROLL
+    for (int s = 0; s < 4; s++) {
+        __m128i *column = (__m128i *)(void *)(to + (s % 2 * 4 + s / 2 * 2) * CNN__LANES);
+        _mm_storeu_si128(column, _mm_unpacklo_epi64(b[2 * s], b[2 * s + 1]));
+        _mm_storeu_si128(column + 1, _mm_unpackhi_epi64(b[2 * s], b[2 * s + 1]));
+    }
+}
+#else
 /* Low byte first on every machine; compilers make one load or store of each. */
 CNN__INLINE uint64_t cnn__load_u64(const unsigned char *p) {
     return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24 |
@@ -7995,6 +8075,17 @@ CNN__INLINE void cnn__transpose_bytes8(const uint64_t *rows, unsigned char *to) 
         cnn__store_u64(to + i * CNN__LANES, a[i]);
 }
 
+CNN__INLINE void cnn__byte_columns(const unsigned char *const *row, size_t at, unsigned char *to) {
+    for (int half = 0; half < CNN__LANES; half += 8) {
+        uint64_t a[8];
+        CNN__UNROLL
+        for (int s = 0; s < 8; s++)
+            a[s] = cnn__load_u64(row[half + s] + at);
+        cnn__transpose_bytes8(a, to + half);
+    }
+}
+#endif
+
 CNN__LOOPS static void cnn__block_from_bytes(const cnn__kernels *k, const unsigned char *const *row, size_t f,
                                              int cell, int count, float *block) {
     unsigned char bytes[8 * CNN__LANES];
@@ -8009,14 +8100,8 @@ CNN__LOOPS static void cnn__block_from_bytes(const cnn__kernels *k, const unsign
         memcpy(block + whole, rest, (f - whole) * sizeof(float));
         return;
     }
-    for (; i + 8 <= f; i += 8) {
-        for (int half = 0; half < CNN__LANES; half += 8) {
-            uint64_t a[8];
-            CNN__UNROLL
-            for (int s = 0; s < 8; s++)
-                a[s] = half + s < count ? cnn__load_u64(row[half + s] + i) : 0;
-            cnn__transpose_bytes8(a, bytes + half);
-        }
+    for (; count == CNN__LANES && i + 8 <= f; i += 8) {
+        cnn__byte_columns(row, i, bytes);
         k->from_bytes(bytes, block + i * CNN__LANES, sizeof bytes);
     }
     for (; i < f; i++) {
@@ -8501,8 +8586,14 @@ static void cnn__backward_layer(const cnn__pass *e, int layer, const float *x, c
     }
 }
 
+/* Whether a pool takes its gradient together with that of an activation before it. */
+static int cnn__pooled_together(const cnn__pass *e, const cnn__pool *p) {
+    return !p->max && p->tiled && p->kh == 2 && p->kw == 2 && p->covers && e->cell == CNN__LANES;
+}
+
 /* The gradient of rows of the convolution's own output, channel m, from dy, that of the last layer that goes
    with it. */
+
 static void cnn__strip_gradient(const cnn__pass *e, int layer, float *acts, int m, int row, int rows,
                                 const float *dy, float *to) {
     const cnn__plan *p = &e->ws->plan[layer];
@@ -8514,6 +8605,10 @@ static void cnn__strip_gradient(const cnn__pass *e, int layer, float *acts, int 
     if (p->pooling) {
         const cnn__pool part = cnn__strip_pool(pool, rows);
         const size_t at = cnn__pooled_at(pool, m, row, e->cell);
+        if (p->activation && cnn__pooled_together(e, &part)) {
+            e->k->pooled_backward(&part, e->net->layers[p->activation].kind, y, dy + at, to, 1);
+            return;
+        }
         if (row / pool->kh >= pool->oh)
             memset(to, 0, n * sizeof(float));
         else if (pool->max)
@@ -8575,16 +8670,25 @@ static void cnn__block_backward(const cnn__pass *e, int thread, float *slot) {
     float *dy = ws->gradient_buffers + 2 * (size_t)thread * ws->grad_floats, *other = dy + ws->grad_floats;
     const int lowest = cnn__lowest_layer(e);
     const int strips = cnn__strips_end(e, lowest);
+    const cnn_layer *layers = e->net->layers;
     for (int i = e->net->count - 1; i >= lowest; i--) {
         const int last = i == lowest && !e->dx;
+        const float *x = cnn__layer_input(e, i, acts);
         if (i == strips) {
             cnn__block_conv_strips_backward(e, lowest, cnn__layer_input(e, lowest, acts), acts, dy, slot,
                                             packed, thread);
             return;
         }
-        cnn__backward_layer(e, i, cnn__layer_input(e, i, acts), cnn__layer_input(e, i + 1, acts), dy,
-                            last ? NULL : other, slot, packed);
-        if (!cnn__kinds[e->net->layers[i].kind].in_place && !last) {
+        const int together = i > lowest && layers[i].kind == CNN_AVGPOOL2D &&
+                             cnn__is_activation(layers[i - 1].kind) &&
+                             cnn__pooled_together(e, &ws->plan[i].pool);
+        if (together) {
+            e->k->pooled_backward(&ws->plan[i].pool, layers[i - 1].kind, x, dy, other, e->net->info[i].c);
+            i--;
+        } else
+            cnn__backward_layer(e, i, x, cnn__layer_input(e, i + 1, acts), dy, last ? NULL : other, slot,
+                                packed);
+        if (together || (!cnn__kinds[layers[i].kind].in_place && !last)) {
             float *t = dy;
             dy = other;
             other = t;
@@ -8655,7 +8759,7 @@ static void cnn__piece_task(void *context, int task, int thread) {
 /* ---- passes ---- */
 
 /* Threads for a pass of n examples: one, where the others would spare it less than it costs to pass the
-   weights and their gradients from core to core, about 12 multiply-accumulates each, or to start them. */
+   weights and their gradients from core to core, about 24 multiply-accumulates each, or to start them. */
 static int cnn__pass_threads(const cnn_net *net, const cnn_workspace *ws, int n) {
     const int units = cnn__units(n), blocks = cnn__blocks(n);
     double macs = 0;
@@ -8671,7 +8775,7 @@ static int cnn__pass_threads(const cnn_net *net, const cnn_workspace *ws, int n)
     const double spared = ((double)n - most) * macs;
     if (ws->mode == CNN_INFERENCE)
         return spared < CNN__SMALL_WORK ? 1 : ws->threads;
-    return 3 * spared < 12 * (double)net->parameter_count ? 1 : ws->threads;
+    return 3 * spared < 24 * (double)net->parameter_count ? 1 : ws->threads;
 }
 
 static void cnn__pass_begin(cnn__pass *e, const cnn_net *net, cnn_workspace *ws, int n) {
@@ -9528,6 +9632,47 @@ CNN__OPTIMIZE_END
 #define CNN__GPU_UNROLL4 _Pragma("unroll 4") /* of what is rarely done: code must be fetched, too */
 #define CNN__GPU_CALL    __noinline__        /* for what an unrolled loop would repeat at length */
 
+/* Launches a kernel that may start while the one before it in the stream still runs: it calls
+   cnn__gpu_wait_for_last before it touches what another kernel has to do with. */
+template <class... P, class... A>
+static void cnn__launch_early(int allowed, void (*kernel)(P...), unsigned grid, unsigned block, size_t shared,
+                              cudaStream_t stream, A... arguments) {
+    cudaLaunchConfig_t config = cudaLaunchConfig_t();
+    cudaLaunchAttribute early = cudaLaunchAttribute();
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared;
+    config.stream = stream;
+    config.attrs = &early;
+    config.numAttrs = allowed ? 1 : 0;
+    (void)cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...); /* cudaGetLastError tells */
+}
+
+/* Lets the next kernel start, as soon as all blocks have called this, and waits for the last to end. */
+static __device__ __forceinline__ void cnn__gpu_wait_for_last(void) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;\n\tgriddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/* threadIdx.x, of which the compiler does not know that it stays the same: what follows from it is worked out
+   where it is used, instead of filling registers, and then memory, from the kernel's start on. */
+static __device__ __forceinline__ int cnn__gpu_thread(void) {
+    int t;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(t));
+    return t;
+}
+
+/* The same address in shared memory, by a way that the compiler does not see through: it would work the
+   address out anew, at length, wherever it is used. By whole warps. */
+static __device__ __forceinline__ float *cnn__gpu_keep(float *p) {
+    const unsigned lane = threadIdx.x % 32;
+    return (float *)__cvta_shared_to_generic(
+        __shfl_sync(0xffffffffu, (unsigned)__cvta_generic_to_shared(p) + lane, 0));
+}
+
 /* d += a*b for the 16x8 by 8x8 product that a warp shares out (PTX: mma.m16n8k8, tf32). */
 static __device__ __forceinline__ void cnn__mma_tf32(float d[4], const unsigned a[4], const unsigned b[2]) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
@@ -9580,6 +9725,10 @@ template <int N> static __device__ __forceinline__ void cnn__copies_wait(void) {
 #define CNN__GPU_UNROLL
 #define CNN__GPU_UNROLL4
 #define CNN__GPU_CALL
+#define cnn__launch_early(allowed, ...) ((void)(allowed), CNN__LAUNCH(__VA_ARGS__))
+#define cnn__gpu_wait_for_last()
+#define cnn__gpu_thread() ((int)threadIdx.x)
+#define cnn__gpu_keep(p)  (p)
 #endif
 
 static cnn_status cnn__cuda_check(const char *where, cudaError_t error, const char *call, int line) {
@@ -9595,6 +9744,12 @@ static cnn_status cnn__cuda_check(const char *where, cudaError_t error, const ch
 #define CNN__RUN(where, kernel, grid, block, shared, stream, ...)                                            \
     do {                                                                                                     \
         CNN__LAUNCH(kernel, grid, block, shared, stream, __VA_ARGS__);                                       \
+        CNN__TRY(cnn__cuda_check(where, cudaGetLastError(), #kernel, __LINE__));                             \
+    } while (0)
+
+#define CNN__RUN_EARLY(early, where, kernel, grid, block, shared, stream, ...)                               \
+    do {                                                                                                     \
+        cnn__launch_early(early, kernel, grid, block, shared, stream, __VA_ARGS__);                          \
         CNN__TRY(cnn__cuda_check(where, cudaGetLastError(), #kernel, __LINE__));                             \
     } while (0)
 
@@ -10121,7 +10276,7 @@ static cnn_status cnn__cuda_sgd_step(const char *where, const cnn_sgd_options *o
 static __device__ double cnn__gpu_block_sum(double value, double *shared) {
     const int t = (int)threadIdx.x;
     shared[t] = value;
-    for (int half = CNN__BLOCK / 2; half; half /= 2) {
+    for (int half = (int)blockDim.x / 2; half; half /= 2) {
         __syncthreads();
         if (t < half)
             shared[t] += shared[t + half];
@@ -11666,7 +11821,7 @@ template <class A, class B> __device__ void cnn__conv_product<A, B>::enter(int g
 
 /* Weights as cnn__conv_product wants them: to[group][k][row], `width` floats a row; for tensor cores rounded
    to TF32, in blocks, see cnn__by_fragment. */
-struct cnn__f_pack {
+struct cnn__f_conv_pack {
     cnn__shape s;
     int back, merged, tf32;                  /* of dx; phases merged, too */
     cnn__div by_line, by_lines, by_channels; /* a line: a step, or 8 of them */
@@ -12477,15 +12632,15 @@ static cnn_status cnn__launch_conv_product(const char *where, cudaStream_t strea
                                            int back, const float *from, const float *w, const float *bias,
                                            int activation, float *packed, float *to) {
     const cnn__packing v = cnn__packing_make(s, back, 0);
-    const cnn__f_pack pack = {*s,
-                              back,
-                              v.merged,
-                              0,
-                              cnn__div_by((unsigned)v.width),
-                              cnn__div_by((unsigned)v.steps),
-                              cnn__div_by((unsigned)v.channels),
-                              w,
-                              packed};
+    const cnn__f_conv_pack pack = {*s,
+                                   back,
+                                   v.merged,
+                                   0,
+                                   cnn__div_by((unsigned)v.width),
+                                   cnn__div_by((unsigned)v.steps),
+                                   cnn__div_by((unsigned)v.channels),
+                                   w,
+                                   packed};
     cnn__conv_product<cnn__by_row, cnn__look> p = cnn__conv_product_make<cnn__by_row, cnn__look>(s, &v);
     CNN__TRY(cnn__launch_map(where, stream, pack, v.floats));
     p.a.from = packed;
@@ -12519,15 +12674,15 @@ static cnn_status cnn__launch_conv_tf32(const char *where, cudaStream_t stream, 
                                         int back, const float *from, const float *w, const float *bias,
                                         int activation, float *scratch, float *to) {
     const cnn__packing v = cnn__packing_make(whole, back, 1);
-    const cnn__f_pack pack = {*whole,
-                              back,
-                              0,
-                              1,
-                              cnn__div_by((unsigned)v.width * 8),
-                              cnn__div_by((unsigned)v.steps / 8),
-                              cnn__div_by((unsigned)v.channels),
-                              w,
-                              scratch};
+    const cnn__f_conv_pack pack = {*whole,
+                                   back,
+                                   0,
+                                   1,
+                                   cnn__div_by((unsigned)v.width * 8),
+                                   cnn__div_by((unsigned)v.steps / 8),
+                                   cnn__div_by((unsigned)v.channels),
+                                   w,
+                                   scratch};
     float *const inner = scratch + v.floats;
     const int at_once = cnn__inner_at_once(whole, &v, whole->n), channels = back ? whole->o : whole->c;
     const int plane = back ? whole->y_plane : whole->x_plane;
@@ -12936,16 +13091,16 @@ struct cnn__f_predict {
     }
 };
 
-/* Adds a batch to the tally and ends a step; by one block. shared: 2*CNN__BLOCK doubles. */
+/* Adds a batch to the tally and ends a step; by one block. shared: two doubles a thread. */
 static __device__ void cnn__gpu_add_batch(const double *loss, const int *right, int n, cnn__tally *tally,
                                           double *shared) {
     double sum = 0, correct = 0;
-    for (int i = (int)threadIdx.x; i < n; i += CNN__BLOCK) {
+    for (int i = (int)threadIdx.x; i < n; i += (int)blockDim.x) {
         sum += loss[i];
         correct += right[i];
     }
     sum = cnn__gpu_block_sum(sum, shared);
-    correct = cnn__gpu_block_sum(correct, shared + CNN__BLOCK);
+    correct = cnn__gpu_block_sum(correct, shared + blockDim.x);
     if (threadIdx.x)
         return;
     tally->loss += sum;
@@ -12985,10 +13140,6 @@ struct cnn__f_fit_sgd {
     }
 };
 
-static int cnn__is_activation(cnn_layer_kind kind) {
-    return kind == CNN_SIGMOID || kind == CNN_TANH || kind == CNN_RELU;
-}
-
 typedef struct cnn__gpu_layer {
     size_t in, out; /* elements of one example */
     int alias;      /* works in place */
@@ -13021,28 +13172,36 @@ typedef struct cnn__gpu_net {
    Networks of the LeNet kind - convolutions with their activation and pool, then linear layers - train in
    four kernels a step: the convolutional stages forward, a block an image, from bytes to features in shared
    memory; the linear layers forward and backward with the loss, a block CNN__HEAD_ROWS images; the stages
-   backward, a block an image, and beside them the linear layers' weight gradients, each with the SGD step as
-   its epilogue; and the sum of the images' gradients of the convolutions, with their step. Threads keep
-   tiles in registers, so that a value loaded from shared memory feeds at least four multiply-adds. */
+   backward, a block an image; and the sum of the images' gradients of the convolutions, beside it tiles of
+   the linear layers' weight gradients, all with the SGD step as their epilogue. What all images' blocks would
+   work out again, where weights and pixels lie in shared memory, is kept: the step leaves the convolutions'
+   weights packed as well, and tables hold the places. Threads keep tiles in registers, so that a value loaded
+   from shared memory feeds at least four multiply-adds, and images lie in shared memory so that a thread
+   loads aligned pairs of floats, the lanes of a warp from different banks. */
 
 enum {
     CNN__MOST_STAGES = 4,
     CNN__MOST_LINEAR = 6,
     CNN__HEAD_ROWS = 4,
+    CNN__FUSED_BLOCK = 512,   /* threads of these kernels */
     CNN__FUSED_BYTES = 65536, /* shared memory that every device since compute capability 7.5 has */
-    CNN__TILE = 32,           /* a block's tile of a linear layer's gradient */
-    CNN__TILE_GROUPS = 4,     /* of threads, each with a share of the batch */
-    CNN__TILE_SAMPLES = 8     /* a group's samples at a time */
+    CNN__TILE_ROWS = 16,      /* a block's tile of a linear layer's gradient */
+    CNN__TILE_COLUMNS = 32,
+    CNN__TILE_SUMS = CNN__TILE_ROWS * CNN__TILE_COLUMNS + CNN__TILE_ROWS /* and of its biases' */
 };
 
-/* A convolution of stride 1 on a padded image in shared memory, as its threads share it out. Rows have an odd
-   pitch, so that the lanes of a warp, on different rows, meet different banks. */
+/* A convolution of stride 1 on a padded image in shared memory, as its threads share it out: a thread has 2 x
+   2 outputs of `rows` channels, or with its neighbours `split` shares of the input channels of such a tile.
+   */
 typedef struct cnn__tiled {
     int c, o, oh, ow, kh, kw;
-    int pitch, plane;    /* of the image, in floats */
-    int width;           /* outputs of a thread along a row: 4 or 2 */
-    int rows, row_pitch; /* output channels of a thread: 4 or 3; floats of a kernel element's weights */
-    cnn__div by_tiles;   /* groups of so many channels */
+    int pitch, plane;        /* of the image, in floats; even */
+    int begin, end;          /* rows of the image that are no padding */
+    int shift;               /* tiles begin so many columns before the outputs */
+    int rows, tiles;         /* output channels of a thread: 4 or 3; groups of so many */
+    int weights;             /* floats: [c][tile][a][b][4] */
+    int split, log, items;   /* 1, 2 or 4; its logarithm; tiles times that */
+    cnn__div by_map, by_row; /* tiles of a group of channels and of a row */
 } cnn__tiled;
 
 typedef struct cnn__stage {
@@ -13050,31 +13209,45 @@ typedef struct cnn__stage {
     int h, w, pt, pl;           /* of the input */
     int activation, max;        /* max: the pool is of that kind, else it averages */
     int pool_h, pool_w, ph, pw; /* window, 1x1 without a pool, and result */
+    int direct;                 /* a tile is a pool's window, or there is no pool */
     int top, left;              /* of the image of dy: zeros before it */
-    int dz_pitch, dz_plane;
-    int taps, split;     /* dw: kernel elements of a thread, 5, 3 or 1; slices of the rows */
-    int weights, biases; /* offsets in the parameters; biases -1: none */
-    int in_at, w_at;     /* forward's shared memory, in floats */
+    /* dw: kernel elements of a thread, 5, 3 or 1; groups of so many, the last the biases'; slices of 4 rows
+       */
+    int taps, elements, slices;
+    int weights, biases;         /* offsets in the parameters; biases -1: none */
+    int in_at, w_at, scratch_at; /* shared memory, in floats: forward's, and backward's of dw */
     cnn__div by_steps, by_kernel, by_pooled, by_pw, by_input, by_w; /* c*kh*kw, kh*kw, ph*pw, pw, h*w, w */
-    float *act, *pooled; /* results of all images, in device memory; act within whole windows alone */
+    cnn__div by_slice, by_elements;                                 /* elements*tiles, elements */
+    cnn__div by_taps, by_columns;                                   /* groups of a kernel and of its row */
+    int pooled_pitch;
+    int turned_from, pixels_from, windows_from; /* in `packed` and in `places` */
+    /* Of all images, in device memory: what a convolution's result has of the gradient of the pool's, window
+       by window; and the pool's results. */
+    float *slopes, *pooled;
 } cnn__stage;
 
 typedef struct cnn__head_layer {
     int in, out, activation, weights, biases;
-    float *x, *dy; /* rows of all images */
+    int wide, groups;        /* rows of weights are aligned to 16 bytes; shares of the outputs in dx */
+    int in_pitch, out_pitch; /* multiples of 4 */
+    float *x, *dy;           /* rows of all images */
     int tiles_in, first_tile;
 } cnn__head_layer;
 
 typedef struct cnn__fused {
     int stages, layers, features, classes, conv_parameters, tiles;
     int c, h, w;
-    int y_at, in_end;                                     /* forward's shared memory, in floats */
-    int dz_at, image_at, scratch_at;                      /* backward's */
-    int x_at[CNN__MOST_LINEAR + 1], d_at, e_at, group_at; /* the head's, in float4 */
+    int y_at, in_end;                               /* forward's shared memory, in floats */
+    int dz_at, image_at, ones_at, ones, turned_at;  /* backward's */
+    int x_at[CNN__MOST_LINEAR + 1], d_at, group_at; /* the head's, in float4 */
     int forward_bytes, head_bytes, backward_bytes;
     cnn__stage stage[CNN__MOST_STAGES];
     cnn__head_layer layer[CNN__MOST_LINEAR];
     float *d_features, *logits, *part;
+    int *source;   /* which example an image of the batch is */
+    float *packed; /* the convolutions' parameters as shared memory holds them: forward's, then those of dx */
+    int *places;   /* where elements of inputs and windows of results lie in their images */
+    int packed_count, places_count;
 } cnn__fused;
 
 /* What a step updates: parameters, by the rule, or the gradients alone where `step` is 0. */
@@ -13085,84 +13258,76 @@ typedef struct cnn__update {
     float *parameters, *gradients, *velocity;
 } cnn__update;
 
-static __device__ __forceinline__ void cnn__gpu_apply(const cnn__update &u, int i, float g) {
-    if (u.step)
-        u.parameters[i] =
-            cnn__gpu_sgd(u.rule.sgd, cnn__gpu_rate(u.rule, u.tally->now), u.parameters[i], g, u.velocity + i);
-    else
-        u.gradients[i] = g;
+/* Returns, of a step, the parameter's new value. */
+static __device__ __forceinline__ float cnn__gpu_apply(const cnn__update &u, int i, float g) {
+    if (!u.step)
+        return u.gradients[i] = g;
+    return u.parameters[i] = cnn__gpu_sgd(u.rule.sgd, cnn__gpu_rate(u.rule, u.tally->now), u.parameters[i], g,
+                                          u.velocity + i);
 }
 
-/* put(o, i, j, value) for all outputs: TO channels by TX outputs of a row in a thread's registers. KW: the
-   kernel's columns, or 1 to take any number one by one. Neighbouring lanes have the same outputs of different
-   channels: they read the same inputs. w: [c][a][b][tile of TO channels], 4 floats a tile. */
-template <int TO, int TX, int KW, class F>
-static __device__ __forceinline__ void cnn__gpu_tiled(const cnn__tiled &v, const float *in, const float *w,
-                                                      const F &put) {
-    const int tiles_o = (v.o + TO - 1) / TO, tiles_x = (v.ow + TX - 1) / TX, steps = KW == 1 ? v.kw : 1;
-    for (int item = (int)threadIdx.x; item < tiles_o * tiles_x * v.oh; item += CNN__BLOCK) {
-        const int tile = item % tiles_o, x0 = item / tiles_o % tiles_x * TX, y = item / (tiles_o * tiles_x);
-        const float *wk = w + tile * 4;
-        float sum[TO][TX];
-        CNN__GPU_UNROLL
-        for (int i = 0; i < TO; i++) {
-            CNN__GPU_UNROLL
-            for (int j = 0; j < TX; j++)
-                sum[i][j] = 0;
-        }
-        for (int c = 0; c < v.c; c++)
-            for (int a = 0; a < v.kh; a++) {
-                const float *row = in + c * v.plane + (y + a) * v.pitch + x0;
-                for (int step = 0; step < steps; step++, wk += KW * v.row_pitch) {
-                    float x[TX + KW - 1];
-                    CNN__GPU_UNROLL
-                    for (int j = 0; j < TX + KW - 1; j++)
-                        x[j] = row[step + j];
-                    CNN__GPU_UNROLL
-                    for (int b = 0; b < KW; b++) {
-                        const float4 q = *(const float4 *)(wk + b * v.row_pitch);
-                        const float k[4] = {q.x, q.y, q.z, q.w};
-                        CNN__GPU_UNROLL
-                        for (int i = 0; i < TO; i++) {
-                            CNN__GPU_UNROLL
-                            for (int j = 0; j < TX; j++)
-                                sum[i][j] = fmaf(k[i], x[b + j], sum[i][j]);
-                        }
-                    }
-                }
-            }
-        CNN__GPU_UNROLL
-        for (int i = 0; i < TO; i++) {
-            CNN__GPU_UNROLL
-            for (int j = 0; j < TX; j++)
-                if (tile * TO + i < v.o && x0 + j < v.ow)
-                    put(tile * TO + i, y, x0 + j, sum[i][j]);
-        }
+/* The error of a sigmoid above 1e-11 is below 2e-6 of it. */
+static __device__ __forceinline__ float cnn__gpu_quick_activation(int kind, float x) {
+    return kind == CNN_SIGMOID ? __fdividef(1.0f, 1.0f + __expf(-x)) : cnn__gpu_activation_call(kind, x);
+}
+
+static __device__ __forceinline__ float cnn__gpu_quick_slope(int kind, float y) {
+    return kind == CNN_SIGMOID ? y * (1.0f - y) : cnn__gpu_slope(kind, y);
+}
+
+static __device__ __forceinline__ float cnn__gpu_part(const float4 &v, int i) {
+    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
+/* sum += w * (2 x 2 inputs), for TO channels. */
+template <int TO>
+static __device__ __forceinline__ void cnn__gpu_tile_fma(float (&sum)[TO][4], const float *w, float x0,
+                                                         float x1, float x2, float x3) {
+    const float4 k = *(const float4 *)w;
+    CNN__GPU_UNROLL
+    for (int i = 0; i < TO; i++) {
+        const float v = cnn__gpu_part(k, i);
+        sum[i][0] = fmaf(v, x0, sum[i][0]);
+        sum[i][1] = fmaf(v, x1, sum[i][1]);
+        sum[i][2] = fmaf(v, x2, sum[i][2]);
+        sum[i][3] = fmaf(v, x3, sum[i][3]);
     }
 }
 
-template <int TO, int TX, class F>
-static __device__ __forceinline__ void cnn__gpu_tiled_columns(const cnn__tiled &v, const float *in,
-                                                              const float *w, const F &put) {
-    if (v.kw == 5)
-        cnn__gpu_tiled<TO, TX, 5>(v, in, w, put);
-    else if (v.kw == 3)
-        cnn__gpu_tiled<TO, TX, 3>(v, in, w, put);
-    else
-        cnn__gpu_tiled<TO, TX, 1>(v, in, w, put);
-}
-
-template <class F>
-static __device__ void cnn__gpu_tiled_conv(const cnn__tiled &v, const float *in, const float *w,
-                                           const F &put) {
-    if (v.rows == 4 && v.width == 4)
-        cnn__gpu_tiled_columns<4, 4>(v, in, w, put);
-    else if (v.rows == 4)
-        cnn__gpu_tiled_columns<4, 2>(v, in, w, put);
-    else if (v.width == 4)
-        cnn__gpu_tiled_columns<3, 4>(v, in, w, put);
-    else
-        cnn__gpu_tiled_columns<3, 2>(v, in, w, put);
+/* The sums of a tile whose first row is y, over every split-th input channel; in: at its corner. K: the
+   kernel's rows and columns, or 0 for any. SKIP: leaves out rows of it that meet padding alone. */
+template <int TO, int K, int SKIP>
+static __device__ __forceinline__ void cnn__gpu_tile(const cnn__tiled &v, const float *in, const float *w,
+                                                     int y, int share, float (&sum)[TO][4]) {
+    const int begin = v.begin - 1 - y, end = v.end - y, kh = K ? K : v.kh, kw = K ? K : v.kw;
+    for (int c = share; c < v.c; c += v.split) {
+        const float *row = in + c * v.plane, *k = w + c * v.tiles * kh * kw * 4;
+        float x[2][K + 1];
+        CNN__GPU_UNROLL
+        for (int j = 0; K && j < K + 1; j += 2) {
+            const float2 pair = *(const float2 *)(row + j);
+            x[0][j] = pair.x;
+            x[0][j + !!K] = pair.y;
+        }
+        CNN__GPU_UNROLL
+        for (int a = 0; a < K; a++) {
+            CNN__GPU_UNROLL
+            for (int j = 0; j < K + 1; j += 2) {
+                const float2 pair = *(const float2 *)(row + (a + 1) * v.pitch + j);
+                x[(a + 1) % 2][j] = pair.x;
+                x[(a + 1) % 2][j + !!K] = pair.y;
+            }
+            if (SKIP && (a < begin || a >= end))
+                continue;
+            CNN__GPU_UNROLL
+            for (int b = 0; b < K; b++)
+                cnn__gpu_tile_fma<TO>(sum, k + (a * K + b) * 4, x[a % 2][b], x[a % 2][b + 1],
+                                      x[(a + 1) % 2][b], x[(a + 1) % 2][b + 1]);
+        }
+        for (int a = 0; !K && a < kh; a++, row += v.pitch)
+            for (int b = 0; b < kw; b++, k += 4)
+                cnn__gpu_tile_fma<TO>(sum, k, row[b], row[b + 1], row[v.pitch + b], row[v.pitch + b + 1]);
+    }
 }
 
 /* Channel, row and column of an element; division by a variable would take longer than what is done with it.
@@ -13179,97 +13344,319 @@ static __device__ __forceinline__ cnn__element cnn__gpu_element(int at, const cn
     return e;
 }
 
-/* Where a tile of weights has channel o: 4 floats for each `rows` channels. */
-static __device__ __forceinline__ int cnn__gpu_in_tile(const cnn__tiled &v, int o) {
-    return v.rows == 4 ? o : o / 3 * 4 + o % 3;
-}
-
-/* An example's pixels into the image of the first stage, whose padding is zero already. */
-static __device__ void cnn__gpu_load_image(const cnn__fused &f, const cnn__resident &data, size_t from,
-                                           float *image) {
-    const cnn__stage &s = f.stage[0];
-    for (int i = (int)threadIdx.x; i < f.c * f.h * f.w; i += CNN__BLOCK) {
-        const cnn__element e = cnn__gpu_element(i, s.by_input, s.by_w);
-        const size_t at = from * (size_t)data.features + (size_t)i;
-        image[e.c * s.y.plane + (e.i + s.pt) * s.y.pitch + e.j + s.pl] =
-            data.bytes ? (float)data.bytes[at] / 255.0f : data.floats[at];
+/* put(channel, row, column, 2 x 2 values) for all tiles; of those that threads share, each puts some
+   channels. w: [c][tile][a][b], 4 floats each. */
+template <int TO, int K, class F>
+static __device__ __forceinline__ void cnn__gpu_tiled(const cnn__tiled &v, const float *in, const float *w,
+                                                      const F &put) {
+    const int t = cnn__gpu_thread(), share = t & (v.split - 1);
+    for (int item = t; item - t % 32 < v.items; item += CNN__FUSED_BLOCK) {
+        const int tile = (item < v.items ? item : v.items - 1) >> v.log;
+        const cnn__element e = cnn__gpu_element(tile, v.by_map, v.by_row);
+        float sum[TO][4];
+        CNN__GPU_UNROLL
+        for (int i = 0; i < TO; i++)
+            sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = 0;
+        cnn__gpu_tile<TO, K, F::SKIP>(v, in + 2 * (e.i * v.pitch + e.j), w + e.c * v.kh * v.kw * 4, 2 * e.i,
+                                      share, sum);
+        for (int other = 1; other < v.split; other *= 2) {
+            CNN__GPU_UNROLL
+            for (int i = 0; i < TO * 4; i++)
+                sum[i / 4][i % 4] += __shfl_xor_sync(0xffffffffu, sum[i / 4][i % 4], other);
+        }
+        for (int i = share; i < TO && item < v.items; i += v.split) {
+            float4 value = make_float4(sum[0][0], sum[0][1], sum[0][2], sum[0][3]);
+            CNN__GPU_UNROLL
+            for (int k = 1; k < TO; k++)
+                if (i == k)
+                    value = make_float4(sum[k][0], sum[k][1], sum[k][2], sum[k][3]);
+            if (e.c * TO + i < v.o)
+                put(e.c * TO + i, 2 * e.i, 2 * e.j, value);
+        }
     }
 }
 
-/* Which example is the batch's i-th. */
-static __device__ __forceinline__ size_t cnn__gpu_example(const cnn__tally *tally, const int *index, int i) {
-    const size_t row = (size_t)(tally ? tally->at : 0) + (size_t)i;
-    return index ? (size_t)index[row] : row;
+template <int TO, class F>
+static __device__ __forceinline__ void cnn__gpu_tiled_kernel(const cnn__tiled &v, const float *in,
+                                                             const float *w, const F &put) {
+    if (v.kw == 5 && v.kh == 5)
+        cnn__gpu_tiled<TO, 5>(v, in, w, put);
+    else if (v.kw == 3 && v.kh == 3)
+        cnn__gpu_tiled<TO, 3>(v, in, w, put);
+    else
+        cnn__gpu_tiled<TO, 0>(v, in, w, put);
 }
 
+template <class F>
+static __device__ void cnn__gpu_tiled_conv(const cnn__tiled &v, const float *in, const float *w,
+                                           const F &put) {
+    if (v.rows == 4)
+        cnn__gpu_tiled_kernel<4>(v, in, w, put);
+    else
+        cnn__gpu_tiled_kernel<3>(v, in, w, put);
+}
+
+/* Where a tile's outputs go: dx, by itself. */
 struct cnn__put_plane {
-    int oh, ow;
+    enum { SKIP = 1 };
+    int oh, ow, shift;
     float *to;
-    __device__ __forceinline__ void operator()(int o, int i, int j, float value) const {
-        to[(o * oh + i) * ow + j] = value;
+    __device__ __forceinline__ void operator()(int o, int i, int j, const float4 &v) const {
+        CNN__GPU_UNROLL
+        for (int k = 0; k < 4; k++) {
+            const int row = i + k / 2, column = j + k % 2 - shift;
+            if (row < oh && column >= 0 && column < ow)
+                to[(o * oh + row) * ow + column] = cnn__gpu_part(v, k);
+        }
     }
 };
 
-/* The stages of one image. training: keeps what the backward pass reads. labels and tally may be NULL. */
-static __global__ void __launch_bounds__(CNN__BLOCK, 2)
-    cnn__gpu_stages(cnn__fused f, const float *parameters, cnn__resident data, const int *index,
-                    cnn__tally *tally, int *labels, int training) {
-    CNN__SHARED(float, shared);
-    const int t = (int)threadIdx.x, image = (int)blockIdx.x;
-    const size_t from = cnn__gpu_example(tally, index, image);
-    if (t == 0 && labels)
-        labels[image] = data.labels[from];
-    if (t == 0 && image == 0 && tally)
-        tally->now = tally->step;
-    for (int i = t; i < f.in_end; i += CNN__BLOCK)
-        shared[i] = 0;
-    for (int k = 0; k < f.stages; k++) {
-        const cnn__stage &s = f.stage[k];
-        const int steps = s.y.c * s.y.kh * s.y.kw;
-        for (int i = t; i < s.y.o * steps; i += CNN__BLOCK) {
-            const int o = (int)cnn__quotient((unsigned)i, s.by_steps);
-            shared[s.w_at + (i - o * steps) * s.y.row_pitch + cnn__gpu_in_tile(s.y, o)] =
-                parameters[s.weights + i];
+/* Where results of a stage go: `slopes` and `pooled`, NULL if nothing reads them, and the image of the next
+   stage, NULL behind the last. */
+typedef struct cnn__stage_results {
+    float *slopes, *pooled, *next;
+    int pitch, plane; /* of the next stage's image */
+} cnn__stage_results;
+
+static __device__ __forceinline__ void cnn__gpu_put_pooled(const cnn__stage_results &to, int ph, int pw,
+                                                           int o, int i, int j, float value) {
+    if (to.next)
+        to.next[o * to.plane + i * to.pitch + j] = value;
+    if (to.pooled)
+        to.pooled[(o * ph + i) * pw + j] = value;
+}
+
+/* Results by way of the activation and a pool of 2x2, if there is one; those of another pool into y. */
+struct cnn__put_stage {
+    enum { SKIP = 0 };
+    int direct, pool, max, activation, oh, ow, ph, pw;
+    const float *bias;
+    float *y;
+    cnn__stage_results to;
+    __device__ __forceinline__ void operator()(int o, int i, int j, const float4 &v) const {
+        if (!direct) {
+            const cnn__put_plane plane = {oh, ow, 0, y};
+            plane(o, i, j, v);
+            return;
+        }
+        const float b = bias ? bias[o] : 0.0f;
+        float r[4], slope[4];
+        CNN__GPU_UNROLL
+        for (int k = 0; k < 4; k++)
+            r[k] = cnn__gpu_quick_activation(activation, cnn__gpu_part(v, k) + b);
+        CNN__GPU_UNROLL
+        for (int k = 0; k < 4 && to.slopes; k++)
+            slope[k] = cnn__gpu_quick_slope(activation, r[k]);
+        if (pool) {
+            const int at = (o * ph + i / 2) * pw + j / 2;
+            int best = 0;
+            float most = r[0];
+            CNN__GPU_UNROLL
+            for (int k = 1; k < 4; k++)
+                if (r[k] > most || r[k] != r[k]) {
+                    best = k;
+                    most = r[k];
+                }
+            CNN__GPU_UNROLL
+            for (int k = 0; k < 4 && to.slopes; k++)
+                slope[k] *= !max ? 0.25f : k == best ? 1.0f : 0.0f;
+            if (to.slopes)
+                *(float4 *)(to.slopes + 4 * at) = make_float4(slope[0], slope[1], slope[2], slope[3]);
+            cnn__gpu_put_pooled(to, ph, pw, o, i / 2, j / 2, max ? most : (r[0] + r[1] + (r[2] + r[3])) / 4);
+            return;
+        }
+        CNN__GPU_UNROLL
+        for (int k = 0; k < 4; k++) {
+            const int row = i + k / 2, column = j + k % 2;
+            if (row >= oh || column >= ow)
+                continue;
+            if (to.slopes)
+                to.slopes[(o * oh + row) * ow + column] = slope[k];
+            cnn__gpu_put_pooled(to, oh, ow, o, row, column, r[k]);
         }
     }
-    __syncthreads();
-    cnn__gpu_load_image(f, data, from, shared + f.stage[0].in_at);
-    __syncthreads();
-    float *y = shared + f.y_at;
-    for (int k = 0; k < f.stages; k++) {
-        const cnn__stage &s = f.stage[k];
-        const int outputs = s.y.o * s.y.oh * s.y.ow, pooled = s.y.o * s.ph * s.pw, last = k == f.stages - 1;
-        const cnn__put_plane put = {s.y.oh, s.y.ow, y};
-        cnn__gpu_tiled_conv(s.y, shared + s.in_at, shared + s.w_at, put);
-        __syncthreads();
-        for (int i = t; i < pooled; i += CNN__BLOCK) {
-            const cnn__element e = cnn__gpu_element(i, s.by_pooled, s.by_pw);
-            const int at = (e.c * s.y.oh + e.i * s.pool_h) * s.y.ow + e.j * s.pool_w;
-            const float bias = s.biases < 0 ? 0.0f : parameters[s.biases + e.c];
-            float value = s.max ? -INFINITY : 0.0f;
-            for (int a = 0; a < s.pool_h; a++)
-                for (int b = 0; b < s.pool_w; b++) {
-                    const float v = cnn__gpu_activation(s.activation, y[at + a * s.y.ow + b] + bias);
-                    value = !s.max ? value + v : v > value || v != v ? v : value;
-                    if (training)
-                        s.act[(size_t)image * (size_t)outputs + (size_t)(at + a * s.y.ow + b)] = v;
-                }
-            if (!s.max)
-                value /= (float)(s.pool_h * s.pool_w);
-            if (!last) {
-                const cnn__stage &next = f.stage[k + 1];
-                shared[next.in_at + e.c * next.y.plane + (e.i + next.pt) * next.y.pitch + e.j + next.pl] =
-                    value;
-            }
-            if (training || last)
-                s.pooled[(size_t)image * (size_t)pooled + (size_t)i] = value;
+};
+
+/* Pools of any window, from y, which then holds the activations. */
+static __device__ void cnn__gpu_stage_pool(const cnn__stage &s, float *y, const float *bias,
+                                           const cnn__stage_results &to) {
+    const int area = s.pool_h * s.pool_w;
+    for (int i = cnn__gpu_thread(); i < s.y.o * s.ph * s.pw; i += CNN__FUSED_BLOCK) {
+        const cnn__element e = cnn__gpu_element(i, s.by_pooled, s.by_pw);
+        const float b = bias ? bias[e.c] : 0.0f;
+        float *window = y + (e.c * s.y.oh + e.i * s.pool_h) * s.y.ow + e.j * s.pool_w;
+        float value = s.max ? -INFINITY : 0.0f;
+        int best = 0;
+        for (int k = 0; k < area; k++) {
+            float *at = window + k / s.pool_w * s.y.ow + k % s.pool_w;
+            const float v = *at = cnn__gpu_quick_activation(s.activation, *at + b);
+            best = v > value || v != v ? k : best;
+            value = !s.max ? value + v : v > value || v != v ? v : value;
         }
-        __syncthreads();
+        for (int k = 0; to.slopes && k < area; k++) {
+            const float v = window[k / s.pool_w * s.y.ow + k % s.pool_w];
+            to.slopes[i * area + k] = cnn__gpu_quick_slope(s.activation, v) * (!s.max ? 1.0f / (float)area
+                                                                               : k == best ? 1.0f
+                                                                                           : 0.0f);
+        }
+        cnn__gpu_put_pooled(to, s.ph, s.pw, e.c, e.i, e.j, s.max ? value : value / (float)area);
     }
 }
 
-static __device__ __forceinline__ float cnn__gpu_part(const float4 &v, int i) {
-    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+/* Floats, or bytes that are 255 times them: the quotient, rounded as by division. */
+struct cnn__f_values {
+    const unsigned char *bytes; /* either these */
+    const float *floats;        /* or these */
+    __device__ __forceinline__ float operator()(int i) const {
+        if (!bytes)
+            return floats[i];
+        const float value = (float)bytes[i], q = value * (1.0f / 255.0f);
+        return fmaf(fmaf(-q, 255.0f, value), 1.0f / 255.0f, q);
+    }
+};
+
+/* to[places[i]] = from(i) for i < n: several loads, then their stores, so that one waits for all. */
+static __device__ __forceinline__ void cnn__gpu_scatter(const cnn__f_values &from, int n, const int *places,
+                                                        float *to) {
+    enum { TURNS = 2 };
+    for (int first = cnn__gpu_thread(); first < n; first += TURNS * CNN__FUSED_BLOCK) {
+        float v[TURNS];
+        int place[TURNS];
+        CNN__GPU_UNROLL
+        for (int k = 0; k < TURNS; k++) {
+            const int i = first + k * CNN__FUSED_BLOCK;
+            v[k] = i < n ? from(i) : 0.0f;
+            place[k] = i < n ? places[i] : 0;
+        }
+        CNN__GPU_UNROLL
+        for (int k = 0; k < TURNS; k++)
+            if (first + k * CNN__FUSED_BLOCK < n)
+                to[place[k]] = v[k];
+    }
+}
+
+/* n floats, a multiple of 4, aligned to 16 bytes. */
+static __device__ __forceinline__ void cnn__gpu_copy4(const float *from, int n, float *to) {
+    enum { TURNS = 2 };
+    for (int first = cnn__gpu_thread() * 4; first < n; first += TURNS * CNN__FUSED_BLOCK * 4) {
+        float4 v[TURNS];
+        CNN__GPU_UNROLL
+        for (int k = 0; k < TURNS; k++) {
+            const int i = first + k * CNN__FUSED_BLOCK * 4;
+            v[k] = *(const float4 *)(from + (i < n ? i : first));
+        }
+        CNN__GPU_UNROLL
+        for (int k = 0; k < TURNS; k++)
+            if (first + k * CNN__FUSED_BLOCK * 4 < n)
+                *(float4 *)(to + first + k * CNN__FUSED_BLOCK * 4) = v[k];
+    }
+}
+
+/* Of a tile's weights, [c][tile][a*kw + b], channel o's. */
+static __device__ __forceinline__ int cnn__gpu_in_tiles(const cnn__tiled &v, int c, int o, int ab) {
+    const int tile = v.rows == 4 ? o / 4 : o / 3;
+    return ((c * v.tiles + tile) * v.kh * v.kw + ab) * 4 + o - tile * v.rows;
+}
+
+/* Puts parameter i of the convolutions into its places among the packed. */
+static __device__ __forceinline__ void cnn__gpu_pack(const cnn__fused &f, int i, float value) {
+    int k = f.stages - 1;
+    while (i < f.stage[k].weights)
+        k--;
+    const cnn__stage &s = f.stage[k];
+    float *forward = f.packed + s.w_at - f.in_end;
+    if (s.biases >= 0 && i >= s.biases) {
+        forward[s.y.weights + i - s.biases] = value;
+        return;
+    }
+    const cnn__element e = cnn__gpu_element(i - s.weights, s.by_steps, s.by_kernel); /* o, c, a*kw + b */
+    forward[cnn__gpu_in_tiles(s.y, e.i, e.c, e.j)] = value;
+    if (k)
+        f.packed[s.turned_from + cnn__gpu_in_tiles(s.dx, e.c, e.i, (int)s.by_kernel.d - 1 - e.j)] = value;
+}
+
+/* Packs all parameters, and works out the places. */
+struct cnn__f_pack {
+    cnn__fused f;
+    const float *parameters;
+    __device__ void operator()(size_t i) const {
+        if (i < (size_t)f.conv_parameters) {
+            cnn__gpu_pack(f, (int)i, parameters[i]);
+            return;
+        }
+        const int at = (int)(i - (size_t)f.conv_parameters);
+        int k = f.stages - 1;
+        while (at < f.stage[k].pixels_from)
+            k--;
+        const cnn__stage &s = f.stage[k];
+        const int window = at >= s.windows_from;
+        const cnn__element e = window ? cnn__gpu_element(at - s.windows_from, s.by_pooled, s.by_pw)
+                                      : cnn__gpu_element(at - s.pixels_from, s.by_input, s.by_w);
+        f.places[at] =
+            window ? e.c * s.dx.plane + (e.i * s.pool_h + s.top) * s.dx.pitch + e.j * s.pool_w + s.left
+                   : e.c * s.y.plane + (e.i + s.pt) * s.y.pitch + e.j + s.pl;
+    }
+};
+
+static __device__ __forceinline__ cnn__f_values cnn__gpu_example_values(const cnn__resident &data,
+                                                                        size_t from) {
+    const size_t at = from * (size_t)data.features;
+    const cnn__f_values v = {data.bytes ? data.bytes + at : NULL, data.bytes ? NULL : data.floats + at};
+    return v;
+}
+
+/* n, a multiple of 4, floats. */
+static __device__ __forceinline__ void cnn__gpu_clear(float *p, int n) {
+    for (int i = cnn__gpu_thread() * 4; i < n; i += CNN__FUSED_BLOCK * 4)
+        *(float4 *)(p + i) = make_float4(0, 0, 0, 0);
+}
+
+/* The stages of one image. training: keeps what the backward pass reads. labels and tally may be NULL. */
+static __global__ void __launch_bounds__(CNN__FUSED_BLOCK, 2)
+    cnn__gpu_stages(cnn__fused f, cnn__resident data, const int *index, cnn__tally *tally, int *labels,
+                    int training) {
+    CNN__SHARED(float, base);
+    float *const shared = cnn__gpu_keep(base);
+    const int t = (int)threadIdx.x, image = (int)blockIdx.x;
+    cnn__gpu_clear(shared, f.in_end);
+    cnn__gpu_wait_for_last();
+    const size_t row = (size_t)(tally ? tally->at : 0) + (size_t)image;
+    cnn__gpu_copy4(f.packed, f.y_at - f.in_end, shared + f.in_end);
+    const size_t from = index ? (size_t)index[row] : row; /* here, where `row` has arrived */
+    __syncthreads();
+    cnn__gpu_scatter(cnn__gpu_example_values(data, from), f.c * f.h * f.w, f.places + f.stage[0].pixels_from,
+                     shared + f.stage[0].in_at);
+    if (t == 0 && labels)
+        labels[image] = data.labels[from];
+    if (t == 0 && training)
+        f.source[image] = (int)from;
+    if (t == 0 && image == 0 && tally)
+        tally->now = tally->step;
+    __syncthreads();
+    for (int k = 0; k < f.stages; k++) {
+        const cnn__stage &s = f.stage[k];
+        const int outputs = s.y.o * s.ph * s.pw * s.pool_h * s.pool_w, last = k == f.stages - 1;
+        const float *w = shared + s.w_at, *bias = s.biases < 0 ? NULL : w + s.y.weights;
+        cnn__stage_results to = {NULL, NULL, NULL, 0, 0};
+        if (training)
+            to.slopes = s.slopes + (size_t)image * (size_t)outputs;
+        if (training || last)
+            to.pooled = s.pooled + (size_t)image * (size_t)s.pooled_pitch;
+        if (!last) {
+            const cnn__stage &next = f.stage[k + 1];
+            to.pitch = next.y.pitch;
+            to.plane = next.y.plane;
+            to.next = shared + next.in_at + next.pt * to.pitch + next.pl;
+        }
+        const cnn__put_stage put = {s.direct, s.pool_h > 1, s.max, s.activation,    s.y.oh, s.y.ow,
+                                    s.ph,     s.pw,         bias,  shared + f.y_at, to};
+        cnn__gpu_tiled_conv(s.y, shared + s.in_at, w, put);
+        __syncthreads();
+        if (!s.direct) {
+            cnn__gpu_stage_pool(s, shared + f.y_at, bias, to);
+            __syncthreads();
+        }
+    }
 }
 
 static __device__ __forceinline__ float4 cnn__gpu_fma4(float w, const float4 &x, float4 sum) {
@@ -13297,99 +13684,168 @@ static __device__ __forceinline__ float cnn__gpu_warp_max(float v) { /* NaN wher
     return v;
 }
 
-/* y = activation(w*x + bias) for four samples, [in] and [out] float4: a warp takes four outputs at a time,
-   its lanes the inputs. */
-static __device__ void cnn__gpu_head_forward(const cnn__head_layer &l, const float *parameters,
-                                             const float4 *x, float4 *y) {
-    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
-    for (int o = warp * 4; o < l.out; o += CNN__BLOCK / 32 * 4) {
-        const float *w = parameters + l.weights + (size_t)o * (size_t)l.in;
-        const int count = l.out - o < 4 ? l.out - o : 4;
-        float4 sum[4];
-        CNN__GPU_UNROLL
-        for (int j = 0; j < 4; j++)
-            sum[j] = make_float4(0, 0, 0, 0);
-        for (int i = lane; i < l.in; i += 32) {
-            const float4 v = x[i];
-            CNN__GPU_UNROLL
-            for (int j = 0; j < 4; j++)
-                sum[j] = cnn__gpu_fma4(j < count ? w[j * l.in + i] : 0.0f, v, sum[j]);
-        }
-        CNN__GPU_UNROLL
-        for (int j = 0; j < 4; j++) {
-            float4 s = sum[j];
-            s.x = cnn__gpu_warp_sum(s.x);
-            s.y = cnn__gpu_warp_sum(s.y);
-            s.z = cnn__gpu_warp_sum(s.z);
-            s.w = cnn__gpu_warp_sum(s.w);
-            if (lane != j || j >= count)
-                continue;
-            const float b = l.biases < 0 ? 0.0f : parameters[l.biases + o + j];
-            y[o + j] = make_float4(
-                cnn__gpu_activation(l.activation, s.x + b), cnn__gpu_activation(l.activation, s.y + b),
-                cnn__gpu_activation(l.activation, s.z + b), cnn__gpu_activation(l.activation, s.w + b));
-        }
+/* Half of the lanes keep the first half of v's COUNT sums, the others the second, each adding what its
+   partner has of them. */
+template <int COUNT, int SIZE>
+static __device__ __forceinline__ void cnn__gpu_halve(float (&v)[SIZE], int partner) {
+    const int upper = (int)threadIdx.x & partner;
+    CNN__GPU_UNROLL
+    for (int i = 0; i < COUNT / 2; i++) {
+        const float low = v[i], high = v[i + COUNT / 2];
+        v[i] = (upper ? high : low) + __shfl_xor_sync(0xffffffffu, upper ? low : high, partner);
     }
 }
 
-/* dx = dy*w, a lane an input; where there are more threads than inputs, groups of them share the outputs. */
-static __device__ void cnn__gpu_head_backward(const cnn__head_layer &l, const float *parameters,
-                                              const float4 *dy, float4 *group_sums, float4 *dx) {
-    const int t = (int)threadIdx.x, lanes = (l.in + 31) / 32 * 32;
-    const int groups = lanes < CNN__BLOCK ? CNN__BLOCK / lanes : 1, group = groups > 1 ? t / lanes : 0;
-    const int first = l.out * group / groups, end = l.out * (group + 1) / groups;
-    for (int i = groups > 1 ? t % lanes : t; i < l.in && group<groups; i += groups> 1 ? lanes : CNN__BLOCK) {
-        const float *w = parameters + l.weights + i;
-        float4 sum = make_float4(0, 0, 0, 0);
-        for (int o = first; o < end; o++)
-            sum = cnn__gpu_fma4(w[(size_t)o * (size_t)l.in], dy[o], sum);
-        (groups > 1 ? group_sums : dx)[group * lanes + i] = sum;
+/* Four of `left` weights, those beyond them 0. WIDE: there are four, aligned. */
+template <int WIDE> static __device__ __forceinline__ float4 cnn__gpu_weights(const float *w, int left) {
+    if (WIDE)
+        return *(const float4 *)w;
+    return make_float4(w[0], left > 1 ? w[1] : 0.0f, left > 2 ? w[2] : 0.0f, left > 3 ? w[3] : 0.0f);
+}
+
+/* The head's inputs lie as [i%4][i/4], so that lanes with four neighbouring inputs each meet different banks;
+   up to a multiple of 4 there are zeros. */
+static __device__ __forceinline__ int cnn__gpu_quarter(int width) {
+    return (width + 3) / 4;
+}
+
+static __device__ __forceinline__ int cnn__gpu_place(int i, int width) {
+    return i % 4 * cnn__gpu_quarter(width) + i / 4;
+}
+
+/* y = activation(w*x + bias) for four samples, x and y as cnn__gpu_place says: a warp takes eight outputs at
+   a time, its lanes four inputs each. */
+template <int WIDE>
+static __device__ __forceinline__ void
+cnn__gpu_head_forward(const cnn__head_layer &l, const float *parameters, const float4 *x, float4 *y) {
+    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, quarter = cnn__gpu_quarter(l.in);
+    for (int o = warp * 8; o < l.out; o += CNN__FUSED_BLOCK / 32 * 8) {
+        const int own = o + lane / 4; /* the output whose sum this lane ends up with, of sample lane%4 */
+        const float bias = l.biases < 0 || own >= l.out ? 0.0f : parameters[l.biases + own];
+        float sum[32];
+        CNN__GPU_UNROLL
+        for (int j = 0; j < 32; j++)
+            sum[j] = 0;
+        for (int i = lane; i < quarter; i += 32) {
+            float4 w[8];
+            CNN__GPU_UNROLL
+            for (int j = 0; j < 8; j++) {
+                const int row = o + j < l.out ? o + j : l.out - 1;
+                w[j] = cnn__gpu_weights<WIDE>(parameters + l.weights + row * l.in + 4 * i, l.in - 4 * i);
+            }
+            CNN__GPU_UNROLL
+            for (int k = 0; k < 4; k++) {
+                const float4 v = x[k * quarter + i];
+                CNN__GPU_UNROLL
+                for (int j = 0; j < 8; j++) {
+                    const float value = cnn__gpu_part(w[j], k);
+                    sum[j * 4 + 0] = fmaf(value, v.x, sum[j * 4 + 0]);
+                    sum[j * 4 + 1] = fmaf(value, v.y, sum[j * 4 + 1]);
+                    sum[j * 4 + 2] = fmaf(value, v.z, sum[j * 4 + 2]);
+                    sum[j * 4 + 3] = fmaf(value, v.w, sum[j * 4 + 3]);
+                }
+            }
+        }
+        cnn__gpu_halve<32>(sum, 16);
+        cnn__gpu_halve<16>(sum, 8);
+        cnn__gpu_halve<8>(sum, 4);
+        cnn__gpu_halve<4>(sum, 2);
+        cnn__gpu_halve<2>(sum, 1);
+        if (own < 4 * cnn__gpu_quarter(l.out))
+            ((float *)(y + cnn__gpu_place(own, l.out)))[lane % 4] =
+                own < l.out ? cnn__gpu_quick_activation(l.activation, sum[0] + bias) : 0.0f;
     }
-    __syncthreads();
-    for (int i = t; groups > 1 && i < l.in; i += CNN__BLOCK) {
-        float4 sum = group_sums[i];
-        for (int k = 1; k < groups; k++)
-            sum = cnn__gpu_fma4(1.0f, group_sums[k * lanes + i], sum);
-        dx[i] = sum;
+}
+
+/* Shares of dx = dy*w into sums, [group][i%4][i/4]: a thread has four inputs and a share of the outputs. */
+template <int WIDE>
+static __device__ __forceinline__ void cnn__gpu_head_shares(const cnn__head_layer &l, const float *parameters,
+                                                            const float4 *dy, float4 *sums) {
+    enum { AHEAD = 8 };
+    const int lanes = cnn__gpu_quarter(l.in), group = l.groups > 1 ? (int)threadIdx.x / lanes : 0;
+    const int first = l.out * group / l.groups, end = l.out * (group + 1) / l.groups;
+    for (int i = (int)threadIdx.x - group * lanes; i < lanes && group < l.groups; i += CNN__FUSED_BLOCK) {
+        float4 sum[4];
+        CNN__GPU_UNROLL
+        for (int k = 0; k < 4; k++)
+            sum[k] = make_float4(0, 0, 0, 0);
+        for (int o = first; o < end; o += AHEAD) {
+            float4 w[AHEAD];
+            CNN__GPU_UNROLL
+            for (int j = 0; j < AHEAD; j++) {
+                const int row = o + j < end ? o + j : end - 1;
+                w[j] = cnn__gpu_weights<WIDE>(parameters + l.weights + row * l.in + 4 * i, l.in - 4 * i);
+            }
+            CNN__GPU_UNROLL
+            for (int j = 0; j < AHEAD; j++) {
+                if (o + j >= end)
+                    continue;
+                const float4 d = dy[o + j];
+                CNN__GPU_UNROLL
+                for (int k = 0; k < 4; k++)
+                    sum[k] = cnn__gpu_fma4(cnn__gpu_part(w[j], k), d, sum[k]);
+            }
+        }
+        CNN__GPU_UNROLL
+        for (int k = 0; k < 4; k++)
+            sums[(group * 4 + k) * lanes + i] = sum[k];
     }
-    __syncthreads();
+}
+
+/* d = dx * slope, from the shares of dx; x: what the slope of `activation` is taken at. */
+static __device__ void cnn__gpu_head_fold(const cnn__head_layer &l, const float4 *sums, int activation,
+                                          const float4 *x, float4 *d) {
+    for (int i = (int)threadIdx.x; i < l.in; i += CNN__FUSED_BLOCK) {
+        const int place = cnn__gpu_place(i, l.in);
+        const float4 y = x[place];
+        float4 g = sums[place];
+        for (int k = 1; k < l.groups; k++)
+            g = cnn__gpu_fma4(1.0f, sums[k * 4 * cnn__gpu_quarter(l.in) + place], g);
+        d[i] = make_float4(g.x * cnn__gpu_slope(activation, y.x), g.y * cnn__gpu_slope(activation, y.y),
+                           g.z * cnn__gpu_slope(activation, y.z), g.w * cnn__gpu_slope(activation, y.w));
+    }
 }
 
 /* From and to rows of the batch, four samples at a time; those beyond n are 0. */
-static __device__ void cnn__gpu_rows_in(const float *rows, int width, int first, int n, float4 *to) {
-    for (int i = (int)threadIdx.x; i < width; i += CNN__BLOCK) {
+static __device__ void cnn__gpu_rows_in(const float *rows, int width, int pitch, int first, int n,
+                                        float4 *to) {
+    for (int i = (int)threadIdx.x; i < 4 * cnn__gpu_quarter(width); i += CNN__FUSED_BLOCK) {
         float v[4];
         CNN__GPU_UNROLL
         for (int r = 0; r < 4; r++)
-            v[r] = first + r < n ? rows[(size_t)(first + r) * (size_t)width + (size_t)i] : 0.0f;
-        to[i] = make_float4(v[0], v[1], v[2], v[3]);
+            v[r] = first + r < n && i < width ? rows[(size_t)(first + r) * (size_t)pitch + (size_t)i] : 0.0f;
+        to[cnn__gpu_place(i, width)] = make_float4(v[0], v[1], v[2], v[3]);
     }
 }
 
-static __device__ void cnn__gpu_rows_out(const float4 *from, int width, int first, int n, float *rows) {
-    for (int i = (int)threadIdx.x; i < width; i += CNN__BLOCK) {
-        const float4 v = from[i];
+static __device__ void cnn__gpu_rows_out(const float4 *from, int placed, int width, int pitch, int first,
+                                         int n, float *rows) {
+    for (int i = (int)threadIdx.x; i < width; i += CNN__FUSED_BLOCK) {
+        const float4 v = from[placed ? cnn__gpu_place(i, width) : i];
         CNN__GPU_UNROLL
         for (int r = 0; r < 4; r++)
             if (first + r < n)
-                rows[(size_t)(first + r) * (size_t)width + (size_t)i] = cnn__gpu_part(v, r);
+                rows[(size_t)(first + r) * (size_t)pitch + (size_t)i] = cnn__gpu_part(v, r);
     }
 }
 
-/* Loss, prediction and the logits' gradient of a sample, by a warp. */
+/* Loss, prediction and the logits' gradient of a sample, by a warp. The logits are placed, d is not. */
 static __device__ void cnn__gpu_head_loss(const float4 *logits, int classes, int row, int label, float scale,
                                           float4 *d, double *loss, int *best) {
     const float *x = (const float *)logits + row;
     const int lane = (int)threadIdx.x % 32;
     float max = x[0], sum = 0;
     for (int k = lane; k < classes; k += 32)
-        max = x[4 * k] > max || x[4 * k] != x[4 * k] ? x[4 * k] : max;
+        max = x[4 * cnn__gpu_place(k, classes)] > max ||
+                      x[4 * cnn__gpu_place(k, classes)] != x[4 * cnn__gpu_place(k, classes)]
+                  ? x[4 * cnn__gpu_place(k, classes)]
+                  : max;
     max = cnn__gpu_warp_max(max);
     int first =
         classes; /* the first with the greatest value; as on the CPU, the first class where a NaN is */
     for (int k = lane; k < classes; k += 32) {
-        sum += expf(x[4 * k] - max);
-        first = x[4 * k] == max && k < first ? k : first;
+        sum += expf(x[4 * cnn__gpu_place(k, classes)] - max);
+        first = x[4 * cnn__gpu_place(k, classes)] == max && k < first ? k : first;
     }
     sum = cnn__gpu_warp_sum(sum);
     CNN__GPU_UNROLL
@@ -13398,30 +13854,37 @@ static __device__ void cnn__gpu_head_loss(const float4 *logits, int classes, int
         first = theirs < first ? theirs : first;
     }
     for (int k = lane; d && k < classes; k += 32)
-        ((float *)d)[4 * k + row] = (expf(x[4 * k] - max) / sum - (k == label ? 1.0f : 0.0f)) * scale;
-    *loss = log((double)sum) + ((double)max - (double)x[4 * label]);
+        ((float *)d)[4 * k + row] =
+            (expf(x[4 * cnn__gpu_place(k, classes)] - max) / sum - (k == label ? 1.0f : 0.0f)) * scale;
+    *loss = log((double)sum) + ((double)max - (double)x[4 * cnn__gpu_place(label, classes)]);
     *best = first < classes ? first : 0;
 }
 
 /* The linear layers of four images. labels NULL: the outputs are all that is wanted; gradient 0: no backward
    pass. */
-static __global__ void __launch_bounds__(CNN__BLOCK)
+static __global__ void __launch_bounds__(CNN__FUSED_BLOCK)
     cnn__gpu_head(cnn__fused f, const float *parameters, int n, const int *labels, int gradient, double *loss,
                   int *right, int *confusion) {
     CNN__SHARED(float4, shared);
     const int first = (int)blockIdx.x * CNN__HEAD_ROWS, row = (int)threadIdx.x / 32, image = first + row;
-    float4 *logits = shared + f.x_at[f.layers], *d = shared + f.d_at;
-    cnn__gpu_rows_in(f.layer[0].x, f.features, first, n, shared + f.x_at[0]);
+    const int aligned = (size_t)parameters % sizeof(float4) == 0;
+    cnn__gpu_wait_for_last();
+    float4 *logits = shared + f.x_at[f.layers], *d = shared + f.d_at, *sums = shared + f.group_at;
+    cnn__gpu_rows_in(f.layer[0].x, f.features, f.layer[0].in_pitch, first, n, shared + f.x_at[0]);
     __syncthreads();
     for (int l = 0; l < f.layers; l++) {
+        const cnn__head_layer &layer = f.layer[l];
         float4 *y = shared + f.x_at[l + 1];
-        cnn__gpu_head_forward(f.layer[l], parameters, shared + f.x_at[l], y);
+        if (layer.wide && aligned)
+            cnn__gpu_head_forward<1>(layer, parameters, shared + f.x_at[l], y);
+        else
+            cnn__gpu_head_forward<0>(layer, parameters, shared + f.x_at[l], y);
         __syncthreads();
         if (gradient && l + 1 < f.layers)
-            cnn__gpu_rows_out(y, f.layer[l].out, first, n, f.layer[l + 1].x);
+            cnn__gpu_rows_out(y, 1, layer.out, f.layer[l + 1].in_pitch, first, n, f.layer[l + 1].x);
     }
     if (!labels) {
-        cnn__gpu_rows_out(logits, f.classes, first, n, f.logits);
+        cnn__gpu_rows_out(logits, 1, f.classes, f.classes, first, n, f.logits);
         return;
     }
     if (row < CNN__HEAD_ROWS && image < n) {
@@ -13442,314 +13905,424 @@ static __global__ void __launch_bounds__(CNN__BLOCK)
     __syncthreads();
     for (int l = f.layers - 1; gradient && l >= 0; l--) {
         const cnn__head_layer &layer = f.layer[l];
-        const float4 *x = shared + f.x_at[l], *dx = shared + f.e_at;
-        cnn__gpu_rows_out(d, layer.out, first, n, layer.dy);
-        cnn__gpu_head_backward(layer, parameters, d, shared + f.group_at, shared + f.e_at);
-        for (int i = (int)threadIdx.x; i < layer.in; i += CNN__BLOCK) {
-            const float4 y = x[i], g = dx[i];
-            const int kind = l ? f.layer[l - 1].activation : 0;
-            d[i] = make_float4(g.x * cnn__gpu_slope(kind, y.x), g.y * cnn__gpu_slope(kind, y.y),
-                               g.z * cnn__gpu_slope(kind, y.z), g.w * cnn__gpu_slope(kind, y.w));
-        }
+        cnn__gpu_rows_out(d, 0, layer.out, layer.out_pitch, first, n, layer.dy);
+        if (layer.wide && aligned)
+            cnn__gpu_head_shares<1>(layer, parameters, d, sums);
+        else
+            cnn__gpu_head_shares<0>(layer, parameters, d, sums);
+        __syncthreads();
+        cnn__gpu_head_fold(layer, sums, l ? f.layer[l - 1].activation : 0, shared + f.x_at[l], d);
         __syncthreads();
     }
     if (gradient)
-        cnn__gpu_rows_out(d, f.features, first, n, f.d_features);
+        cnn__gpu_rows_out(d, 0, f.features, f.features, first, n, f.d_features);
 }
 
-/* The gradient of a convolution's result, before its activation, into the image of dy, whose padding is zero:
-   back through the pool and the activation. */
-static __device__ void cnn__gpu_stage_dz(const cnn__stage &s, const float *act, const float *up, float *dz) {
-    for (int i = (int)threadIdx.x; i < s.y.o * s.ph * s.pw; i += CNN__BLOCK) {
-        const cnn__element e = cnn__gpu_element(i, s.by_pooled, s.by_pw);
-        const int row = e.i * s.pool_h, column = e.j * s.pool_w;
-        const float *y = act + (e.c * s.y.oh + row) * s.y.ow + column;
-        float *to = dz + e.c * s.dz_plane + (row + s.top) * s.dz_pitch + column + s.left;
-        const float g = s.max ? up[i] : up[i] / (float)(s.pool_h * s.pool_w);
-        int best_a = 0, best_b = 0;
-        float best = y[0];
-        for (int a = 0; a < s.pool_h; a++)
-            for (int b = 0; b < s.pool_w; b++) {
-                const float v = y[a * s.y.ow + b];
-                if (s.max && (v > best || v != v)) {
-                    best = v;
-                    best_a = a;
-                    best_b = b;
-                }
-                if (!s.max)
-                    to[a * s.dz_pitch + b] = g * cnn__gpu_slope(s.activation, v);
+/* A stage's start: the turned weights, unless it is the first; the input into its image; and the gradient of
+   the convolution's result, before the activation, into the image of dy, from `up`, that of the pool's
+   result. Their loads are under way while memory is cleared. */
+template <int QUADS> /* pools of 2x2 */
+static __device__ __forceinline__ void cnn__gpu_stage_begin(const cnn__fused &f, const cnn__stage &s,
+                                                            const cnn__f_values &below, const float *slopes,
+                                                            const float *up, float *shared) {
+    enum { TURNS = 3 };
+    const int t = cnn__gpu_thread(), pixels = s.y.c * s.h * s.w, windows = s.y.o * s.ph * s.pw;
+    const int *pixel_places = f.places + s.pixels_from, *window_places = f.places + s.windows_from;
+    float *dz = shared + f.dz_at, *in = shared + f.image_at;
+    for (int first = t; first == t || first < pixels || first < windows; first += TURNS * CNN__FUSED_BLOCK) {
+        float v[TURNS], g[TURNS];
+        int pixel[TURNS], window[TURNS];
+        float4 y[TURNS];
+        CNN__GPU_UNROLL
+        for (int k = 0; k < TURNS; k++) {
+            const int i = first + k * CNN__FUSED_BLOCK;
+            v[k] = i < pixels ? below(i) : 0.0f;
+            pixel[k] = i < pixels ? pixel_places[i] : 0;
+            g[k] = i < windows ? up[i] : 0.0f;
+            window[k] = i < windows ? window_places[i] : 0;
+            y[k] = QUADS && i < windows ? ((const float4 *)slopes)[i] : make_float4(0, 0, 0, 0);
+        }
+        if (first == t) {
+            if (s.turned_from)
+                cnn__gpu_copy4(f.packed + s.turned_from, s.dx.weights, shared + f.turned_at);
+            cnn__gpu_clear(dz, f.ones_at - f.dz_at);
+            __syncthreads();
+        }
+        CNN__GPU_UNROLL
+        for (int k = 0; k < TURNS; k++) {
+            const int i = first + k * CNN__FUSED_BLOCK;
+            float *to = dz + window[k];
+            if (i < pixels)
+                in[pixel[k]] = v[k];
+            if (QUADS && i < windows) {
+                *(float2 *)to = make_float2(g[k] * y[k].x, g[k] * y[k].y);
+                *(float2 *)(to + s.dx.pitch) = make_float2(g[k] * y[k].z, g[k] * y[k].w);
             }
-        if (s.max)
-            to[best_a * s.dz_pitch + best_b] = g * cnn__gpu_slope(s.activation, best);
+            for (int a = 0, e = 0; !QUADS && i < windows && a < s.pool_h; a++)
+                for (int b = 0; b < s.pool_w; b++, e++)
+                    to[a * s.dx.pitch + b] = g[k] * slopes[i * s.pool_h * s.pool_w + e];
+        }
     }
 }
 
-/* dw of one image into `to`: a thread takes `rows` output channels, the KW kernel elements of a kernel's row
-   and a slice of the image's rows; four pixels at a time go through registers. */
+/* Sums of TO channels and KW kernel elements over a row of dz, g, and of the image, x. */
+template <int TO, int KW>
+static __device__ __forceinline__ void cnn__gpu_dw_row(const float *x, const float *g, int plane, int width,
+                                                       float (&sum)[(TO * KW + 3) / 4 * 4]) {
+    float v[KW + 1];
+    CNN__GPU_UNROLL
+    for (int j = 0; j < KW - 1; j += 2) {
+        const float2 pair = *(const float2 *)(x + j);
+        v[j] = pair.x;
+        v[j + 1] = pair.y;
+    }
+    for (int p = 0; p < width; p += 2) {
+        if (KW == 1) {
+            v[0] = x[p];
+            v[1] = x[p + 1];
+        } else {
+            const float2 pair = *(const float2 *)(x + p + KW - 1);
+            v[KW - 1] = pair.x;
+            v[KW] = pair.y;
+        }
+        CNN__GPU_UNROLL
+        for (int i = 0; i < TO; i++) {
+            const float2 d = *(const float2 *)(g + i * plane + p);
+            CNN__GPU_UNROLL
+            for (int k = 0; k < KW; k++) {
+                sum[i * KW + k] = fmaf(d.x, v[k], sum[i * KW + k]);
+                sum[i * KW + k] = fmaf(d.y, v[k + 1], sum[i * KW + k]);
+            }
+        }
+        CNN__GPU_UNROLL
+        for (int j = 0; j < KW - 1; j++)
+            v[j] = v[j + 2];
+    }
+}
+
+/* Gradient q of a thread's sums into the parameters' place. */
+template <int TO, int KW>
+static __device__ __forceinline__ void cnn__gpu_dw_put(const cnn__stage &s, int tile, int element, int q,
+                                                       float value, float *to) {
+    const int o = tile * TO + q / KW, k = q % KW;
+    if (q >= TO * KW || o >= s.y.o)
+        return;
+    if (element < s.elements - 1)
+        to[s.weights + o * (int)s.by_steps.d + element * KW + k] = value;
+    else if (k == 0 && s.biases >= 0)
+        to[s.biases + o] = value;
+}
+
+/* dw and db of one image into `to`: a thread takes TO output channels, the KW kernel elements of a kernel's
+   row, and with its three neighbours the rows of a slice. A bias is the weight of an image of ones. */
 template <int TO, int KW>
 static __device__ __forceinline__ void cnn__gpu_stage_dw(const cnn__stage &s, const float *in,
-                                                         const float *dz, float *scratch, float *to) {
-    const int t = (int)threadIdx.x, tiles = (s.y.o + TO - 1) / TO, columns = s.y.kw / KW;
-    const int items = tiles * s.y.c * s.y.kh * columns, most = CNN__BLOCK / s.split,
-              steps = s.y.c * s.y.kh * s.y.kw;
-    const int slice = t / most;
-    for (int item0 = 0; item0 < items; item0 += most) {
-        const int count = items - item0 < most ? items - item0 : most, item = item0 + t % most;
-        if (slice < s.split && t % most < count) {
-            const int tile = item % tiles, e = item / tiles, b = e % columns, a = e / columns % s.y.kh;
-            const int c = e / columns / s.y.kh;
-            float sum[TO][KW];
-            CNN__GPU_UNROLL
-            for (int i = 0; i < TO; i++) {
-                CNN__GPU_UNROLL
-                for (int j = 0; j < KW; j++)
-                    sum[i][j] = 0;
-            }
-            for (int row = slice; row < s.y.oh; row += s.split) {
-                const float *x = in + c * s.y.plane + (row + a) * s.y.pitch + b;
-                const float *g = dz + tile * TO * s.dz_plane + (row + s.top) * s.dz_pitch + s.left;
-                float v[4 + KW - 1];
-                CNN__GPU_UNROLL
-                for (int j = 0; j < KW - 1; j++)
-                    v[j] = x[j];
-                for (int p = 0; p < s.y.ow; p += 4) {
-                    CNN__GPU_UNROLL
-                    for (int j = 0; j < 4; j++)
-                        v[KW - 1 + j] = x[p + KW - 1 + j];
-                    CNN__GPU_UNROLL
-                    for (int i = 0; i < TO; i++) {
-                        CNN__GPU_UNROLL
-                        for (int j = 0; j < 4; j++) {
-                            const float d = g[i * s.dz_plane + p + j];
-                            CNN__GPU_UNROLL
-                            for (int k = 0; k < KW; k++)
-                                sum[i][k] = fmaf(d, v[j + k], sum[i][k]);
-                        }
-                    }
-                    CNN__GPU_UNROLL
-                    for (int j = 0; j < KW - 1; j++)
-                        v[j] = v[j + 4];
-                }
-            }
-            CNN__GPU_UNROLL
-            for (int i = 0; i < TO; i++) {
-                CNN__GPU_UNROLL
-                for (int k = 0; k < KW; k++)
-                    scratch[(slice * most + t % most) * (TO * KW) + i * KW + k] = sum[i][k];
-            }
+                                                         const float *dz, const float *ones, float *scratch,
+                                                         float *to) {
+    enum { KEPT = (TO * KW + 3) / 4 };
+    const int t = cnn__gpu_thread(), lane = t % 4, sums = s.elements * s.y.tiles * 4;
+    const int items = sums * s.slices;
+    for (int item = t; item - t % 32 < items; item += CNN__FUSED_BLOCK) {
+        const cnn__element e =
+            cnn__gpu_element((item < items ? item : items - 1) / 4, s.by_slice, s.by_elements);
+        const cnn__element tap = cnn__gpu_element(e.j, s.by_taps, s.by_columns);
+        const int bias = e.j == s.elements - 1, x_pitch = bias ? 0 : s.y.pitch;
+        const float *x = bias ? ones : in + tap.c * s.y.plane + tap.i * s.y.pitch + tap.j;
+        const float *g = dz + e.i * TO * s.dx.plane + s.top * s.dx.pitch + s.left;
+        float sum[KEPT * 4];
+        CNN__GPU_UNROLL
+        for (int q = 0; q < KEPT * 4; q++)
+            sum[q] = 0;
+        for (int row = e.c * 4 + lane; row < s.y.oh; row += 4 * s.slices)
+            cnn__gpu_dw_row<TO, KW>(x + row * x_pitch, g + row * s.dx.pitch, s.dx.plane, s.y.ow, sum);
+        cnn__gpu_halve<KEPT * 4>(sum, 2);
+        cnn__gpu_halve<KEPT * 2>(sum, 1);
+        CNN__GPU_UNROLL
+        for (int q = 0; q < KEPT; q++) {
+            if (item >= items)
+                continue;
+            if (s.slices > 1)
+                scratch[item * KEPT + q] = sum[q];
+            else
+                cnn__gpu_dw_put<TO, KW>(s, e.i, e.j, lane * KEPT + q, sum[q], to);
         }
-        __syncthreads();
-        for (int i = t; i < count * TO * KW; i += CNN__BLOCK) {
-            const int own = item0 + i / (TO * KW), e = (int)cnn__quotient((unsigned)own, s.y.by_tiles);
-            const int o = (own - e * tiles) * TO + i / KW % TO;
-            float sum = 0;
-            for (int k = 0; k < s.split; k++)
-                sum += scratch[k * most * (TO * KW) + i];
-            if (o < s.y.o)
-                to[s.weights + o * steps + e * KW + i % KW] = sum;
-        }
-        __syncthreads();
+    }
+    if (s.slices == 1)
+        return;
+    __syncthreads();
+    for (int i = t; i < sums * KEPT; i += CNN__FUSED_BLOCK) {
+        const cnn__element e = cnn__gpu_element(i / (KEPT * 4), s.by_slice, s.by_elements);
+        float sum = 0;
+        for (int k = 0; k < s.slices; k++)
+            sum += scratch[k * sums * KEPT + i];
+        cnn__gpu_dw_put<TO, KW>(s, e.i, e.j, i % (KEPT * 4), sum, to);
     }
 }
 
 template <int TO>
 static __device__ __forceinline__ void cnn__gpu_stage_dw_columns(const cnn__stage &s, const float *in,
-                                                                 const float *dz, float *scratch, float *to) {
+                                                                 const float *dz, const float *ones,
+                                                                 float *scratch, float *to) {
     if (s.taps == 5)
-        cnn__gpu_stage_dw<TO, 5>(s, in, dz, scratch, to);
+        cnn__gpu_stage_dw<TO, 5>(s, in, dz, ones, scratch, to);
     else if (s.taps == 3)
-        cnn__gpu_stage_dw<TO, 3>(s, in, dz, scratch, to);
+        cnn__gpu_stage_dw<TO, 3>(s, in, dz, ones, scratch, to);
     else
-        cnn__gpu_stage_dw<TO, 1>(s, in, dz, scratch, to);
+        cnn__gpu_stage_dw<TO, 1>(s, in, dz, ones, scratch, to);
 }
 
-/* db of one image: 16 lanes a channel. The padding of dy is zero and does not count. */
-static __device__ void cnn__gpu_stage_db(const cnn__stage &s, const float *dz, float *to) {
-    const int lane = (int)threadIdx.x % 16;
-    for (int first = 0; first < s.y.o; first += CNN__BLOCK / 16) {
-        const int o = first + (int)threadIdx.x / 16;
-        float sum = 0;
-        for (int i = lane; o < s.y.o && i < s.dz_plane; i += 16)
-            sum += dz[o * s.dz_plane + i];
-        CNN__GPU_UNROLL
-        for (int k = 8; k; k /= 2)
-            sum += __shfl_xor_sync(0xffffffffu, sum, k);
-        if (o < s.y.o && lane == 0)
-            to[s.biases + o] = sum;
-    }
-}
-
-/* The stages of one image backward: its parameter gradients into f.part. */
-static __device__ void cnn__gpu_stages_back(const cnn__fused &f, const float *parameters,
-                                            const cnn__resident &data, size_t from, int image,
-                                            float *shared) {
-    const int t = (int)threadIdx.x;
-    float *up = shared, *dz = shared + f.dz_at, *in = shared + f.image_at, *scratch = shared + f.scratch_at;
-    float *to = f.part + (size_t)image * (size_t)f.conv_parameters;
-    for (int i = t; i < f.features; i += CNN__BLOCK)
-        up[i] = f.d_features[(size_t)image * (size_t)f.features + (size_t)i];
+/* The stages of an image backward, a block each: its parameter gradients into f.part. */
+static __global__ void __launch_bounds__(CNN__FUSED_BLOCK, 2)
+    cnn__gpu_stages_backward(cnn__fused f, cnn__resident data) {
+    CNN__SHARED(float, base);
+    float *const shared = cnn__gpu_keep(base);
+    const int image = (int)blockIdx.x, from = f.source[image];
+    float *dz = shared + f.dz_at, *in = shared + f.image_at, *ones = shared + f.ones_at,
+          *to = f.part + (size_t)image * (size_t)f.conv_parameters;
+    for (int i = cnn__gpu_thread(); i < f.ones; i += CNN__FUSED_BLOCK)
+        ones[i] = 1;
     for (int k = f.stages - 1; k >= 0; k--) {
-        const cnn__stage &s = f.stage[k];
-        const int outputs = s.y.o * s.y.oh * s.y.ow, inputs = s.y.c * s.h * s.w;
-        for (int i = t; i < f.scratch_at - f.dz_at; i += CNN__BLOCK)
-            dz[i] = 0;
-        __syncthreads();
-        if (k == 0)
-            cnn__gpu_load_image(f, data, from, in);
-        for (int i = t; k && i < inputs; i += CNN__BLOCK) {
-            const cnn__element e = cnn__gpu_element(i, s.by_input, s.by_w);
-            in[e.c * s.y.plane + (e.i + s.pt) * s.y.pitch + e.j + s.pl] =
-                f.stage[k - 1].pooled[(size_t)image * (size_t)inputs + (size_t)i];
-        }
-        cnn__gpu_stage_dz(s, s.act + (size_t)image * (size_t)outputs, up, dz);
-        __syncthreads();
-        if (s.biases >= 0)
-            cnn__gpu_stage_db(s, dz, to);
-        if (s.y.rows == 4)
-            cnn__gpu_stage_dw_columns<4>(s, in, dz, scratch, to);
+        const cnn__stage &s = f.stage[k], &next = f.stage[k ? k - 1 : 0];
+        const int outputs = s.y.o * s.ph * s.pw * s.pool_h * s.pool_w;
+        const float *slopes = s.slopes + (size_t)image * (size_t)outputs;
+        const float *up =
+            k == f.stages - 1 ? f.d_features + (size_t)image * (size_t)f.features : (const float *)shared;
+        cnn__f_values below = {NULL, NULL};
+        if (k)
+            below.floats = next.pooled + (size_t)image * (size_t)next.pooled_pitch;
         else
-            cnn__gpu_stage_dw_columns<3>(s, in, dz, scratch, to);
+            below = cnn__gpu_example_values(data, (size_t)from);
+        if (s.pool_h == 2 && s.pool_w == 2)
+            cnn__gpu_stage_begin<1>(f, s, below, slopes, up, shared);
+        else
+            cnn__gpu_stage_begin<0>(f, s, below, slopes, up, shared);
+        __syncthreads();
+        if (s.y.rows == 4)
+            cnn__gpu_stage_dw_columns<4>(s, in, dz, ones, shared + s.scratch_at, to);
+        else
+            cnn__gpu_stage_dw_columns<3>(s, in, dz, ones, shared + s.scratch_at, to);
         if (!k)
             return;
-        const int area = s.y.kh * s.y.kw;
-        for (int i = t; i < s.y.o * s.y.c * area; i += CNN__BLOCK) { /* the kernel turned: [o][a][b][c] */
-            const cnn__element e = cnn__gpu_element(i, s.by_steps, s.by_kernel); /* o, c, a*kw + b */
-            scratch[(e.c * area + area - 1 - e.j) * s.dx.row_pitch + cnn__gpu_in_tile(s.dx, e.i)] =
-                parameters[s.weights + i];
-        }
-        __syncthreads();
-        const cnn__put_plane put = {s.h, s.w, up};
-        cnn__gpu_tiled_conv(s.dx, dz, scratch, put);
+        const cnn__put_plane put = {s.h, s.w, s.dx.shift, shared};
+        cnn__gpu_tiled_conv(s.dx, dz, shared + f.turned_at, put);
         __syncthreads();
     }
 }
 
 /* A tile of a linear layer's weight gradient, the product over the batch, and the biases' in the first tile
-   of a row of tiles; with its step. Each group of 64 threads has a quarter of the batch, a thread 4 x 4
-   sums. */
+   of a row of tiles; with its step. A warp has every 16th sample, a thread 4 x 4 sums. */
 static __device__ void cnn__gpu_linear_tile(const cnn__head_layer &l, int tile, int n, const cnn__update &u,
                                             float *shared) {
-    const int t = (int)threadIdx.x, group = t / 64, own = t % 64, ty = own / 8 * 4, tx = own % 8 * 4;
-    const int o0 = tile / l.tiles_in * CNN__TILE, i0 = tile % l.tiles_in * CNN__TILE;
-    float *d = shared + group * 2 * CNN__TILE_SAMPLES * CNN__TILE, *x = d + CNN__TILE_SAMPLES * CNN__TILE;
+    enum { WARPS = CNN__FUSED_BLOCK / 32, AHEAD = 4 };
+    const int t = (int)threadIdx.x, warp = t / 32, ty = t % 32 / 8 * 4, tx = t % 8 * 4;
+    const int o0 = tile / l.tiles_in * CNN__TILE_ROWS, i0 = tile % l.tiles_in * CNN__TILE_COLUMNS;
+    const float *dy = l.dy + (o0 + ty < l.out_pitch ? o0 + ty : 0) + (size_t)warp * (size_t)l.out_pitch;
+    const float *x = l.x + (i0 + tx < l.in_pitch ? i0 + tx : 0) + (size_t)warp * (size_t)l.in_pitch;
     float sum[4][4], bias[4] = {0, 0, 0, 0};
     CNN__GPU_UNROLL
     for (int i = 0; i < 4; i++)
         sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = 0;
-    const int share = (n + CNN__TILE_GROUPS - 1) / CNN__TILE_GROUPS, first = group * share;
-    const int end = first + share < n ? first + share : n;
-    for (int k0 = 0; k0 < share; k0 += CNN__TILE_SAMPLES) {
+    for (int first = warp; first < n; first += WARPS * AHEAD) {
+        float4 a[AHEAD], b[AHEAD];
         CNN__GPU_UNROLL
-        for (int i = 0; i < CNN__TILE_SAMPLES * CNN__TILE / 64; i++) {
-            const int e = own + i * 64, sample = first + k0 + e / CNN__TILE, column = e % CNN__TILE;
-            const bool there = sample < end;
-            d[e] = there && o0 + column < l.out ? l.dy[(size_t)sample * (size_t)l.out + (size_t)(o0 + column)]
-                                                : 0.0f;
-            x[e] = there && i0 + column < l.in ? l.x[(size_t)sample * (size_t)l.in + (size_t)(i0 + column)]
-                                               : 0.0f;
-        }
-        __syncthreads();
-        CNN__GPU_UNROLL
-        for (int k = 0; k < CNN__TILE_SAMPLES; k++) {
-            const float4 a = *(const float4 *)(d + k * CNN__TILE + ty),
-                         b = *(const float4 *)(x + k * CNN__TILE + tx);
-            const float av[4] = {a.x, a.y, a.z, a.w}, bv[4] = {b.x, b.y, b.z, b.w};
-            CNN__GPU_UNROLL
-            for (int i = 0; i < 4; i++) {
-                bias[i] += av[i];
-                CNN__GPU_UNROLL
-                for (int j = 0; j < 4; j++)
-                    sum[i][j] = fmaf(av[i], bv[j], sum[i][j]);
+        for (int k = 0; k < AHEAD; k++) {
+            a[k] = b[k] = make_float4(0, 0, 0, 0);
+            if (first + k * WARPS < n) {
+                a[k] = *(const float4 *)(dy + k * WARPS * l.out_pitch);
+                b[k] = *(const float4 *)(x + k * WARPS * l.in_pitch);
             }
         }
-        __syncthreads();
+        dy += (size_t)(WARPS * AHEAD) * (size_t)l.out_pitch;
+        x += (size_t)(WARPS * AHEAD) * (size_t)l.in_pitch;
+        CNN__GPU_UNROLL
+        for (int k = 0; k < AHEAD; k++) {
+            CNN__GPU_UNROLL
+            for (int i = 0; i < 4; i++) {
+                const float d = cnn__gpu_part(a[k], i);
+                sum[i][0] = fmaf(d, b[k].x, sum[i][0]);
+                sum[i][1] = fmaf(d, b[k].y, sum[i][1]);
+                sum[i][2] = fmaf(d, b[k].z, sum[i][2]);
+                sum[i][3] = fmaf(d, b[k].w, sum[i][3]);
+                bias[i] += d;
+            }
+        }
     }
-    float *sums = shared + group * (CNN__TILE * CNN__TILE + CNN__TILE);
+    float *sums = shared + warp * CNN__TILE_SUMS;
     CNN__GPU_UNROLL
     for (int i = 0; i < 4; i++) {
-        CNN__GPU_UNROLL
-        for (int j = 0; j < 4; j++)
-            sums[(ty + i) * CNN__TILE + tx + j] = sum[i][j];
+        *(float4 *)(sums + (ty + i) * CNN__TILE_COLUMNS + tx) =
+            make_float4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
         if (tx == 0)
-            sums[CNN__TILE * CNN__TILE + ty + i] = bias[i];
+            sums[CNN__TILE_ROWS * CNN__TILE_COLUMNS + ty + i] = bias[i];
     }
     __syncthreads();
-    for (int e = t; e < CNN__TILE * CNN__TILE + CNN__TILE; e += CNN__BLOCK) {
-        const int biases = e >= CNN__TILE * CNN__TILE, o = o0 + (biases ? e % CNN__TILE : e / CNN__TILE);
-        const int i = i0 + e % CNN__TILE;
+    for (int e = t; e < CNN__TILE_SUMS; e += CNN__FUSED_BLOCK) {
+        const int biases = e >= CNN__TILE_ROWS * CNN__TILE_COLUMNS;
+        const int o = o0 + (biases ? e % CNN__TILE_ROWS : e / CNN__TILE_COLUMNS),
+                  i = i0 + e % CNN__TILE_COLUMNS;
         float g = 0;
-        for (int k = 0; k < CNN__TILE_GROUPS; k++)
-            g += shared[k * (CNN__TILE * CNN__TILE + CNN__TILE) + e];
+        CNN__GPU_UNROLL
+        for (int k = 0; k < WARPS; k++)
+            g += shared[k * CNN__TILE_SUMS + e];
         if (o >= l.out || (biases ? i0 > 0 || l.biases < 0 : i >= l.in))
             continue;
         cnn__gpu_apply(u, biases ? l.biases + o : l.weights + o * l.in + i, g);
     }
 }
 
-/* Blocks 0 to n-1: an image's stages backward; then a tile of a linear layer's gradient each. */
-static __global__ void __launch_bounds__(CNN__BLOCK, 2)
-    cnn__gpu_stages_backward(cnn__fused f, int n, cnn__resident data, const int *index, cnn__update u) {
-    CNN__SHARED(float, shared);
-    const int block = (int)blockIdx.x, tile = block - n;
-    if (block < n) {
-        cnn__gpu_stages_back(f, u.parameters, data, cnn__gpu_example(u.tally, index, block), block, shared);
+/* The sum of the images' gradients of 32 parameters of the convolutions, each warp's of every 16th image. */
+static __device__ void cnn__gpu_fold_columns(const cnn__fused &f, int column, int n, const cnn__update &u,
+                                             float *shared) {
+    enum { WARPS = CNN__FUSED_BLOCK / 32, AHEAD = 8 };
+    const int t = (int)threadIdx.x, i = column + t % 32;
+    const float *part = f.part + (i < f.conv_parameters ? i : 0);
+    float sum = 0;
+    for (int first = t / 32; first < n; first += WARPS * AHEAD) {
+        float v[AHEAD];
+        CNN__GPU_UNROLL
+        for (int k = 0; k < AHEAD; k++) {
+            const int image = first + k * WARPS;
+            v[k] = image < n ? part[(size_t)image * (size_t)f.conv_parameters] : 0.0f;
+        }
+        CNN__GPU_UNROLL
+        for (int k = 0; k < AHEAD; k++)
+            sum += v[k];
+    }
+    shared[t] = sum;
+    __syncthreads();
+    if (t >= 32 || i >= f.conv_parameters)
+        return;
+    for (int k = 1; k < WARPS; k++)
+        sum += shared[k * 32 + t];
+    const float value = cnn__gpu_apply(u, i, sum);
+    if (u.step)
+        cnn__gpu_pack(f, i, value);
+}
+
+/* Ends a step: the first block adds the batch to the tally, then come the linear layers' tiles, then the sums
+   of the convolutions' gradients. */
+static __global__ void __launch_bounds__(CNN__FUSED_BLOCK, 2)
+    cnn__gpu_stages_fold(cnn__fused f, int n, const double *loss, const int *right, cnn__tally *tally,
+                         cnn__update u) {
+    CNN__SHARED(double, shared);
+    const int tile = (int)blockIdx.x - 1;
+    if (tile < 0) {
+        cnn__gpu_add_batch(loss, right, n, tally, shared);
+        return;
+    }
+    if (tile >= f.tiles) {
+        cnn__gpu_fold_columns(f, (tile - f.tiles) * 32, n, u, (float *)shared);
         return;
     }
     int l = f.layers - 1;
     while (tile < f.layer[l].first_tile)
         l--;
-    cnn__gpu_linear_tile(f.layer[l], tile - f.layer[l].first_tile, n, u, shared);
+    cnn__gpu_linear_tile(f.layer[l], tile - f.layer[l].first_tile, n, u, (float *)shared);
 }
 
-/* The sum of the images' gradients of the convolutions, in the order of the images within CNN__SUM_ROWS
-   shares, with their step; the last block ends the step. */
-static __global__ void cnn__gpu_stages_fold(cnn__fused f, int n, const double *loss, const int *right,
-                                            cnn__tally *tally, cnn__update u) {
-    CNN__SHARED(double, shared);
-    float *sums = (float *)shared;
-    const int t = (int)threadIdx.x, i = (int)blockIdx.x * 32 + t % 32;
-    if (blockIdx.x == gridDim.x - 1) {
-        cnn__gpu_add_batch(loss, right, n, tally, shared);
-        return;
+/* How often lanes of a half warp meet in a bank when they load a pair of floats each: of the first tiles. */
+static int cnn__tiled_conflicts(const cnn__tiled *v) {
+    int total = 0;
+    for (int first = 0; first < v->items && first < 16 * 16; first += 16) {
+        int used[16] = {0}, most = 0;
+        for (int k = first; k < first + 16; k++) {
+            const int tile = k >> v->log, row = tile / (int)v->by_row.d, column = tile % (int)v->by_row.d;
+            const int bank = (k % v->split * v->plane / 2 + row * v->pitch + column) % 16;
+            used[bank]++;
+            most = used[bank] > most ? used[bank] : most;
+        }
+        total += most;
     }
-    float sum = 0;
-    for (int k = t / 32; k < n && i < f.conv_parameters; k += CNN__SUM_ROWS)
-        sum += f.part[(size_t)k * (size_t)f.conv_parameters + (size_t)i];
-    sums[t] = sum;
-    __syncthreads();
-    if (t >= 32 || i >= f.conv_parameters)
-        return;
-    for (int k = 1; k < CNN__SUM_ROWS; k++)
-        sum += sums[k * 32 + t];
-    cnn__gpu_apply(u, i, sum);
+    return total;
 }
 
-static void cnn__tiled_set(cnn__tiled *v, int c, int o, int oh, int ow, int kh, int kw, int pitch,
-                           int plane) {
+/* The pitch and the plane of an image of so many rows and columns. Half a pitch is odd, so that rows, which
+   dw's lanes differ by, begin in different banks; planes, which lanes that share a tile differ by, are 16 or
+   8 banks apart. */
+static void cnn__tiled_place(cnn__tiled *v, int rows, int columns) {
+    const int apart = v->split == 4 ? 8 : 16;
+    cnn__tiled best = *v;
+    int fewest = INT_MAX;
+    for (int pitch = columns; pitch < columns + 32; pitch++) {
+        if (pitch % 4 != 2)
+            continue;
+        v->pitch = pitch;
+        v->plane = rows * pitch + (apart + 64 - rows * pitch % 32) % 32;
+        const int conflicts = cnn__tiled_conflicts(v);
+        if (conflicts < fewest)
+            best = *v;
+        fewest = conflicts < fewest ? conflicts : fewest;
+    }
+    *v = best;
+}
+
+/* From c to o channels of oh x ow; tiles_y rows of tiles_x tiles. */
+static void cnn__tiled_set(cnn__tiled *v, int c, int o, int oh, int ow, const cnn__conv *kernel, int tiles_y,
+                           int tiles_x) {
     v->c = c;
     v->o = o;
     v->oh = oh;
     v->ow = ow;
-    v->kh = kh;
-    v->kw = kw;
-    v->pitch = pitch;
-    v->plane = plane;
+    v->kh = kernel->kh;
+    v->kw = kernel->kw;
     v->rows = (o + 2) / 3 * 3 < (o + 3) / 4 * 4 ? 3 : 4;
-    v->row_pitch = (o + v->rows - 1) / v->rows * 4;
-    v->by_tiles = cnn__div_by((unsigned)v->row_pitch / 4);
-    v->width = (o + v->rows - 1) / v->rows * oh * ((ow + 3) / 4) >= CNN__BLOCK ? 4 : 2;
+    v->tiles = (o + v->rows - 1) / v->rows;
+    v->weights = (int)fmin((double)c * v->tiles * v->kh * v->kw * 4, CNN__FUSED_BYTES);
+    v->by_map = cnn__div_by((unsigned)(tiles_y * tiles_x));
+    v->by_row = cnn__div_by((unsigned)tiles_x);
+    v->items = v->tiles * tiles_y * tiles_x;
+    v->split = 1;
+    v->log = 0;
+    while (v->split < 4 && c % (2 * v->split) == 0 && 2 * v->items <= CNN__FUSED_BLOCK) {
+        v->split *= 2;
+        v->items *= 2;
+        v->log++;
+    }
 }
-
-enum { CNN__SLACK = 16 }; /* floats that tiles may read beyond an image */
 
 static int cnn__round4(int n) {
     return (n + 3) / 4 * 4;
+}
+
+/* How dw is shared out. */
+static void cnn__fuse_dw(cnn__stage *s) {
+    const cnn__tiled *v = &s->y;
+    s->taps = v->kw == 5 || v->kw == 3 ? v->kw : 1;
+    s->elements = v->c * v->kh * (v->kw / s->taps) + 1;
+    const int items = s->elements * v->tiles * 4;
+    s->slices = cnn__min((v->oh + 3) / 4, items < CNN__FUSED_BLOCK ? CNN__FUSED_BLOCK / items : 1);
+    s->by_slice = cnn__div_by((unsigned)(s->elements * v->tiles));
+    s->by_elements = cnn__div_by((unsigned)s->elements);
+    s->by_taps = cnn__div_by((unsigned)(v->kh * (v->kw / s->taps)));
+    s->by_columns = cnn__div_by((unsigned)(v->kw / s->taps));
+}
+
+/* Both convolutions' images. The one of dy holds dy from an even column on, so that pairs of it are aligned.
+   */
+static void cnn__fuse_images(cnn__stage *s, const cnn__conv *v, int below) {
+    const int tiles_y = s->pool_h == 2 && s->direct ? s->ph : (v->oh + 1) / 2;
+    const int tiles_x = s->pool_w == 2 && s->direct ? s->pw : (v->ow + 1) / 2;
+    cnn__tiled_set(&s->y, v->c, v->o, v->oh, v->ow, v, tiles_y, tiles_x);
+    s->y.begin = v->pt;
+    s->y.end = v->pt + v->h;
+    cnn__tiled_place(&s->y, (v->oh + 1) / 2 * 2 + v->kh - 1, (v->ow + 1) / 2 * 2 + v->kw - 1);
+    s->top = below ? v->kh - 1 - v->pt : 0;
+    s->left = below ? v->kw - 1 - v->pl : 0;
+    const int shift = s->left % 2, rows = (v->h + 1) / 2, columns = (v->w + shift + 1) / 2;
+    s->left += shift;
+    cnn__tiled_set(&s->dx, v->o, v->c, v->h, v->w, v, rows, columns);
+    s->dx.begin = s->top;
+    s->dx.end = s->top + v->oh;
+    s->dx.shift = shift;
+    const int own = s->left + (v->ow + 1) / 2 * 2, wanted = 2 * columns + v->kw - 1;
+    cnn__tiled_place(&s->dx, below ? 2 * rows + v->kh - 1 : v->oh, below && wanted > own ? wanted : own);
 }
 
 /* A convolution, its activation and its pool from layer *at on, if they make a stage. */
 static int cnn__fuse_stage(const cnn__gpu_net *g, int *at, cnn__stage *s) {
     const cnn_net *net = g->net;
     const cnn__conv *v = &g->layer[*at].conv;
+    const int below = *at > 0;
     int i = *at + 1;
     const int padded = v->hp != v->h || v->wp != v->w;
     if (v->groups != 1 || v->sh != 1 || v->sw != 1 || v->dh != 1 || v->dw != 1 ||
@@ -13764,7 +14337,6 @@ static int cnn__fuse_stage(const cnn__gpu_net *g, int *at, cnn__stage *s) {
     s->pl = v->pl;
     s->weights = (int)net->offset[*at];
     s->biases = net->info[*at].biases ? s->weights + (int)net->info[*at].weights : -1;
-    cnn__tiled_set(&s->y, v->c, v->o, v->oh, v->ow, v->kh, v->kw, v->wp | 1, v->hp * (v->wp | 1));
     if (i < net->count && cnn__is_activation(net->layers[i].kind))
         s->activation = (int)net->layers[i++].kind;
     s->pool_h = s->pool_w = 1;
@@ -13782,89 +14354,100 @@ static int cnn__fuse_stage(const cnn__gpu_net *g, int *at, cnn__stage *s) {
         s->pw = p->ow;
         i++;
     }
-    s->top = v->kh - 1 - v->pt;
-    s->left = v->kw - 1 - v->pl;
-    const int columns = s->left + cnn__round4(v->ow), width = v->w + v->kw - 1;
-    s->dz_pitch = (columns > width ? columns : width) | 1;
-    s->dz_plane = (v->h + v->kh - 1) * s->dz_pitch;
-    cnn__tiled_set(&s->dx, v->o, v->c, v->h, v->w, v->kh, v->kw, s->dz_pitch, s->dz_plane);
+    s->direct = s->pool_h == s->pool_w && s->pool_h <= 2;
+    cnn__fuse_images(s, v, below);
+    cnn__fuse_dw(s);
     s->by_steps = cnn__div_by((unsigned)(v->c * v->kh * v->kw));
     s->by_kernel = cnn__div_by((unsigned)(v->kh * v->kw));
     s->by_pooled = cnn__div_by((unsigned)(s->ph * s->pw));
     s->by_pw = cnn__div_by((unsigned)s->pw);
     s->by_input = cnn__div_by((unsigned)(v->h * v->w));
     s->by_w = cnn__div_by((unsigned)v->w);
-    s->taps = v->kw == 5 || v->kw == 3 ? v->kw : 1;
-    const int items = s->y.row_pitch / 4 * v->c * v->kh * (v->kw / s->taps);
-    s->split = items >= CNN__BLOCK ? 1 : cnn__min(v->oh, CNN__BLOCK / items);
+    s->pooled_pitch = cnn__round4(v->o * s->ph * s->pw);
     *at = i;
     return 1;
 }
 
 /* Shared memory of the stages, in floats; 0 where it is too much. */
 static int cnn__fuse_plan(cnn__fused *f) {
-    double at = 0, y = 1, up = f->features, dz = 0, image = 0, scratch = 0;
+    double at = 0, y = 0, up = f->features, dz = 0, image = 0, rest = 0;
     for (int k = 0; k < f->stages; k++) {
         cnn__stage *s = &f->stage[k];
-        const double weights = (double)s->y.c * s->y.kh * s->y.kw * s->y.row_pitch;
-        const double turned = k ? (double)s->dx.c * s->dx.kh * s->dx.kw * s->dx.row_pitch : 0;
-        const double in = (double)s->y.c * s->y.plane + CNN__SLACK;
-        const double d = (double)s->y.row_pitch / 4 * s->y.rows * s->dz_plane + CNN__SLACK;
-        const double sums = (double)CNN__BLOCK * s->y.rows * s->taps;
-        if (at + in + weights > CNN__FUSED_BYTES)
-            return 0;
+        const double turned = k ? s->dx.weights : 0;
+        const double sums =
+            (double)s->slices * s->elements * s->y.tiles * ((s->y.rows * s->taps + 3) / 4 * 4);
         s->in_at = (int)at;
-        at += in;
-        y = fmax(y, (double)s->y.o * s->y.oh * s->y.ow);
+        at += cnn__round4(s->y.c * s->y.plane);
+        y = fmax(y, s->direct ? 0 : (double)s->y.o * s->y.oh * s->y.ow);
         up = fmax(up, k ? (double)s->y.c * s->h * s->w : 0);
-        dz = fmax(dz, d);
-        image = fmax(image, in);
-        scratch = fmax(scratch, fmax(sums, turned));
+        dz = fmax(dz, (double)s->y.tiles * s->y.rows * s->dx.plane);
+        image = fmax(image, (double)s->y.c * s->y.plane);
+        s->scratch_at = (int)fmin(turned, CNN__FUSED_BYTES);
+        rest = fmax(rest, turned + (s->slices > 1 ? sums : 0));
+        f->ones = s->y.ow + s->taps + 1 > f->ones ? s->y.ow + s->taps + 1 : f->ones;
+        if (at > CNN__FUSED_BYTES || up + dz + image + rest > CNN__FUSED_BYTES)
+            return 0;
     }
     f->in_end = (int)at;
-    at = cnn__round4(f->in_end);
     for (int k = 0; k < f->stages; k++) {
-        const cnn__tiled *v = &f->stage[k].y;
+        const cnn__stage *s = &f->stage[k];
         f->stage[k].w_at = (int)at;
-        at += (double)v->c * v->kh * v->kw * v->row_pitch;
+        at += s->y.weights + cnn__round4(s->y.o);
         if (at > CNN__FUSED_BYTES)
             return 0;
     }
-    const double back = up + dz + image + scratch + 12;
-    const double tiles = CNN__TILE_GROUPS * (CNN__TILE * CNN__TILE + CNN__TILE);
-    if ((at + y) * 4 > CNN__FUSED_BYTES || back * 4 > CNN__FUSED_BYTES)
-        return 0;
     f->y_at = (int)at;
-    f->forward_bytes = (int)(at + y) * 4;
     f->dz_at = cnn__round4((int)up);
     f->image_at = f->dz_at + cnn__round4((int)dz);
-    f->scratch_at = f->image_at + cnn__round4((int)image);
-    f->backward_bytes = (int)fmax(f->scratch_at + scratch, tiles) * 4;
-    return 1;
+    f->ones_at = f->image_at + cnn__round4((int)image);
+    f->turned_at = f->ones_at + cnn__round4(f->ones);
+    for (int k = 0; k < f->stages; k++)
+        f->stage[k].scratch_at += f->turned_at;
+    f->forward_bytes = (int)(at + y) * 4;
+    f->backward_bytes = (f->turned_at + (int)rest) * 4;
+    f->packed_count = f->y_at - f->in_end;
+    f->places_count = 0;
+    for (int k = 0; k < f->stages; k++) {
+        cnn__stage *s = &f->stage[k];
+        s->turned_from = k ? f->packed_count : 0;
+        f->packed_count += k ? s->dx.weights : 0;
+        s->pixels_from = f->places_count;
+        s->windows_from = s->pixels_from + s->y.c * s->h * s->w;
+        f->places_count = s->windows_from + s->y.o * s->ph * s->pw;
+    }
+    return f->forward_bytes <= CNN__FUSED_BYTES && f->backward_bytes <= CNN__FUSED_BYTES;
 }
 
 /* The linear layers' shared memory, and the tiles of their gradients. */
 static int cnn__fuse_head(cnn__fused *f) {
+    const int most = CNN__FUSED_BYTES / 16;
     double at = 0, widest = 0;
+    int sums = 0;
     for (int l = 0; l <= f->layers; l++) {
         const int width = l < f->layers ? f->layer[l].in : f->classes;
-        f->x_at[l] = (int)fmin(at, CNN__FUSED_BYTES);
-        at += width;
-        widest = fmax(widest, width);
+        f->x_at[l] = (int)fmin(at, most);
+        at += cnn__round4(width);
+        widest = fmax(widest, cnn__round4(width));
     }
-    if ((at + 2 * widest + CNN__BLOCK) * 16 > CNN__FUSED_BYTES)
+    if (at + 2 * widest + 4 > most)
         return 0;
     f->d_at = (int)at;
-    f->e_at = (int)(at + widest);
-    f->group_at = (int)(at + 2 * widest);
-    f->head_bytes = (f->group_at + CNN__BLOCK) * 16;
+    f->group_at = (int)(at + widest);
     f->tiles = 0;
     for (int l = 0; l < f->layers; l++) {
         cnn__head_layer *h = &f->layer[l];
-        h->tiles_in = (h->in + CNN__TILE - 1) / CNN__TILE;
+        const int lanes = (h->in + 3) / 4;
+        h->in_pitch = cnn__round4(h->in);
+        h->out_pitch = cnn__round4(h->out);
+        h->wide = h->in % 4 == 0 && h->weights % 4 == 0;
+        h->groups = cnn__min(cnn__min(h->out, (most - f->group_at) / (4 * lanes)),
+                             lanes < CNN__FUSED_BLOCK ? CNN__FUSED_BLOCK / lanes : 1);
+        sums = h->groups * 4 * lanes > sums ? h->groups * 4 * lanes : sums;
+        h->tiles_in = (h->in + CNN__TILE_COLUMNS - 1) / CNN__TILE_COLUMNS;
         h->first_tile = f->tiles;
-        f->tiles += h->tiles_in * ((h->out + CNN__TILE - 1) / CNN__TILE);
+        f->tiles += h->tiles_in * ((h->out + CNN__TILE_ROWS - 1) / CNN__TILE_ROWS);
     }
+    f->head_bytes = (f->group_at + sums) * 16;
     return 1;
 }
 
@@ -13906,19 +14489,22 @@ static void cnn__fused_carve(cnn__fused *f, int batch, int training, cnn__arena 
     for (int k = 0; k < f->stages; k++) {
         cnn__stage *s = &f->stage[k];
         if (training)
-            s->act = cnn__take_floats(arena, n * (size_t)(s->y.o * s->y.oh * s->y.ow));
+            s->slopes = cnn__take_floats(arena, n * (size_t)(s->y.o * s->ph * s->pw * s->pool_h * s->pool_w));
         if (training || k == f->stages - 1)
-            s->pooled = cnn__take_floats(arena, n * (size_t)(s->y.o * s->ph * s->pw));
+            s->pooled = cnn__take_floats(arena, n * (size_t)s->pooled_pitch);
     }
     for (int l = 0; l < f->layers; l++) {
         cnn__head_layer *h = &f->layer[l];
         h->x = l == 0     ? f->stage[f->stages - 1].pooled
-               : training ? cnn__take_floats(arena, n * (size_t)h->in)
+               : training ? cnn__take_floats(arena, n * (size_t)h->in_pitch)
                           : NULL;
-        h->dy = training ? cnn__take_floats(arena, n * (size_t)h->out) : NULL;
+        h->dy = training ? cnn__take_floats(arena, n * (size_t)h->out_pitch) : NULL;
     }
     f->logits = cnn__take_floats(arena, n * (size_t)f->classes);
+    f->packed = cnn__take_floats(arena, (size_t)f->packed_count);
+    f->places = (int *)cnn__take(arena, (size_t)f->places_count, sizeof(int));
     if (training) {
+        f->source = (int *)cnn__take(arena, n, sizeof(int));
         f->d_features = cnn__take_floats(arena, n * (size_t)f->features);
         f->part = cnn__take_floats(arena, n * (size_t)f->conv_parameters);
     }
@@ -13937,29 +14523,38 @@ static cnn_status cnn__fused_allow(const char *where, const cnn__fused *f) {
     return CNN_OK;
 }
 
+/* What the others read of the parameters, where they are not the last step's. */
+static cnn_status cnn__launch_pack(const char *where, cudaStream_t stream, const cnn__fused *f,
+                                   const float *parameters) {
+    const cnn__f_pack pack = {*f, parameters};
+    return cnn__launch_map(where, stream, pack, (size_t)f->conv_parameters + (size_t)f->places_count);
+}
+
 /* Examples as far as the logits, and, with labels, the loss; the tally says where they begin, NULL: at 0. */
 static cnn_status cnn__launch_fused(const char *where, cudaStream_t stream, const cnn__fused *f, int n,
                                     const float *parameters, const cnn__resident *data, const int *index,
                                     cnn__tally *tally, int *labels, int training, double *loss, int *right,
                                     int *confusion) {
-    CNN__RUN(where, cnn__gpu_stages, (unsigned)n, CNN__BLOCK, (size_t)f->forward_bytes, stream, *f,
-             parameters, *data, index, tally, labels, training);
-    CNN__RUN(where, cnn__gpu_head, (unsigned)cnn__pieces((size_t)n, CNN__HEAD_ROWS), CNN__BLOCK,
-             (size_t)f->head_bytes, stream, *f, parameters, n, (const int *)labels, training, loss, right,
-             confusion);
+    const int early = !training && cnn__gpu.architecture >= 900; /* in a graph it takes longer */
+    CNN__RUN_EARLY(early, where, cnn__gpu_stages, (unsigned)n, CNN__FUSED_BLOCK, (size_t)f->forward_bytes,
+                   stream, *f, *data, index, tally, labels, training);
+    CNN__RUN_EARLY(early, where, cnn__gpu_head, (unsigned)cnn__pieces((size_t)n, CNN__HEAD_ROWS),
+                   CNN__FUSED_BLOCK, (size_t)f->head_bytes, stream, *f, parameters, n, (const int *)labels,
+                   training, loss, right, confusion);
     return CNN_OK;
 }
 
 /* What follows it in a training step. */
 static cnn_status cnn__launch_fused_backward(const char *where, cudaStream_t stream, const cnn__fused *f,
-                                             int n, const cnn__resident *data, const int *index,
-                                             cnn__tally *tally, const double *loss, const int *right,
-                                             const cnn__update *u) {
-    const size_t folds = cnn__pieces((size_t)f->conv_parameters, 32) + 1;
-    CNN__RUN(where, cnn__gpu_stages_backward, (unsigned)(n + f->tiles), CNN__BLOCK, (size_t)f->backward_bytes,
-             stream, *f, n, *data, index, *u);
-    CNN__RUN(where, cnn__gpu_stages_fold, (unsigned)folds, CNN__BLOCK, 2 * CNN__BLOCK * sizeof(double),
-             stream, *f, n, loss, right, tally, *u);
+                                             int n, const cnn__resident *data, cnn__tally *tally,
+                                             const double *loss, const int *right, const cnn__update *u) {
+    const size_t folds = cnn__pieces((size_t)f->conv_parameters, 32);
+    const size_t sums = CNN__FUSED_BLOCK / 32 * CNN__TILE_SUMS * sizeof(float);
+    const size_t losses = 2 * CNN__FUSED_BLOCK * sizeof(double);
+    CNN__RUN(where, cnn__gpu_stages_backward, (unsigned)n, CNN__FUSED_BLOCK, (size_t)f->backward_bytes,
+             stream, *f, *data);
+    CNN__RUN(where, cnn__gpu_stages_fold, (unsigned)(1 + (size_t)f->tiles + folds), CNN__FUSED_BLOCK,
+             sums > losses ? sums : losses, stream, *f, n, loss, right, tally, *u);
     return CNN_OK;
 }
 
@@ -14286,9 +14881,11 @@ static cnn_status cnn__gpu_infer(const cnn__gpu_pass *e) {
     cnn__gpu_net *g = e->g;
     const cnn_net *net = g->net;
     const cnn__resident data = {NULL, g->input, NULL, (int)cnn__elements(1, net->c, net->h, net->w), 0};
-    return g->fused ? cnn__launch_fused(e->where, g->stream, g->fused, e->n, e->parameters, &data, NULL, NULL,
-                                        NULL, 0, g->losses, g->right, NULL)
-                    : cnn__gpu_forward(e);
+    if (!g->fused)
+        return cnn__gpu_forward(e);
+    CNN__TRY(cnn__launch_pack(e->where, g->stream, g->fused, e->parameters));
+    return cnn__launch_fused(e->where, g->stream, g->fused, e->n, e->parameters, &data, NULL, NULL, NULL, 0,
+                             g->losses, g->right, NULL);
 }
 
 /* The loss of a batch of a data set. */
@@ -14310,10 +14907,12 @@ static cnn_status cnn__gpu_train(const cnn__gpu_pass *e, const cnn__resident *da
                                  const cnn__update *u) {
     cnn__gpu_net *g = e->g;
     if (g->fused) {
+        if (!u->step) /* after a step they are packed */
+            CNN__TRY(cnn__launch_pack(e->where, g->stream, g->fused, e->parameters));
         CNN__TRY(cnn__launch_fused(e->where, g->stream, g->fused, e->n, e->parameters, data, index, g->tally,
                                    g->labels, 1, g->losses, g->right, NULL));
-        return cnn__launch_fused_backward(e->where, g->stream, g->fused, e->n, data, index, g->tally,
-                                          g->losses, g->right, u);
+        return cnn__launch_fused_backward(e->where, g->stream, g->fused, e->n, data, g->tally, g->losses,
+                                          g->right, u);
     }
     CNN__TRY(cnn__gpu_gather(e, data, index));
     CNN__TRY(cnn__gpu_forward(e));
@@ -14567,6 +15166,8 @@ static cnn_status cnn__gpu_evaluator_run(const char *where, cnn__gpu_evaluator *
     CNN__CUDA(where, cudaMemsetAsync(g->tally, 0, sizeof(cnn__tally), g->stream));
     if (v->confusion)
         CNN__CUDA(where, cudaMemsetAsync(v->confusion, 0, cells * sizeof(int), g->stream));
+    if (g->fused)
+        CNN__TRY(cnn__launch_pack(where, g->stream, g->fused, parameters));
     for (int i = 0; i < v->count; i += g->batch) {
         const cnn__gpu_pass e = {where, g, cnn__min(g->batch, v->count - i), parameters, NULL, 0, 0, 0};
         CNN__TRY(cnn__gpu_test(&e, &v->data, v->confusion));
@@ -14668,6 +15269,8 @@ static cnn_status cnn__gpu_fit_take(cnn__fit *f, cnn__gpu_fit *d) {
     if (f->net->parameter_count)
         CNN__CUDA(where, cudaMemcpyAsync(d->parameters, f->net->parameters, (count - 1) * sizeof(float),
                                          cudaMemcpyDefault, d->g->stream));
+    if (d->g->fused)
+        CNN__TRY(cnn__launch_pack(where, d->g->stream, d->g->fused, d->parameters));
     CNN__CUDA(where, cudaMallocHost((void **)&d->sum, sizeof(double) + 2 * examples * sizeof(int)));
     d->order[0] = (int *)(void *)(d->sum + 1);
     d->order[1] = d->order[0] + examples;
