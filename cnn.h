@@ -12375,9 +12375,11 @@ static int cnn__dw_slices(const cnn__shape *s, int images, int tf32) {
     return cnn__product_slices(s->o, s->steps, s->groups, (double)images * s->y_plane, tf32);
 }
 
-/* Whether y or dx may go over tensor cores: not of so few channels that most would be filled up. */
+/* Whether y or dx may go over tensor cores: not of so few channels that most would be filled up, nor where so
+   few rows see each pixel once that moving the channels costs more than it saves. */
 static int cnn__conv_inner(const cnn__shape *s, int back) {
-    return (back ? s->o : s->c) >= 24 && (back ? s->c : s->o) > 32;
+    const int rows = back ? s->c : s->o, steps = back ? s->o : s->c;
+    return steps >= 24 && rows > (s->kh * s->kw > 1 ? 32 : 64);
 }
 
 /* Images with channels innermost, of which as many are made at a time. */
