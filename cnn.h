@@ -127,7 +127,8 @@ typedef enum cnn_device {
      On the GPU the memory of tensors, of parameters and of gradients is managed memory: a program reads and
    writes it as ever, between calls. A tensor around memory of the caller's own is copied there and back by
    every call that takes it, and so are parameters and gradients in memory that was handed in: that holds what
-   the program sees, the rest is the library's own. Calls return when their work is done. */
+   the program sees, the rest is the library's own. Calls return when their work is done. Operators hand on
+   their scratch memory there, up to about 300 MB for large convolutions, until the program ends. */
 CNN_API cnn_status cnn_device_use(cnn_device device);
 
 /* CNN_DEVICE_CPU or CNN_DEVICE_CUDA. */
@@ -9688,7 +9689,7 @@ static __device__ __forceinline__ void cnn__mma_tf32(float d[4], const unsigned 
 }
 
 /* Copies to shared memory that go on beside the thread's work: one float, or four at multiples of 16 bytes;
-   zeros unless ok. What a thread began before cnn__copies_end is there once cnn__copies_wait<N> finds no more
+   zeros unless ok. What a thread began before cnn__gpu_copies_end is there once cnn__gpu_copies_wait<N> finds no more
    than N such groups behind it under way, for other threads after a barrier. */
 static __device__ __forceinline__ void cnn__copy(float *to, const float *from, bool ok) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -9710,13 +9711,13 @@ static __device__ __forceinline__ void cnn__copy4(float *to, const float *from, 
 #endif
 }
 
-static __device__ __forceinline__ void cnn__copies_end(void) {
+static __device__ __forceinline__ void cnn__gpu_copies_end(void) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
 
-template <int N> static __device__ __forceinline__ void cnn__copies_wait(void) {
+template <int N> static __device__ __forceinline__ void cnn__gpu_copies_wait(void) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 #endif
@@ -10933,7 +10934,7 @@ template <class P, int BM, int BN, int BK, int THREADS, int SPARE> struct cnn__t
             k += BK;
             b.look_up(from_b, k, end, table + (b_fetch::TABLE == 2 * BK && !turn ? (int)BK : 0));
         }
-        cnn__copies_end();
+        cnn__gpu_copies_end();
     }
 };
 
@@ -10966,7 +10967,7 @@ static __global__ void __launch_bounds__(BM *BN / (TM * TN), 512 * TM * TN / (BM
     f.copy(0, 0);
     int side = 0;
     for (unsigned k0 = p.k_first; k0 < p.k_end; k0 += BK) {
-        cnn__copies_wait<0>();
+        cnn__gpu_copies_wait<0>();
         __syncthreads();
         f.copy(side ^ 1, side ^ 1); /* to the side that was last read before the barrier */
         const float *as = shared + side * (tiles::A + tiles::B), *bs = as + tiles::A;
@@ -11094,7 +11095,7 @@ static __global__ void __launch_bounds__(32 * WM * WN, 2) cnn__gpu_product_tf32(
     }
     int stage = 0, turn = (STAGES - 1) & 1;
     for (unsigned k0 = p.k_first; k0 < p.k_end; k0 += BK) {
-        cnn__copies_wait<STAGES - 2>();
+        cnn__gpu_copies_wait<STAGES - 2>();
         __syncthreads();
         f.copy(stage ? stage - 1 : STAGES - 1, turn); /* to the stage that was last read before the barrier */
         turn ^= 1;

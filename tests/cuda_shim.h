@@ -1227,12 +1227,12 @@ inline void cnn__copy4(float *to, const float *from, bool ok) {
     shim::begin_copy(to, from, 4, ok);
 }
 
-inline void cnn__copies_end(void) {
+inline void cnn__gpu_copies_end(void) {
     const shim::copy end = {NULL, 0, {0, 0, 0, 0}};
     shim::push_copy(&end);
 }
 
-template <int N> void cnn__copies_wait(void) {
+template <int N> void cnn__gpu_copies_wait(void) {
     shim::copy c;
     while (shim::pop_copy(N, &c))
         for (int i = 0; i < c.floats; i++)

@@ -295,10 +295,11 @@ static void test_conv2d(uint64_t *random) {
 
 /* TF32 keeps 10 bits of the factors: errors of 2^-10 of the terms' magnitudes, and not of 0. */
 static void test_tf32(uint64_t *random) {
-    static const conv_case cases[] = {{1, 64, 9, 11, 72, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, CNN_PAD_ZEROS, 0}},
-                                      {2, 96, 8, 8, 130, 1, 1, {1, 1, 0, 0, 0, 0, 1, 1, 1, CNN_PAD_ZEROS, 0}},
-                                      {2, 40, 10, 9, 64, 3, 3, {2, 2, 1, 0, 1, 0, 1, 1, 1, CNN_PAD_REFLECT, 0}},
-                                      {1, 64, 10, 9, 128, 3, 3, {1, 1, 2, 2, 2, 2, 2, 2, 2, CNN_PAD_ZEROS, 0}}};
+    static const conv_case cases[] = {
+        {1, 64, 9, 11, 72, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, CNN_PAD_ZEROS, 0}},
+        {2, 96, 8, 8, 130, 1, 1, {1, 1, 0, 0, 0, 0, 1, 1, 1, CNN_PAD_ZEROS, 0}},
+        {2, 40, 10, 9, 64, 3, 3, {2, 2, 1, 0, 1, 0, 1, 1, 1, CNN_PAD_REFLECT, 0}},
+        {1, 64, 10, 9, 128, 3, 3, {1, 1, 2, 2, 2, 2, 2, 2, 2, CNN_PAD_ZEROS, 0}}};
     use(CNN_DEVICE_CUDA);
     const cnn_status status = cnn_device_tf32(1);
     if (status == CNN_ERR_DEVICE) {

@@ -118,14 +118,14 @@ static __global__ void copy_beside(const float *from, float *to) {
     CNN__SHARED(float, values);
     const unsigned t = threadIdx.x;
     cnn__copy(values + t, from + t, t % 2 == 0);
-    cnn__copies_end();
+    cnn__gpu_copies_end();
     cnn__copy4(values + 32 + 4 * t, from + 4 * t, true);
-    cnn__copies_end();
+    cnn__gpu_copies_end();
     to[t] = values[t];
-    cnn__copies_wait<1>();
+    cnn__gpu_copies_wait<1>();
     to[32 + t] = values[t];
     to[64 + t] = values[32 + 4 * t];
-    cnn__copies_wait<0>();
+    cnn__gpu_copies_wait<0>();
     __syncthreads();
     to[96 + t] = values[32 + 31 - t];
 }
