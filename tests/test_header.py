@@ -206,7 +206,7 @@ class Readme(unittest.TestCase):
                 f.write(programs[0])
             for compiler in compilers(False)[:1]:
                 program = os.path.join(folder, "program")
-                done = subprocess.run([*shlex.split(compiler), "-std=c99", *WARNINGS, "-O2", "-I.", source, "-o", program,
+                done = subprocess.run([*shlex.split(compiler), "-std=c99", *WARNINGS, "-O0", "-I.", source, "-o", program,
                                        "-lm"], cwd=ROOT, capture_output=True, text=True)
                 self.assertEqual(done.returncode, 0, done.stderr)
                 ran = subprocess.run([program], cwd=folder, capture_output=True, text=True)
