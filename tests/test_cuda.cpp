@@ -224,10 +224,10 @@ static const conv_case conv_cases[] = {
     {1, 3, 1, 90, 5, 1, 9, {1, 3, 0, 0, 4, 4, 1, 2, 1, CNN_PAD_ZEROS, 0}},
     {1, 2, 5, 5, 3, 2, 2, {7, 8, 0, 3, 9, 9, 1, 1, 1, CNN_PAD_ZEROS, 0}},
     {40, 40, 1, 1, 40, 1, 1, {1, 1, 0, 0, 0, 0, 1, 1, 1, CNN_PAD_ZEROS, 0}},
-    {1, 130, 7, 7, 130, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, CNN_PAD_ZEROS, 0}},
-    {1, 64, 8, 9, 65, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, CNN_PAD_ZEROS, 1}},
     {1, 64, 12, 13, 65, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, CNN_PAD_ZEROS, 0}},
     {2, 66, 9, 8, 70, 3, 3, {1, 1, 1, 0, 0, 1, 1, 1, 1, CNN_PAD_REFLECT, 0}},
+    {1, 64, 8, 9, 65, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, CNN_PAD_ZEROS, 1}}, /* these two not in short */
+    {1, 130, 7, 7, 130, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, CNN_PAD_ZEROS, 0}},
 };
 
 static void draw_axis(uint64_t *random, int size, cnn_padding_mode mode, int *kernel, int *stride,
@@ -269,7 +269,7 @@ static conv_case draw_conv(uint64_t *random, double macs) {
 }
 
 static void test_conv2d(uint64_t *random) {
-    for (size_t i = 0; i < sizeof conv_cases / sizeof conv_cases[0] - (brief ? 1 : 0); i++)
+    for (size_t i = 0; i < sizeof conv_cases / sizeof conv_cases[0] - (brief ? 2 : 0); i++)
         check_conv(conv_cases[i], 7, random);
     for (int i = 0; i < (brief ? 12 : 60); i++)
         check_conv(draw_conv(random, i % 8 ? 2e4 : 2e5),
