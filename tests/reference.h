@@ -11,24 +11,31 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* Sanitized, the references would take most of the tests' time. */
+#ifdef __GNUC__
+#define REF static inline __attribute__((no_sanitize("address", "undefined")))
+#else
+#define REF static inline
+#endif
+
 typedef struct ref_tensor {
     int n, c, h, w;
     double *data;
 } ref_tensor;
 
-static inline size_t ref_count(const ref_tensor *t) {
+REF size_t ref_count(const ref_tensor *t) {
     return (size_t)t->n * (size_t)t->c * (size_t)t->h * (size_t)t->w;
 }
 
-static inline size_t ref_index(const ref_tensor *t, int n, int c, int y, int x) {
+REF size_t ref_index(const ref_tensor *t, int n, int c, int y, int x) {
     return (((size_t)n * (size_t)t->c + (size_t)c) * (size_t)t->h + (size_t)y) * (size_t)t->w + (size_t)x;
 }
 
-static inline double *ref_at(const ref_tensor *t, int n, int c, int y, int x) {
+REF double *ref_at(const ref_tensor *t, int n, int c, int y, int x) {
     return &t->data[ref_index(t, n, c, y, x)];
 }
 
-static inline void *ref_memory(size_t count, size_t size) { /* zeros */
+REF void *ref_memory(size_t count, size_t size) { /* zeros */
     void *memory = calloc(count ? count : 1, size);
     if (!memory) {
         puts("out of memory");
@@ -37,18 +44,18 @@ static inline void *ref_memory(size_t count, size_t size) { /* zeros */
     return memory;
 }
 
-static inline ref_tensor ref_alloc(int n, int c, int h, int w) { /* zeros */
+REF ref_tensor ref_alloc(int n, int c, int h, int w) { /* zeros */
     ref_tensor t = {n, c, h, w, NULL};
     t.data = (double *)ref_memory(ref_count(&t), sizeof *t.data);
     return t;
 }
 
-static inline void ref_free(ref_tensor *t) {
+REF void ref_free(ref_tensor *t) {
     free(t->data);
     t->data = NULL;
 }
 
-static inline void ref_fill(ref_tensor *t, double value) {
+REF void ref_fill(ref_tensor *t, double value) {
     for (size_t i = 0; i < ref_count(t); i++)
         t->data[i] = value;
 }
@@ -63,13 +70,13 @@ typedef struct ref_conv {
 } ref_conv;
 
 /* The number of outputs along one axis; below 1: the kernel does not fit. */
-static inline int ref_conv_size(int size, int before, int after, int kernel, int stride, int dilation) {
+REF int ref_conv_size(int size, int before, int after, int kernel, int stride, int dilation) {
     const int span = size + before + after - dilation * (kernel - 1) - 1;
     return span < 0 ? 0 : span / stride + 1;
 }
 
 /* The coordinate within the image that stands at i, which may lie in the padding; -1: a zero stands there. */
-static inline int ref_source(int i, int size, ref_padding mode) {
+REF int ref_source(int i, int size, ref_padding mode) {
     if (i >= 0 && i < size)
         return i;
     switch (mode) {
@@ -85,8 +92,8 @@ static inline int ref_source(int i, int size, ref_padding mode) {
 }
 
 /* The index of the element of x that weight (o, c, a, b) meets at output (n, o, i, j); -1: a zero. */
-static inline ptrdiff_t ref_conv2d_input(const ref_tensor *x, const ref_tensor *weight, const ref_conv *opt,
-                                         int n, int o, int i, int j, int c, int a, int b) {
+REF ptrdiff_t ref_conv2d_input(const ref_tensor *x, const ref_tensor *weight, const ref_conv *opt, int n,
+                               int o, int i, int j, int c, int a, int b) {
     const int group = o / (weight->n / opt->groups);
     const int row = ref_source(i * opt->stride_h + a * opt->dilation_h - opt->top, x->h, opt->mode);
     const int column = ref_source(j * opt->stride_w + b * opt->dilation_w - opt->left, x->w, opt->mode);
@@ -95,8 +102,8 @@ static inline ptrdiff_t ref_conv2d_input(const ref_tensor *x, const ref_tensor *
     return (ptrdiff_t)ref_index(x, n, group * weight->c + c, row, column);
 }
 
-static inline double ref_conv2d_output(const ref_tensor *x, const ref_tensor *weight, const ref_conv *opt,
-                                       int n, int o, int i, int j) {
+REF double ref_conv2d_output(const ref_tensor *x, const ref_tensor *weight, const ref_conv *opt, int n, int o,
+                             int i, int j) {
     double sum = 0;
     for (int c = 0; c < weight->c; c++)
         for (int a = 0; a < weight->h; a++)
@@ -108,8 +115,8 @@ static inline double ref_conv2d_output(const ref_tensor *x, const ref_tensor *we
     return sum;
 }
 
-static inline void ref_conv2d_forward(const ref_tensor *x, const ref_tensor *weight, const ref_tensor *bias,
-                                      const ref_conv *opt, ref_tensor *y) {
+REF void ref_conv2d_forward(const ref_tensor *x, const ref_tensor *weight, const ref_tensor *bias,
+                            const ref_conv *opt, ref_tensor *y) {
     for (int n = 0; n < y->n; n++)
         for (int o = 0; o < y->c; o++)
             for (int i = 0; i < y->h; i++)
@@ -119,8 +126,8 @@ static inline void ref_conv2d_forward(const ref_tensor *x, const ref_tensor *wei
 }
 
 /* What dy = g at one output adds to the gradients. */
-static inline void ref_conv2d_spread(const ref_tensor *x, const ref_tensor *weight, const ref_conv *opt,
-                                     int n, int o, int i, int j, double g, ref_tensor *dx, ref_tensor *dw) {
+REF void ref_conv2d_spread(const ref_tensor *x, const ref_tensor *weight, const ref_conv *opt, int n, int o,
+                           int i, int j, double g, ref_tensor *dx, ref_tensor *dw) {
     for (int c = 0; c < weight->c; c++)
         for (int a = 0; a < weight->h; a++)
             for (int b = 0; b < weight->w; b++) {
@@ -132,8 +139,8 @@ static inline void ref_conv2d_spread(const ref_tensor *x, const ref_tensor *weig
             }
 }
 
-static inline void ref_conv2d_backward(const ref_tensor *x, const ref_tensor *weight, const ref_tensor *dy,
-                                       const ref_conv *opt, ref_tensor *dx, ref_tensor *dw, ref_tensor *db) {
+REF void ref_conv2d_backward(const ref_tensor *x, const ref_tensor *weight, const ref_tensor *dy,
+                             const ref_conv *opt, ref_tensor *dx, ref_tensor *dw, ref_tensor *db) {
     if (dx)
         ref_fill(dx, 0);
     for (int n = 0; n < dy->n; n++)
@@ -148,8 +155,7 @@ static inline void ref_conv2d_backward(const ref_tensor *x, const ref_tensor *we
 }
 
 /* Cross-correlation of planes; flip: with the kernel flipped in both axes, which is the true convolution. */
-static inline void ref_corr2d_forward(const ref_tensor *x, const ref_tensor *kernel, int flip,
-                                      ref_tensor *y) {
+REF void ref_corr2d_forward(const ref_tensor *x, const ref_tensor *kernel, int flip, ref_tensor *y) {
     for (int i = 0; i < y->h; i++)
         for (int j = 0; j < y->w; j++) {
             double sum = 0;
@@ -161,8 +167,8 @@ static inline void ref_corr2d_forward(const ref_tensor *x, const ref_tensor *ker
         }
 }
 
-static inline void ref_corr2d_backward(const ref_tensor *x, const ref_tensor *kernel, const ref_tensor *dy,
-                                       int flip, ref_tensor *dx, ref_tensor *dkernel) {
+REF void ref_corr2d_backward(const ref_tensor *x, const ref_tensor *kernel, const ref_tensor *dy, int flip,
+                             ref_tensor *dx, ref_tensor *dkernel) {
     if (dx)
         ref_fill(dx, 0);
     for (int i = 0; i < dy->h; i++)
@@ -188,7 +194,7 @@ typedef struct ref_pool {
 
 /* PyTorch's pooling_output_shape: rounded up in ceil mode, but the last window must start before the padding
    on the far side. Below 1: the window does not fit. */
-static inline int ref_pool_size(int size, int pad, int kernel, int stride, int dilation, int ceil_mode) {
+REF int ref_pool_size(int size, int pad, int kernel, int stride, int dilation, int ceil_mode) {
     const int span = size + 2 * pad - dilation * (kernel - 1) - 1 + (ceil_mode ? stride - 1 : 0);
     int count = span < 0 ? 0 : span / stride + 1;
     if (ceil_mode && count > 0 && (count - 1) * stride >= size + pad)
@@ -198,7 +204,7 @@ static inline int ref_pool_size(int size, int pad, int kernel, int stride, int d
 
 /* The position of the greatest element of window (i, j): the first of equals, but, as in PyTorch, the last
    NaN where there is one; -1: the window has no element of the image. */
-static inline int ref_maxpool2d_index(const ref_tensor *x, const ref_pool *opt, int n, int c, int i, int j) {
+REF int ref_maxpool2d_index(const ref_tensor *x, const ref_pool *opt, int n, int c, int i, int j) {
     int best = -1;
     for (int a = 0; a < opt->kernel_h; a++)
         for (int b = 0; b < opt->kernel_w; b++) {
@@ -214,8 +220,7 @@ static inline int ref_maxpool2d_index(const ref_tensor *x, const ref_pool *opt, 
     return best;
 }
 
-static inline void ref_maxpool2d_forward(const ref_tensor *x, const ref_pool *opt, ref_tensor *y,
-                                         int *indices) {
+REF void ref_maxpool2d_forward(const ref_tensor *x, const ref_pool *opt, ref_tensor *y, int *indices) {
     for (int n = 0; n < y->n; n++)
         for (int c = 0; c < y->c; c++)
             for (int i = 0; i < y->h; i++)
@@ -226,7 +231,7 @@ static inline void ref_maxpool2d_forward(const ref_tensor *x, const ref_pool *op
                 }
 }
 
-static inline void ref_maxpool2d_backward(const ref_tensor *dy, const int *indices, ref_tensor *dx) {
+REF void ref_maxpool2d_backward(const ref_tensor *dy, const int *indices, ref_tensor *dx) {
     ref_fill(dx, 0);
     for (int n = 0; n < dy->n; n++)
         for (int c = 0; c < dy->c; c++)
@@ -239,7 +244,7 @@ static inline void ref_maxpool2d_backward(const ref_tensor *dy, const int *indic
 }
 
 /* How many positions of a window that starts at start lie in low..high-1. */
-static inline int ref_inside(int start, int kernel, int low, int high) {
+REF int ref_inside(int start, int kernel, int low, int high) {
     int count = 0;
     for (int i = start; i < start + kernel; i++)
         count += i >= low && i < high;
@@ -248,15 +253,14 @@ static inline int ref_inside(int start, int kernel, int low, int high) {
 
 /* PyTorch's divisor: positions of the window on the image, or, with the padding counted, on the image and its
    padding; what ceil mode lets hang over beyond the padding is never counted. */
-static inline double ref_avgpool2d_divisor(const ref_pool *opt, int h, int w, int i, int j) {
+REF double ref_avgpool2d_divisor(const ref_pool *opt, int h, int w, int i, int j) {
     const int pad_h = opt->exclude_padding ? 0 : opt->pad_h;
     const int pad_w = opt->exclude_padding ? 0 : opt->pad_w;
     return (double)ref_inside(i * opt->stride_h - opt->pad_h, opt->kernel_h, -pad_h, h + pad_h) *
            (double)ref_inside(j * opt->stride_w - opt->pad_w, opt->kernel_w, -pad_w, w + pad_w);
 }
 
-static inline double ref_avgpool2d_output(const ref_tensor *x, const ref_pool *opt, int n, int c, int i,
-                                          int j) {
+REF double ref_avgpool2d_output(const ref_tensor *x, const ref_pool *opt, int n, int c, int i, int j) {
     double sum = 0;
     for (int a = 0; a < opt->kernel_h; a++)
         for (int b = 0; b < opt->kernel_w; b++) {
@@ -268,7 +272,7 @@ static inline double ref_avgpool2d_output(const ref_tensor *x, const ref_pool *o
     return sum / ref_avgpool2d_divisor(opt, x->h, x->w, i, j);
 }
 
-static inline void ref_avgpool2d_forward(const ref_tensor *x, const ref_pool *opt, ref_tensor *y) {
+REF void ref_avgpool2d_forward(const ref_tensor *x, const ref_pool *opt, ref_tensor *y) {
     for (int n = 0; n < y->n; n++)
         for (int c = 0; c < y->c; c++)
             for (int i = 0; i < y->h; i++)
@@ -276,8 +280,7 @@ static inline void ref_avgpool2d_forward(const ref_tensor *x, const ref_pool *op
                     *ref_at(y, n, c, i, j) = ref_avgpool2d_output(x, opt, n, c, i, j);
 }
 
-static inline void ref_avgpool2d_spread(const ref_pool *opt, int n, int c, int i, int j, double g,
-                                        ref_tensor *dx) {
+REF void ref_avgpool2d_spread(const ref_pool *opt, int n, int c, int i, int j, double g, ref_tensor *dx) {
     const double share = g / ref_avgpool2d_divisor(opt, dx->h, dx->w, i, j);
     for (int a = 0; a < opt->kernel_h; a++)
         for (int b = 0; b < opt->kernel_w; b++) {
@@ -288,7 +291,7 @@ static inline void ref_avgpool2d_spread(const ref_pool *opt, int n, int c, int i
         }
 }
 
-static inline void ref_avgpool2d_backward(const ref_tensor *dy, const ref_pool *opt, ref_tensor *dx) {
+REF void ref_avgpool2d_backward(const ref_tensor *dy, const ref_pool *opt, ref_tensor *dx) {
     ref_fill(dx, 0);
     for (int n = 0; n < dy->n; n++)
         for (int c = 0; c < dy->c; c++)
@@ -297,7 +300,7 @@ static inline void ref_avgpool2d_backward(const ref_tensor *dy, const ref_pool *
                     ref_avgpool2d_spread(opt, n, c, i, j, *ref_at(dy, n, c, i, j), dx);
 }
 
-static inline void ref_globalavgpool2d_forward(const ref_tensor *x, ref_tensor *y) {
+REF void ref_globalavgpool2d_forward(const ref_tensor *x, ref_tensor *y) {
     ref_fill(y, 0);
     for (int n = 0; n < x->n; n++)
         for (int c = 0; c < x->c; c++)
@@ -306,7 +309,7 @@ static inline void ref_globalavgpool2d_forward(const ref_tensor *x, ref_tensor *
                     *ref_at(y, n, c, 0, 0) += *ref_at(x, n, c, i, j) / (x->h * x->w);
 }
 
-static inline void ref_globalavgpool2d_backward(const ref_tensor *dy, ref_tensor *dx) {
+REF void ref_globalavgpool2d_backward(const ref_tensor *dy, ref_tensor *dx) {
     for (int n = 0; n < dx->n; n++)
         for (int c = 0; c < dx->c; c++)
             for (int i = 0; i < dx->h; i++)
@@ -316,8 +319,8 @@ static inline void ref_globalavgpool2d_backward(const ref_tensor *dy, ref_tensor
 
 /* ---- linear -------------------------------------------------------------------------------------- */
 
-static inline void ref_linear_forward(const ref_tensor *x, const ref_tensor *weight, const ref_tensor *bias,
-                                      ref_tensor *y) {
+REF void ref_linear_forward(const ref_tensor *x, const ref_tensor *weight, const ref_tensor *bias,
+                            ref_tensor *y) {
     for (int n = 0; n < y->n; n++)
         for (int o = 0; o < weight->n; o++) {
             double sum = bias ? bias->data[o] : 0;
@@ -327,8 +330,8 @@ static inline void ref_linear_forward(const ref_tensor *x, const ref_tensor *wei
         }
 }
 
-static inline void ref_linear_backward(const ref_tensor *x, const ref_tensor *weight, const ref_tensor *dy,
-                                       ref_tensor *dx, ref_tensor *dw, ref_tensor *db) {
+REF void ref_linear_backward(const ref_tensor *x, const ref_tensor *weight, const ref_tensor *dy,
+                             ref_tensor *dx, ref_tensor *dw, ref_tensor *db) {
     if (dx)
         ref_fill(dx, 0);
     for (int n = 0; n < dy->n; n++)
@@ -347,38 +350,38 @@ static inline void ref_linear_backward(const ref_tensor *x, const ref_tensor *we
 
 /* ---- activations: the backward passes take the result y ------------------------------------------ */
 
-static inline void ref_sigmoid_forward(const ref_tensor *x, ref_tensor *y) {
+REF void ref_sigmoid_forward(const ref_tensor *x, ref_tensor *y) {
     for (size_t i = 0; i < ref_count(x); i++)
         y->data[i] = 1 / (1 + exp(-x->data[i]));
 }
 
-static inline void ref_sigmoid_backward(const ref_tensor *y, const ref_tensor *dy, ref_tensor *dx) {
+REF void ref_sigmoid_backward(const ref_tensor *y, const ref_tensor *dy, ref_tensor *dx) {
     for (size_t i = 0; i < ref_count(y); i++)
         dx->data[i] = dy->data[i] * y->data[i] * (1 - y->data[i]);
 }
 
-static inline void ref_tanh_forward(const ref_tensor *x, ref_tensor *y) {
+REF void ref_tanh_forward(const ref_tensor *x, ref_tensor *y) {
     for (size_t i = 0; i < ref_count(x); i++)
         y->data[i] = tanh(x->data[i]);
 }
 
-static inline void ref_tanh_backward(const ref_tensor *y, const ref_tensor *dy, ref_tensor *dx) {
+REF void ref_tanh_backward(const ref_tensor *y, const ref_tensor *dy, ref_tensor *dx) {
     for (size_t i = 0; i < ref_count(y); i++)
         dx->data[i] = dy->data[i] * (1 - y->data[i] * y->data[i]);
 }
 
-static inline void ref_relu_forward(const ref_tensor *x, ref_tensor *y) { /* of NaN: NaN */
+REF void ref_relu_forward(const ref_tensor *x, ref_tensor *y) { /* of NaN: NaN */
     for (size_t i = 0; i < ref_count(x); i++)
         y->data[i] = x->data[i] <= 0 ? 0 : x->data[i];
 }
 
-static inline void ref_relu_backward(const ref_tensor *y, const ref_tensor *dy, ref_tensor *dx) {
+REF void ref_relu_backward(const ref_tensor *y, const ref_tensor *dy, ref_tensor *dx) {
     for (size_t i = 0; i < ref_count(y); i++)
         dx->data[i] = y->data[i] <= 0 ? 0 : dy->data[i];
 }
 
 /* The greatest of the channels at one position, and the sum of exp(x - greatest), which cannot overflow. */
-static inline double ref_exp_sum(const ref_tensor *x, int n, int i, int j, double *greatest) {
+REF double ref_exp_sum(const ref_tensor *x, int n, int i, int j, double *greatest) {
     double sum = 0;
     *greatest = -(double)INFINITY;
     for (int c = 0; c < x->c; c++)
@@ -388,7 +391,7 @@ static inline double ref_exp_sum(const ref_tensor *x, int n, int i, int j, doubl
     return sum;
 }
 
-static inline void ref_softmax_forward(const ref_tensor *x, ref_tensor *y) {
+REF void ref_softmax_forward(const ref_tensor *x, ref_tensor *y) {
     for (int n = 0; n < x->n; n++)
         for (int i = 0; i < x->h; i++)
             for (int j = 0; j < x->w; j++) {
@@ -400,7 +403,7 @@ static inline void ref_softmax_forward(const ref_tensor *x, ref_tensor *y) {
 }
 
 /* dy_c/dx_k = y_c (delta_ck - y_k), so dx_k = y_k (dy_k - sum over c of dy_c y_c). */
-static inline void ref_softmax_backward(const ref_tensor *y, const ref_tensor *dy, ref_tensor *dx) {
+REF void ref_softmax_backward(const ref_tensor *y, const ref_tensor *dy, ref_tensor *dx) {
     for (int n = 0; n < y->n; n++)
         for (int i = 0; i < y->h; i++)
             for (int j = 0; j < y->w; j++) {
@@ -413,14 +416,14 @@ static inline void ref_softmax_backward(const ref_tensor *y, const ref_tensor *d
 }
 
 /* Forward and, with dy and dx for x and y, backward: mask[i] is 1 where element i is kept. */
-static inline void ref_dropout(const ref_tensor *x, const int *mask, double p, ref_tensor *y) {
+REF void ref_dropout(const ref_tensor *x, const int *mask, double p, ref_tensor *y) {
     for (size_t i = 0; i < ref_count(x); i++)
         y->data[i] = mask[i] ? x->data[i] / (1 - p) : 0;
 }
 
 /* ---- losses -------------------------------------------------------------------------------------- */
 
-static inline double ref_cross_entropy_forward(const ref_tensor *logits, const int *labels) {
+REF double ref_cross_entropy_forward(const ref_tensor *logits, const int *labels) {
     double loss = 0;
     for (int n = 0; n < logits->n; n++) {
         double greatest;
@@ -430,8 +433,7 @@ static inline double ref_cross_entropy_forward(const ref_tensor *logits, const i
     return loss;
 }
 
-static inline void ref_cross_entropy_backward(const ref_tensor *logits, const int *labels,
-                                              ref_tensor *dlogits) {
+REF void ref_cross_entropy_backward(const ref_tensor *logits, const int *labels, ref_tensor *dlogits) {
     ref_softmax_forward(logits, dlogits);
     for (int n = 0; n < logits->n; n++)
         *ref_at(dlogits, n, labels[n], 0, 0) -= 1;
@@ -439,15 +441,14 @@ static inline void ref_cross_entropy_backward(const ref_tensor *logits, const in
         dlogits->data[i] /= logits->n;
 }
 
-static inline double ref_squared_error_forward(const ref_tensor *y, const ref_tensor *target, int mean) {
+REF double ref_squared_error_forward(const ref_tensor *y, const ref_tensor *target, int mean) {
     double sum = 0;
     for (size_t i = 0; i < ref_count(y); i++)
         sum += (y->data[i] - target->data[i]) * (y->data[i] - target->data[i]);
     return mean ? sum / (double)ref_count(y) : sum;
 }
 
-static inline void ref_squared_error_backward(const ref_tensor *y, const ref_tensor *target, int mean,
-                                              ref_tensor *dy) {
+REF void ref_squared_error_backward(const ref_tensor *y, const ref_tensor *target, int mean, ref_tensor *dy) {
     for (size_t i = 0; i < ref_count(y); i++)
         dy->data[i] = 2 * (y->data[i] - target->data[i]) / (mean ? (double)ref_count(y) : 1.0);
 }
