@@ -11996,27 +11996,27 @@ static __device__ __forceinline__ void cnn__gpu_wino_input(const float *d, int s
     t[5 * u] = fmaf(-2.5f, d[3 * s], d[s] + d[5 * s]);
 }
 
+/* A polynomial at 0, p, -p, q, -q and infinity, from its even and odd parts at p and at q. */
+static __device__ __forceinline__ void cnn__gpu_wino_values(float at_0, float even_p, float odd_p,
+                                                            float even_q, float odd_q, float at_infinity,
+                                                            float *t, int u) {
+    t[0] = at_0;
+    t[u] = even_p + odd_p;
+    t[2 * u] = even_p - odd_p;
+    t[3 * u] = even_q + odd_q;
+    t[4 * u] = even_q - odd_q;
+    t[5 * u] = at_infinity;
+}
+
 static __device__ __forceinline__ void cnn__gpu_wino_gradient(const float *d, int s, float *t, int u) {
     const float p = 0.70710678f, q = 1.41421356f;
-    const float a = fmaf(0.5f, d[2 * s], d[0]), b = fmaf(2.0f, d[2 * s], d[0]);
-    const float c = p * fmaf(0.5f, d[3 * s], d[s]), e = q * fmaf(2.0f, d[3 * s], d[s]);
-    t[0] = d[0];
-    t[u] = a + c;
-    t[2 * u] = a - c;
-    t[3 * u] = b + e;
-    t[4 * u] = b - e;
-    t[5 * u] = d[3 * s];
+    cnn__gpu_wino_values(d[0], fmaf(0.5f, d[2 * s], d[0]), p * fmaf(0.5f, d[3 * s], d[s]),
+                         fmaf(2.0f, d[2 * s], d[0]), q * fmaf(2.0f, d[3 * s], d[s]), d[3 * s], t, u);
 }
 
 static __device__ __forceinline__ void cnn__gpu_wino_weight(const float *g, int s, float *t, int u) {
-    const float a = -2.0f / 3 * (g[0] + 0.5f * g[2 * s]), b = -0.47140452f * g[s];
-    const float c = 1.0f / 6 * (g[0] + 2.0f * g[2 * s]), e = 0.23570226f * g[s];
-    t[0] = g[0];
-    t[u] = a + b;
-    t[2 * u] = a - b;
-    t[3 * u] = c + e;
-    t[4 * u] = c - e;
-    t[5 * u] = g[2 * s];
+    cnn__gpu_wino_values(g[0], -2.0f / 3 * (g[0] + 0.5f * g[2 * s]), -0.47140452f * g[s],
+                         1.0f / 6 * (g[0] + 2.0f * g[2 * s]), 0.23570226f * g[s], g[2 * s], t, u);
 }
 
 static __device__ __forceinline__ void cnn__gpu_wino_output(const float *m, int s, float *t, int u) {
