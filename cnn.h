@@ -1244,6 +1244,9 @@ CNN__BOTH CNN__INLINE cnn__window cnn__window_at(int i, int n, int kernel, int s
     return v;
 }
 
+typedef void (*cnn__unary_kernel)(const float *x, float *y, size_t n);
+typedef void (*cnn__binary_kernel)(const float *y, const float *dy, float *dx, size_t n);
+
 /* One instruction set's kernels. */
 typedef struct cnn__kernels {
     const char *name;
@@ -1272,12 +1275,8 @@ typedef struct cnn__kernels {
     void (*every)(const float *x, size_t x_pitch, int step, float *y, size_t y_pitch, size_t n, int rows);
     float (*sum)(const float *x, size_t n);
     void (*add)(float *y, const float *x, size_t n);
-    void (*sigmoid)(const float *x, float *y, size_t n);
-    void (*tanh)(const float *x, float *y, size_t n);
-    void (*relu)(const float *x, float *y, size_t n);
-    void (*sigmoid_backward)(const float *y, const float *dy, float *dx, size_t n);
-    void (*tanh_backward)(const float *y, const float *dy, float *dx, size_t n);
-    void (*relu_backward)(const float *y, const float *dy, float *dx, size_t n);
+    cnn__unary_kernel sigmoid, tanh, relu;
+    cnn__binary_kernel sigmoid_backward, tanh_backward, relu_backward;
     void (*softmax)(const float *x, float *y, float *max, float *sum, int c, size_t n, int samples);
     void (*softmax_backward)(const float *y, const float *dy, float *dx, int c, size_t n, int samples);
     void (*maxpool)(const cnn__pool *p, const float *x, float *y, int *indices, int c, int cell);
@@ -4304,11 +4303,36 @@ static size_t cnn__lanes_floats(const cnn__conv *v, int rows) {
     return cnn__mul((size_t)(cnn__lanes_panels(v->o) * CNN__LANES), panel);
 }
 
+/* What a single example's outputs go through while they are lanes, in whole vectors; a part may be NULL. */
+typedef struct cnn__follow {
+    cnn__unary_kernel activation;
+    const cnn__pool *pool;
+} cnn__follow;
+
+/* Whether they can: all of them at one time, without gaps. */
+static int cnn__lanes_follow(const cnn__conv *v) {
+    return cnn__lanes_pitch(v) == v->ow && v->oh * v->ow <= CNN__CHUNK;
+}
+
+/* [positions][CNN__LANES] in place: a window's result takes a place no later than its first element's. Returns
+   how many positions there are then. */
+static int cnn__follow_lanes(const cnn__follow *f, const cnn__kernels *k, float *y, int positions) {
+    if (f->activation)
+        f->activation(y, y, (size_t)positions * CNN__LANES);
+    if (!f->pool)
+        return positions;
+    if (f->pool->max)
+        k->maxpool(f->pool, y, y, NULL, 1, CNN__LANES);
+    else
+        k->avgpool(f->pool, y, y, 1, CNN__LANES);
+    return f->pool->oh * f->pool->ow;
+}
+
 /* `channels` outputs of `rows` rows, to y, in chunks of the steps whose panel stays in the first-level
-   cache. */
+   cache. follow may be NULL. */
 static void cnn__conv_lanes(const cnn__conv *v, const cnn__kernels *k, const float *packed,
-                            const float *panels, const float *bias, int channels, int rows, float *scratch,
-                            float *y) {
+                            const float *panels, const float *bias, const cnn__follow *follow, int channels,
+                            int rows, float *scratch, float *y) {
     const int pitch = cnn__lanes_pitch(v), close = pitch == v->ow;
     const int some =
         close ? cnn__clamp(CNN__CHUNK / v->ow, 1, rows) : rows; /* cached still when they move on */
@@ -4339,12 +4363,14 @@ static void cnn__conv_lanes(const cnn__conv *v, const cnn__kernels *k, const flo
                 k->pixels(&a);
             }
             for (int p = 0; p < a.panels; p++) {
-                float *to =
-                    y + (size_t)(o + p * CNN__LANES) * (size_t)v->y_plane + (size_t)row * (size_t)v->ow;
-                for (int i = 0; i < (close ? 1 : a.lines); i++, to += v->ow)
-                    cnn__rows_from_block(
-                        scratch + p * a.yp + i * a.yr, (size_t)v->ow * (size_t)(close ? a.lines : 1),
-                        CNN__LANES, cnn__min(count - p * CNN__LANES, CNN__LANES), to, (size_t)v->y_plane);
+                float *from = scratch + p * a.yp;
+                int line = close ? v->ow * a.lines : v->ow, plane = v->y_plane;
+                if (follow)
+                    line = plane = cnn__follow_lanes(follow, k, from, line);
+                float *to = y + (size_t)(o + p * CNN__LANES) * (size_t)plane + (size_t)row * (size_t)v->ow;
+                for (int i = 0; i < (close ? 1 : a.lines); i++, from += a.yr, to += v->ow)
+                    cnn__rows_from_block(from, (size_t)line, CNN__LANES,
+                                         cnn__min(count - p * CNN__LANES, CNN__LANES), to, (size_t)plane);
             }
         }
     }
@@ -5058,7 +5084,7 @@ static void cnn__lanes_task(void *context, int task, int thread) {
     if (!have)
         cnn__pack(v, a->x + (size_t)unit * (size_t)v->c * (size_t)v->h * (size_t)v->w, 0, v->c, row0, packed);
     cnn__conv_lanes(v, a->k, packed, a->panels + first * (size_t)v->steps, a->bias ? a->bias + at : NULL,
-                    m1 - m0, rows, packed + cnn__lanes_packed(v),
+                    NULL, m1 - m0, rows, packed + cnn__lanes_packed(v),
                     a->y + ((size_t)unit * (size_t)v->o + (size_t)m0) * out + (size_t)row0 * (size_t)v->ow);
 }
 
@@ -6584,9 +6610,6 @@ static cnn_status cnn__binary_check(const char *where, const cnn_tensor *y, cons
     return cnn__check_apart_or_same(where, "dx", dx, "y", y);
 }
 
-typedef void (*cnn__unary_kernel)(const float *x, float *y, size_t n);
-typedef void (*cnn__binary_kernel)(const float *y, const float *dy, float *dx, size_t n);
-
 static cnn__unary_kernel cnn__activation(const cnn__kernels *k, cnn_layer_kind kind) {
     return kind == CNN_SIGMOID ? k->sigmoid : kind == CNN_TANH ? k->tanh : k->relu;
 }
@@ -7434,7 +7457,7 @@ static cnn_net *cnn__net_carve(cnn__arena *arena, int count, size_t parameters, 
     void *layers = cnn__take(arena, (size_t)count, sizeof(cnn_layer));
     void *info = cnn__take(arena, (size_t)count, sizeof(cnn_layer_info));
     void *offset = cnn__take(arena, (size_t)count, sizeof(size_t));
-    float *values = within ? cnn__take_floats(arena, parameters ? parameters : 1) : NULL;
+    float *values = within ? cnn__take_floats(arena, cnn__add(parameters, CNN__LANES)) : NULL;
     if (!arena->base)
         return NULL;
     memset(net, 0, sizeof *net);
@@ -7445,6 +7468,24 @@ static cnn_net *cnn__net_carve(cnn__arena *arena, int count, size_t parameters, 
     net->parameters = values;
     net->parameter_count = parameters;
     return net;
+}
+
+/* Where the layers' parameters lie, in order and without gaps. On the CPU the linear layer with most weights
+   begins on a cache line, since a single example's takes them straight from there: CNN__LANES floats of memory
+   are left for that. */
+static void cnn__net_place(cnn_net *net) {
+    size_t at = 0, most = 0, skip = 0;
+    for (int i = 0; i < net->count; i++) {
+        const cnn_layer_info *info = &net->info[i];
+        if (net->layers[i].kind == CNN_LINEAR && info->weights > most) {
+            most = info->weights;
+            skip = (CNN__LANES - at % CNN__LANES) % CNN__LANES;
+        }
+        net->offset[i] = at;
+        at += info->weights + info->biases;
+    }
+    if (cnn__ops() == cnn__cpu())
+        net->parameters += skip;
 }
 
 static cnn_status cnn__net_make(const char *where, cnn_net **net, const cnn_layer *layers, int count, int c,
@@ -7459,10 +7500,11 @@ static cnn_status cnn__net_make(const char *where, cnn_net **net, const cnn_laye
         return CNN_OK;
     }
     void *owned = own ? cnn__alloc(arena.used) : NULL;
-    void *values = owned ? cnn__ops()->allocate(cnn__mul(parameters + 1, sizeof(float))) : NULL;
+    const size_t room = cnn__mul(cnn__add(parameters, CNN__LANES), sizeof(float));
+    void *values = owned ? cnn__ops()->allocate(room) : NULL;
     if (own && !values) {
         cnn__free(owned);
-        return cnn__no_memory(where, cnn__add(arena.used, cnn__mul(parameters + 1, sizeof(float))));
+        return cnn__no_memory(where, cnn__add(arena.used, room));
     }
     char *base = own ? (char *)owned : cnn__align_within(memory, bytes, arena.used);
     if (!base)
@@ -7479,13 +7521,9 @@ static cnn_status cnn__net_make(const char *where, cnn_net **net, const cnn_laye
     made->w = w;
     made->owned = owned;
     memcpy(made->layers, layers, (size_t)count * sizeof *layers);
-    memset(made->parameters, 0, parameters * sizeof(float));
     cnn__infer(layers, count, c, h, w, made->info, &parameters);
-    size_t at = 0;
-    for (int i = 0; i < count; i++) {
-        made->offset[i] = at;
-        at += made->info[i].weights + made->info[i].biases;
-    }
+    cnn__net_place(made);
+    memset(made->parameters, 0, parameters * sizeof(float));
     *net = made;
     return CNN_OK;
 }
@@ -7698,7 +7736,8 @@ CNN__OUTLINE static int cnn__units(int examples) {
 }
 
 /* Places the layers' outputs among a block's activations. An element-wise layer works in place unless the
-   backward pass still reads what it would overwrite. Without a backward pass two places in turn do. */
+   backward pass still reads what it would overwrite. Without a backward pass three places in turn do: an
+   image, its convolution, and what the pool makes of that strip by strip. */
 CNN__COLD static void cnn__plan_activations(cnn_workspace *ws, const cnn_net *net, cnn__plan *plan) {
     size_t input = cnn__elements(1, net->c, net->h, net->w) * CNN__LANES, largest = input, at = 0,
            used = input;
@@ -7713,7 +7752,7 @@ CNN__COLD static void cnn__plan_activations(cnn_workspace *ws, const cnn_net *ne
         const int alias = kind->in_place && (flatten || !locked || ws->mode == CNN_INFERENCE);
         locked = kind->reads_y || (alias && locked);
         if (!alias) {
-            side = !side;
+            side = (side + 1) % 3;
             at = used;
             used += size;
         }
@@ -7724,7 +7763,7 @@ CNN__COLD static void cnn__plan_activations(cnn_workspace *ws, const cnn_net *ne
             p->act = ws->mode == CNN_INFERENCE ? (size_t)side : at; /* a side becomes a place below */
         }
     }
-    ws->act_floats = ws->mode == CNN_INFERENCE ? 2 * largest : used;
+    ws->act_floats = ws->mode == CNN_INFERENCE ? 3 * largest : used;
     ws->grad_floats = ws->mode == CNN_INFERENCE ? 0 : largest;
     for (int i = 0; plan && ws->mode == CNN_INFERENCE && i < net->count; i++)
         plan[i].act *= largest;
@@ -7743,9 +7782,7 @@ CNN__COLD static void cnn__plan_strips(const cnn_workspace *ws, const cnn_net *n
         return;
     if (next < net->count && plan[next].alias && cnn__is_activation(net->layers[next].kind))
         p->activation = next++;
-    /* Two places in turn: a pool's output would overwrite the image that is being read. */
-    const int safe = ws->mode != CNN_INFERENCE || !(p->conv.direct || p->u);
-    if (safe && next < net->count && plan[next].pool.tiled && plan[next].pool.kh <= CNN__STRIP_ROWS) {
+    if (next < net->count && plan[next].pool.tiled && plan[next].pool.kh <= CNN__STRIP_ROWS) {
         p->pooling = next;
         p->strip = plan[next].pool.kh;
     }
@@ -8168,28 +8205,30 @@ static const float *cnn__layer_bias(const cnn__pass *e, int layer) {
     return info->biases ? e->net->parameters + e->net->offset[layer] + info->weights : NULL;
 }
 
-/* The layers' weights in panels: a task takes every CNN__PREPARE-th panel of a layer. Layers follow one
-   another, so that each thread gets some of every one. */
-enum { CNN__PREPARE = 4 };
+/* The layers' weights in panels: each layer in so many parts, every one of which takes every such panel. Layers
+   follow one another, so that each thread gets some of every one. */
+static int cnn__prepare_parts(const cnn__pass *e) {
+    return e->threads > 1 ? 4 : 1;
+}
 
 static void cnn__prepare_conv(const cnn__pass *e, const cnn__plan *p, const float *weight, int part) {
+    const int parts = cnn__prepare_parts(e);
     const cnn__conv *v = &p->conv;
     const int lanes = cnn__outputs_as_lanes(&p->single), blocks = cnn__blocks(e->n);
     const int singles = cnn__units(e->n) > blocks, winograd = blocks && e->k->wino_input;
     for (int g = 0; g < v->groups; g++) {
         const size_t at = (size_t)g * (size_t)v->o * (size_t)v->steps;
         if ((blocks && !(winograd && p->u)) || (singles && !lanes))
-            cnn__panels(e->k, weight + at, (size_t)v->steps, 1, v->o, v->steps, part, CNN__PREPARE,
-                        p->panels + at);
-        if (part == g % CNN__PREPARE && e->back && (singles || !(winograd && p->back_u)))
+            cnn__panels(e->k, weight + at, (size_t)v->steps, 1, v->o, v->steps, part, parts, p->panels + at);
+        if (part == g % parts && e->back && (singles || !(winograd && p->back_u)))
             cnn__conv_back_panels(v, e->k, weight + at, p->back_panels + at);
     }
     if (winograd && p->u)
-        cnn__cells_weights(e->k, v, weight, 0, part, CNN__PREPARE, p->panels, p->u);
+        cnn__cells_weights(e->k, v, weight, 0, part, parts, p->panels, p->u);
     if (winograd && p->back_u && e->back)
-        cnn__cells_weights(e->k, v, weight, 1, part, CNN__PREPARE, p->u_packed, p->back_u);
+        cnn__cells_weights(e->k, v, weight, 1, part, parts, p->u_packed, p->back_u);
     const int panels = lanes && singles ? v->groups * cnn__ceil_div(v->o, CNN__LANES) : 0;
-    for (int i = part; i < panels; i += CNN__PREPARE)
+    for (int i = part; i < panels; i += parts)
         cnn__lanes_panel(&p->single, weight, 0, i, p->single_panels);
 }
 
@@ -8200,13 +8239,13 @@ static void cnn__prepare_task(void *context, int task, int thread) {
     const float *weight = e->net->parameters + e->net->offset[layer];
     (void)thread;
     if (e->net->layers[layer].kind == CNN_LINEAR && cnn__blocks(e->n))
-        cnn__panels(e->k, weight, p->in, 1, (int)p->out, (int)p->in, part, CNN__PREPARE, p->panels);
+        cnn__panels(e->k, weight, p->in, 1, (int)p->out, (int)p->in, part, cnn__prepare_parts(e), p->panels);
     else if (e->net->layers[layer].kind == CNN_CONV2D)
         cnn__prepare_conv(e, p, weight, part);
 }
 
 static void cnn__prepare(const cnn__pass *e) {
-    cnn__parallel(e->threads, e->net->count * CNN__PREPARE, cnn__prepare_task, (void *)(uintptr_t)e);
+    cnn__parallel(e->threads, e->net->count * cnn__prepare_parts(e), cnn__prepare_task, (void *)(uintptr_t)e);
 }
 
 /* Whether a unit's convolution goes by Winograd, forward or dx, and how. */
@@ -8251,7 +8290,7 @@ static void cnn__unit_conv_forward(const cnn__pass *e, int layer, int g, const f
     y += (size_t)i0 * (size_t)v->y_pitch;
     if (cnn__outputs_as_lanes(v)) {
         panels = p->single_panels + (size_t)g * cnn__lanes_weights(v) / (size_t)v->groups;
-        cnn__conv_lanes(v, e->k, image, panels, bias, v->o, i1 - i0, scratch, y);
+        cnn__conv_lanes(v, e->k, image, panels, bias, NULL, v->o, i1 - i0, scratch, y);
     } else {
         cnn__single_line(v, e->k, image, panels, bias, i1 - i0, scratch, y);
     }
@@ -8357,6 +8396,12 @@ static void cnn__block_conv_strips(const cnn__pass *e, int layer, const float *x
     const int winograd = cnn__unit_cells(e, layer, 0, packed, &cells);
     if (!winograd)
         x = cnn__block_packed(v, x, packed);
+    if (e->ws->mode == CNN_INFERENCE && cnn__outputs_as_lanes(v) && cnn__lanes_follow(v)) {
+        const cnn__follow follow = {p->activation ? activation : NULL, p->pooling ? pool : NULL};
+        cnn__conv_lanes(v, e->k, x, p->single_panels, cnn__layer_bias(e, layer), &follow, v->o, v->oh,
+                        packed + cnn__lanes_packed(v), p->pooling ? pooled : y);
+        return;
+    }
     const int strip = cnn__strip_rows(e, layer);
     for (int row = 0; row < v->oh; row += strip) {
         const int rows = cnn__min(strip, v->oh - row);
