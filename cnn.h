@@ -1791,10 +1791,25 @@ CNN__INLINE void CNN__FN(cnn__pixels_step)(const float *x, const float *w, ptrdi
     }
 }
 
+/* Two steps of one vector, whose pixels lie side by side: what is loaded serves both, 13 loads for 20
+   multiply-adds where one step at a time takes 22. */
+CNN__INLINE void CNN__FN(cnn__pixels_pair)(const float *x, const float *w,
+                                           CNN__VEC (*acc)[CNN__PIXELS_VECTORS], const int MR) {
+    const CNN__VEC first = CNN__LOAD(w), second = CNN__LOAD(w + CNN__LANES);
+    acc[0][0] = CNN__FMA(CNN__SET1(x[0]), first, acc[0][0]);
+    CNN__UNROLL
+    for (int m = 1; m < MR; m++) {
+        const CNN__VEC b = CNN__SET1(x[m]);
+        CNN__ADD_PRODUCT(acc[m - 1][0], b, second);
+        CNN__ADD_PRODUCT(acc[m][0], b, first);
+    }
+    acc[MR - 1][0] = CNN__FMA(CNN__SET1(x[MR]), second, acc[MR - 1][0]);
+}
+
 /* A tile of MR positions, as cnn__tile with its roles exchanged; some steps at a time. */
 CNN__INLINE void CNN__FN(cnn__pixels_tile)(const cnn__pixels *a, const float *x, float *y, const int MR,
                                            const int NV) {
-    const int STEPS = CNN__LEAN ? 1 : CNN__V < 16 ? 4 : NV == 1 ? 2 : 1;
+    const int STEPS = CNN__LEAN ? 1 : CNN__V < 16 ? 4 : 1, PAIRS = CNN__V == 16 && NV == 1;
     const ptrdiff_t wp = CNN__V == CNN__LANES ? a->wp : CNN__V, yp = CNN__V == CNN__LANES ? a->yp : CNN__V;
     CNN__VEC acc[CNN__BEYOND][CNN__PIXELS_VECTORS];
     const int *CNN__RESTRICT tap = a->tap;
@@ -1807,13 +1822,18 @@ CNN__INLINE void CNN__FN(cnn__pixels_tile)(const cnn__pixels *a, const float *x,
         for (int j = 0; j < NV; j++)
             acc[m][j] = CNN__LOAD(a->bias ? a->bias + j * CNN__V : y + m * CNN__LANES + j * yp);
     }
-    for (; k + STEPS <= steps; k += STEPS, w += STEPS * CNN__LANES) {
+    for (; !PAIRS && k + STEPS <= steps; k += STEPS, w += STEPS * CNN__LANES) {
         CNN__UNROLL
         for (int i = 0; i < STEPS; i++)
             CNN__FN(cnn__pixels_step)(x + tap[k + i], w + i * CNN__LANES, wp, acc, MR, NV);
     }
-    for (; k < steps; k++, w += CNN__LANES)
+    for (; k < steps; k++, w += CNN__LANES) {
+        for (; PAIRS && k + 1 < steps && tap[k + 1] == tap[k] + 1; k += 2, w += 2 * CNN__LANES)
+            CNN__FN(cnn__pixels_pair)(x + tap[k], w, acc, MR);
+        if (PAIRS && k == steps)
+            break;
         CNN__FN(cnn__pixels_step)(x + tap[k], w, wp, acc, MR, NV);
+    }
     CNN__UNROLL
     for (int m = 0; m < MR; m++) {
         CNN__UNROLL
@@ -4309,22 +4329,16 @@ typedef struct cnn__follow {
     const cnn__pool *pool;
 } cnn__follow;
 
-/* Whether they can: all of them at one time, without gaps. */
-static int cnn__lanes_follow(const cnn__conv *v) {
-    return cnn__lanes_pitch(v) == v->ow && v->oh * v->ow <= CNN__CHUNK;
-}
+static void cnn__pool_blocks(const cnn__pool *p, const float *x, float *y, int c, int cell); /* see >>pool */
 
 /* [positions][CNN__LANES] in place: a window's result takes a place no later than its first element's. Returns
    how many positions there are then. */
-static int cnn__follow_lanes(const cnn__follow *f, const cnn__kernels *k, float *y, int positions) {
+static int cnn__follow_lanes(const cnn__follow *f, float *y, int positions) {
     if (f->activation)
         f->activation(y, y, (size_t)positions * CNN__LANES);
     if (!f->pool)
         return positions;
-    if (f->pool->max)
-        k->maxpool(f->pool, y, y, NULL, 1, CNN__LANES);
-    else
-        k->avgpool(f->pool, y, y, 1, CNN__LANES);
+    cnn__pool_blocks(f->pool, y, y, 1, CNN__LANES);
     return f->pool->oh * f->pool->ow;
 }
 
@@ -4366,7 +4380,7 @@ static void cnn__conv_lanes(const cnn__conv *v, const cnn__kernels *k, const flo
                 float *from = scratch + p * a.yp;
                 int line = close ? v->ow * a.lines : v->ow, plane = v->y_plane;
                 if (follow)
-                    line = plane = cnn__follow_lanes(follow, k, from, line);
+                    line = plane = cnn__follow_lanes(follow, from, line);
                 float *to = y + (size_t)(o + p * CNN__LANES) * (size_t)plane + (size_t)row * (size_t)v->ow;
                 for (int i = 0; i < (close ? 1 : a.lines); i++, from += a.yr, to += v->ow)
                     cnn__rows_from_block(from, (size_t)line, CNN__LANES,
@@ -4390,8 +4404,20 @@ static size_t cnn__single_floats(const cnn__conv *v) {
                                     : 0;
 }
 
+/* Whether what follows may come before a single example's outputs move to their places: as lanes, all of them
+   at one time and without gaps; as a line, whose gaps it takes along, if they are few. */
+static int cnn__lanes_follow(const cnn__conv *v) {
+    return cnn__outputs_as_lanes(v) && cnn__lanes_pitch(v) == v->ow && v->oh * v->ow <= CNN__CHUNK;
+}
+
+static int cnn__line_follows(const cnn__conv *v) {
+    return v->cell == 1 && v->lines > 1 && !cnn__outputs_as_lanes(v) && 5 * v->wq <= 6 * v->ow;
+}
+
+/* follow, which may be NULL, has a pool, and takes all rows where they lie. */
 static void cnn__single_line(const cnn__conv *v, const cnn__kernels *k, const float *x, const float *panels,
-                             const float *bias, int rows, float *scratch, float *y) {
+                             const float *bias, const cnn__follow *follow, int rows, float *scratch,
+                             float *y) {
     cnn__product a;
     memset(&a, 0, sizeof a);
     a.rows = v->o;
@@ -4407,6 +4433,15 @@ static void cnn__single_line(const cnn__conv *v, const cnn__kernels *k, const fl
     a.ym = (ptrdiff_t)a.n;
     a.slack = 1;
     cnn__product_run(k, &a);
+    if (follow) {
+        cnn__pool pool = *follow->pool;
+        pool.w = v->wq;
+        if (follow->activation)
+            follow->activation(scratch, scratch, (size_t)v->o * a.n);
+        for (int m = 0; m < v->o; m++, scratch += a.n, y += pool.oh * pool.ow)
+            cnn__pool_blocks(&pool, scratch, y, 1, 1);
+        return;
+    }
     for (int m = 0; m < v->o; m++)
         k->copy(scratch + (size_t)m * a.n, (size_t)v->wq, y + (size_t)m * (size_t)v->y_plane, (size_t)v->ow,
                 (size_t)v->ow, rows);
@@ -6289,6 +6324,14 @@ CNN_API cnn_status cnn_convolve2d_backward(const cnn_tensor *x, const cnn_tensor
    side. */
 static const cnn__kernels *cnn__pool_kernels(const cnn__pool *p, int cell) {
     return cell == 1 && !(p->tiled && p->kh == 2 && p->kw == 2) ? &cnn__kernels_scalar : cnn__k();
+}
+
+/* c planes, or c channels of a block, without the places of the maxima. */
+static void cnn__pool_blocks(const cnn__pool *p, const float *x, float *y, int c, int cell) {
+    if (p->max)
+        cnn__k()->maxpool(p, x, y, NULL, c, cell);
+    else
+        cnn__pool_kernels(p, cell)->avgpool(p, x, y, c, cell);
 }
 
 /* Output size along one axis, PyTorch's rule; 0 or less where the window does not fit. In ceil mode the last
@@ -8292,7 +8335,7 @@ static void cnn__unit_conv_forward(const cnn__pass *e, int layer, int g, const f
         panels = p->single_panels + (size_t)g * cnn__lanes_weights(v) / (size_t)v->groups;
         cnn__conv_lanes(v, e->k, image, panels, bias, NULL, v->o, i1 - i0, scratch, y);
     } else {
-        cnn__single_line(v, e->k, image, panels, bias, i1 - i0, scratch, y);
+        cnn__single_line(v, e->k, image, panels, bias, NULL, i1 - i0, scratch, y);
     }
 }
 
@@ -8396,10 +8439,15 @@ static void cnn__block_conv_strips(const cnn__pass *e, int layer, const float *x
     const int winograd = cnn__unit_cells(e, layer, 0, packed, &cells);
     if (!winograd)
         x = cnn__block_packed(v, x, packed);
-    if (e->ws->mode == CNN_INFERENCE && cnn__outputs_as_lanes(v) && cnn__lanes_follow(v)) {
-        const cnn__follow follow = {p->activation ? activation : NULL, p->pooling ? pool : NULL};
+    const cnn__follow follow = {p->activation ? activation : NULL, p->pooling ? pool : NULL};
+    float *scratch = packed + cnn__lanes_packed(v);
+    if (e->ws->mode == CNN_INFERENCE && cnn__lanes_follow(v)) {
         cnn__conv_lanes(v, e->k, x, p->single_panels, cnn__layer_bias(e, layer), &follow, v->o, v->oh,
-                        packed + cnn__lanes_packed(v), p->pooling ? pooled : y);
+                        scratch, p->pooling ? pooled : y);
+        return;
+    }
+    if (e->ws->mode == CNN_INFERENCE && p->pooling && cnn__line_follows(v)) {
+        cnn__single_line(v, e->k, x, p->panels, cnn__layer_bias(e, layer), &follow, v->oh, scratch, pooled);
         return;
     }
     const int strip = cnn__strip_rows(e, layer);
@@ -8415,11 +8463,8 @@ static void cnn__block_conv_strips(const cnn__pass *e, int layer, const float *x
             float *at = y + cnn__strip_at(v, m, row);
             if (p->activation)
                 activation(at, at, (size_t)rows * (size_t)v->y_pitch);
-            if (pools && pool->max)
-                e->k->maxpool(&part, at, pooled + cnn__pooled_at(pool, m, row, e->cell), NULL, 1, e->cell);
-            else if (pools)
-                cnn__pool_kernels(pool, e->cell)
-                    ->avgpool(&part, at, pooled + cnn__pooled_at(pool, m, row, e->cell), 1, e->cell);
+            if (pools)
+                cnn__pool_blocks(&part, at, pooled + cnn__pooled_at(pool, m, row, e->cell), 1, e->cell);
         }
     }
 }
@@ -8432,11 +8477,9 @@ static void cnn__forward_layer(const cnn__pass *e, int layer, const float *x, fl
         cnn__block_conv(e, layer, x, y, packed);
         break;
     case CNN_MAXPOOL2D:
-        e->k->maxpool(&p->pool, x, y, NULL, e->net->info[layer].c, e->cell);
-        break;
     case CNN_AVGPOOL2D:
     case CNN_GLOBALAVGPOOL2D:
-        cnn__pool_kernels(&p->pool, e->cell)->avgpool(&p->pool, x, y, e->net->info[layer].c, e->cell);
+        cnn__pool_blocks(&p->pool, x, y, e->net->info[layer].c, e->cell);
         break;
     case CNN_LINEAR:
         cnn__block_linear(e, layer, x, y);
