@@ -1223,9 +1223,12 @@ static void test_init_constant(void) {
     cnn_net_free(net);
 }
 
-/* Parameters: a new network's are 0; layers' views lie one after the other in the block. */
+/* Parameters: a new network's are 0; layers' views lie one after the other in the block, and the largest linear
+   layer's weight on a cache line. */
 static void test_parameter_block(void) {
     cnn_net *net = NULL;
+    cnn_tensor linear = {0};
+    size_t most = 0;
     GOOD(cnn_net_create(&net, classifier, COUNT(classifier), 1, SIDE, SIDE));
     const float *next = cnn_net_parameters(net);
     CHECK(largest(next, cnn_net_parameter_count(net)) == 0, "a new network has parameters that are not 0");
@@ -1240,7 +1243,12 @@ static void test_parameter_block(void) {
         next += info->biases;
         CHECK(!memcmp(cnn_net_layer(net, i), &classifier[i], sizeof classifier[i]), "layer %d: another table",
               i);
+        if (classifier[i].kind == CNN_LINEAR && info->weights > most) {
+            most = info->weights;
+            linear = w;
+        }
     }
+    CHECK(linear.data && (uintptr_t)linear.data % 64 == 0, "the largest linear layer straddles cache lines");
     CHECK(next == cnn_net_parameters(net) + cnn_net_parameter_count(net), "the block has another size");
     cnn_net_free(net);
 }
