@@ -218,10 +218,12 @@ typedef struct cnn_conv2d_options {
    x {N, C, H, W}, weight {O, C/groups, KH, KW}, bias {1, O, 1, 1} or NULL, y {N, O, OH, OW} with
      OH = (H + pad_top + pad_bottom - dilation_h*(KH-1) - 1) / stride_h + 1, rounded down; OW alike.
    groups = C is the depthwise convolution. 3x3 kernels with stride and dilation 1, padding up to 1 and 24
-   channels or more on both sides go by Winograd's minimal filtering unless no_winograd is set: two to three
-   times as fast. Errors are then up to 8 * 2^-23 of the sum of |weight * x| (4.4 seen; directly 2.9), for dw,
-   from 12x12 outputs on, of |dy * x|; and an x that is not finite spoils its 4x4 outputs. Networks do so 16
-   examples at a time, from 16 channels up to 12,500 pairs of them, without groups, dw from 6x6 outputs on.
+   channels or more on both sides, for dw also 12x12 outputs or more, go by Winograd's minimal filtering unless
+   no_winograd is set: two to three times as fast. The errors in 2^-23 of the sum of |weight * x|, largest and
+   root mean square, seen with up to 96 channels: 6.7 and 0.4 where signs are random (directly 2.6 and 0.2; the
+   tests allow 8), 19 and 1.0 where no signs differ (18 and 2.6). An x that is not finite spoils its 4x4
+   outputs. Networks do so 16 examples at a time, from 16 channels up to 12,500 pairs of them, without groups,
+   dw from 6x6 outputs on.
    The GPU does so from c*o = 30*(c + o) channels on, 60 on both sides, without groups, and not in TF32. */
 CNN_API cnn_status cnn_conv2d_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
                                       const cnn_conv2d_options *options, cnn_tensor *y);
@@ -1255,7 +1257,7 @@ typedef struct cnn__kernels {
     const unsigned char *sizes; /* the vectors that tiles of so many rows have, as bits */
     void (*wino_input)(const float *x, const ptrdiff_t *row, const ptrdiff_t *column, int n, float *to,
                        size_t pitch);
-    void (*wino_weight)(const float *g, int n, int steps, int flip, float *to, size_t pitch);
+    void (*wino_weight)(const float *g, size_t g_pitch, int n, int flip, float *to, size_t pitch);
     void (*wino_output)(const float *m, size_t pitch, int n, float bias, float *to, size_t to_pitch);
     void (*wino_cells)(const float *m, size_t pitch, float bias, int rows, int columns, float *to,
                        size_t to_pitch);
@@ -2050,7 +2052,8 @@ static void CNN__FN(cnn__depthwise_dot)(const cnn__depthwise *a) {
 /* Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray 2016): y = A^T [(G g G^T) * (B^T d B)] A, 36
    multiplications for 16 outputs in place of 144. Interpolated at 0, +-p, +-q and infinity with p =
    sqrt(1/2), q = sqrt(2), whose factors are smaller than those of the usual 1 and 2: a third of the error.
-   One vector holds the same element of V tiles. */
+   The rows of G lack the usual factors 1, -2/3, -2/3, 1/6, 1/6, 1, which the columns of A^T have instead: they
+   cost nothing there. One vector holds the same element of V tiles. */
 
 CNN__INLINE void CNN__FN(cnn__wino_input1)(const CNN__VEC *d, const int s, CNN__VEC *t) { /* t = B^T d */
     const CNN__VEC p = CNN__SET1(0.70710678f), q = CNN__SET1(1.41421356f), sum = CNN__SET1(-2.5f);
@@ -2118,46 +2121,29 @@ CNN__STRIDED static void CNN__FN(cnn__wino_gradient)(const float *x, const ptrdi
 }
 
 CNN__INLINE void CNN__FN(cnn__wino_weight1)(CNN__VEC g0, CNN__VEC g1, CNN__VEC g2, CNN__VEC *t) { /* G g */
-    const CNN__VEC a = CNN__FMA(CNN__SET1(0.5f), g2, g0) * CNN__SET1(-2.0f / 3),
-                   b = g1 * CNN__SET1(-0.47140452f);
-    const CNN__VEC c = CNN__FMA(CNN__SET1(2.0f), g2, g0) * CNN__SET1(1.0f / 6),
-                   e = g1 * CNN__SET1(0.23570226f);
+    const CNN__VEC p = CNN__SET1(0.70710678f), q = CNN__SET1(1.41421356f), zero = CNN__SET1(0.0f);
+    const CNN__VEC a = CNN__FMA(CNN__SET1(0.5f), g2, g0), b = CNN__FMA(CNN__SET1(2.0f), g2, g0);
     t[0] = g0;
-    t[1] = a + b;
-    t[2] = a - b;
-    t[3] = c + e;
-    t[4] = c - e;
+    t[1] = CNN__FMA(p, g1, a);
+    t[2] = CNN__FMA(zero - p, g1, a);
+    t[3] = CNN__FMA(q, g1, b);
+    t[4] = CNN__FMA(zero - q, g1, b);
     t[5] = g2;
 }
 
-/* Kernels of n rows of a panel for `steps` steps: element e of step k at g[(k*9 + e)*n], or flipped in both
-   axes at g[(k*9 + 8 - e)*n]; to to[e*pitch + k*n]. Where two steps fill a vector they go together; otherwise
-   vectors are stored whole, and the next step overwrites what was too much. */
-CNN__STRIDED static void CNN__FN(cnn__wino_weight)(const float *g, int n, int steps, int flip, float *to,
+/* n kernels side by side: their element e at g[e*g_pitch], or flipped in both axes at g[(8 - e)*g_pitch], to
+   to[e*pitch]. Reads on to the end of the last vector. */
+CNN__STRIDED static void CNN__FN(cnn__wino_weight)(const float *g, size_t g_pitch, int n, int flip, float *to,
                                                    size_t pitch) {
-    int lanes = 0;
-    for (int i = 0; i < n * steps; i += lanes) {
-        const int k = i / n, m = i % n;
-        const float *p = g + k * 9 * n + m;
+    for (int i = 0; i < n; i += CNN__V) {
+        const int count = n - i < CNN__V ? n - i : CNN__V;
         CNN__VEC t[18];
-        lanes = n - m < CNN__V ? n - m : CNN__V;
-#ifdef CNN__HALVES
-        const int both = n == CNN__V / 2 && k + 1 < steps;
-        lanes = both ? CNN__V : lanes;
-#endif
-        const int count = i + CNN__V <= n * steps ? CNN__V : lanes;
         CNN__PASS_UNROLL
         for (int b = 0; b < 3; b++) {
             CNN__VEC d[3];
             CNN__UNROLL
-            for (int a = 0; a < 3; a++) {
-                const float *e = p + (flip ? 8 - a * 3 - b : a * 3 + b) * n;
-#ifdef CNN__HALVES
-                d[a] = both ? CNN__HALVES(e, e + 9 * n) : CNN__LOAD_UP_TO(e, count);
-#else
-                d[a] = CNN__LOAD_UP_TO(e, count);
-#endif
-            }
+            for (int a = 0; a < 3; a++)
+                d[a] = CNN__LOAD(g + (size_t)(flip ? 8 - a * 3 - b : a * 3 + b) * g_pitch + i);
             CNN__FN(cnn__wino_weight1)(d[0], d[1], d[2], t + b * 6);
         }
         CNN__PASS_UNROLL
@@ -2172,12 +2158,11 @@ CNN__STRIDED static void CNN__FN(cnn__wino_weight)(const float *g, int n, int st
 }
 
 CNN__INLINE void CNN__FN(cnn__wino_output1)(const CNN__VEC *m, const int s, CNN__VEC *t) { /* t = A^T m */
-    const CNN__VEC p = CNN__SET1(0.70710678f), q = CNN__SET1(1.41421356f);
-    const CNN__VEC a = m[s] + m[2 * s], b = m[s] - m[2 * s], c = m[3 * s] + m[4 * s], e = m[3 * s] - m[4 * s];
-    t[0] = m[0] + a + c;
-    t[1] = CNN__FMA(p, b, q * e);
-    t[2] = CNN__FMA(CNN__SET1(0.5f), a, c + c);
-    t[3] = CNN__FMA(CNN__SET1(0.35355339f), b, CNN__FMA(CNN__SET1(2.82842712f), e, m[5 * s]));
+    const CNN__VEC a = m[s] + m[2 * s], b = m[2 * s] - m[s], c = m[3 * s] + m[4 * s], e = m[3 * s] - m[4 * s];
+    t[0] = CNN__FMA(CNN__SET1(-2.0f / 3), a, CNN__FMA(CNN__SET1(1.0f / 6), c, m[0]));
+    t[1] = CNN__FMA(CNN__SET1(0.47140452f), b, CNN__SET1(0.23570226f) * e);
+    t[2] = CNN__SET1(1.0f / 3) * (c - a);
+    t[3] = CNN__FMA(CNN__SET1(0.23570226f), b, CNN__FMA(CNN__SET1(0.47140452f), e, m[5 * s]));
 }
 
 /* A^T times V tiles, of which n count, element (a, b) at m[(a*6 + b)*pitch]: 4 x 6, by columns. */
@@ -2253,7 +2238,8 @@ static void CNN__FN(cnn__wino_phases)(const float *row, int n, float *to, size_t
     }
 }
 
-/* For dw the transforms' adjoints: dg = G^T [sum over tiles of (B^T d B) * (A dy A^T)] G. Lanes: channels. */
+/* For dw the transforms' adjoints: dg = G^T [sum over tiles of (B^T d B) * (A dy A^T)] G, the factors being
+   G's here. Lanes: channels. */
 
 CNN__INLINE void CNN__FN(cnn__wino_kernel1)(const CNN__VEC *m, const int s, CNN__VEC *t) { /* t = G^T m */
     const CNN__VEC a = m[s] + m[2 * s], b = m[s] - m[2 * s], c = m[3 * s] + m[4 * s], e = m[3 * s] - m[4 * s];
@@ -3079,7 +3065,6 @@ CNN__OPTIMIZE_END
 #undef CNN__ROUNDED
 #undef CNN__LOAD_BYTES
 #undef CNN__EVEN
-#undef CNN__HALVES
 #undef CNN__ODD
 #undef CNN__ZIP_LOW
 #undef CNN__ZIP_HIGH
@@ -3190,10 +3175,6 @@ CNN__INLINE float cnn__sum16(__m512 v) {
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
-CNN__INLINE __m512 cnn__halves16(const float *p, const float *q) { /* 8 floats from each */
-    return _mm512_castpd_ps(_mm512_maskz_insertf64x4(0xff, _mm512_castps_pd(_mm512_maskz_loadu_ps(0xff, p)),
-                                                     _mm256_castps_pd(_mm256_loadu_ps(q)), 1));
-}
 CNN__INLINE __m512 cnn__lanes16(__m512 a, __m512 b, int first) {
     const __m512i lane = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     return _mm512_permutex2var_ps(a, _mm512_add_epi32(lane, _mm512_set1_epi32(first)), b);
@@ -3239,7 +3220,6 @@ CNN__INLINE __m512 cnn__reciprocal16(__m512 v) {
 #define CNN__ODD(a, b)      cnn__lanes16(a, b, 1)
 #define CNN__ZIP_LOW(a, b)  cnn__zip16(a, b, 0)
 #define CNN__ZIP_HIGH(a, b) cnn__zip16(a, b, 8)
-#define CNN__HALVES(p, q)   cnn__halves16(p, q)
 #define CNN__LOAD_BYTES(p)                                                                                   \
     _mm512_maskz_cvtepi32_ps(                                                                                \
         CNN__LANE_MASK(16),                                                                                  \
@@ -5333,8 +5313,7 @@ CNN__COLD static cnn_status cnn__depthwise_run(const char *where, cnn__conv_call
    from run to run. The elements lie a cache line further apart than their size, lest all fall into the same
    sets of the cache.
 
-   The transforms' factors cost accuracy: errors of up to 4.4 * 2^-23 of the sum of |terms| were seen, where
-   direct convolution's are up to 2.9. */
+   What the transforms' factors cost in accuracy: see cnn_conv2d_forward. */
 typedef struct cnn__wino {
     cnn__conv v;                            /* the image, padded to whole tiles; padding may be negative */
     int rows, steps, oh, ow, tiles, across; /* output channels, input channels, tiles of an image, in a row */
@@ -5408,25 +5387,48 @@ CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows,
 
 static size_t cnn__wino_floats(const cnn__wino *w) {
     return cnn__padded((size_t)w->v.plane) + cnn__padded(24 * (size_t)w->phase + 16) +
-           36 * (w->u_pitch + w->v_pitch + w->m_pitch) + (size_t)(9 * 8) * (size_t)w->steps + 16 * 16 + 16;
+           36 * (w->u_pitch + w->v_pitch + w->m_pitch);
 }
 
-/* U of output channels m0 to m1 - 1, as panels with w->steps steps. packed: 72*steps floats. */
-static void cnn__wino_weights(const cnn__wino_call *a, const float *weight, int m0, int m1, float *packed,
+/* Steps of a panel whose weights are transformed at a time, and floats of one element of them. */
+enum { CNN__WINO_STEPS = 32, CNN__WINO_PACKED = 8 * CNN__WINO_STEPS + CNN__LANES };
+
+/* The weights of `steps` steps, which `more` follow, and mr rows: element e of step k, row m, to
+   to[e*CNN__WINO_PACKED + k*mr + m]. */
+CNN__LOOPS static void cnn__wino_pack(const cnn__wino *w, const float *weight, int mr, int steps, int more,
+                                      float *to) {
+    const int ahead = w->ks == 9 ? CNN__WINO_STEPS : 6;
+    for (int k = 0; k < steps; k++, weight += w->ks, to += mr) {
+        for (int m = 0; k + ahead < steps + more && m < mr; m++)
+            CNN__PREFETCH(weight + (size_t)m * w->rs + (size_t)ahead * w->ks);
+        for (int m = 0, rows = 0; m < mr; m += rows) {
+            const float *from = weight + (size_t)m * w->rs;
+            float *at = to + m;
+            rows = mr - m >= 4 ? 4 : mr - m >= 2 ? 2 : 1;
+            for (int e = 0; rows == 4 && e < 8; e += 4)
+                cnn__transpose4(from + e, w->rs, at + e * CNN__WINO_PACKED, CNN__WINO_PACKED);
+            for (int e = 0; rows == 2 && e < 8; e += 4)
+                cnn__transpose_pair(from + e, w->rs, at + e * CNN__WINO_PACKED, CNN__WINO_PACKED);
+            for (int e = rows == 1 ? 0 : 8; e < 9; e++)
+                for (int i = 0; i < rows; i++)
+                    at[e * CNN__WINO_PACKED + i] = from[(size_t)i * w->rs + (size_t)e];
+        }
+    }
+}
+
+/* U of output channels m0 to m1 - 1, as panels with w->steps steps. */
+static void cnn__wino_weights(const cnn__wino *w, const cnn__kernels *k, const float *weight, int m0, int m1,
                               float *u) {
-    const cnn__wino *w = a->w;
+    float packed[9 * CNN__WINO_PACKED];
     int mr = 0;
     for (int m = m0; m < m1; m += mr) {
-        mr = cnn__panel_rows(a->k->panel, m1 - m);
-        const float *from = weight + (size_t)m * w->rs;
-        if (w->ks == 9)
-            cnn__panel(from, w->rs, 1, mr, 9 * w->steps, packed);
-        for (int k = 0; w->ks != 9 && k < w->steps; k++) { /* too far apart to be fetched ahead otherwise */
-            for (int i = 0; i < 9 * mr && k + 6 < w->steps; i += 16)
-                CNN__PREFETCH(from + (size_t)(k + 6) * w->ks + i);
-            cnn__panel(from + (size_t)k * w->ks, w->rs, 1, mr, 9, packed + (size_t)(9 * mr) * (size_t)k);
+        mr = cnn__panel_rows(k->panel, m1 - m);
+        for (int i = 0, some = 0; i < w->steps; i += some, u += mr * some) {
+            some = cnn__min(w->steps - i, CNN__WINO_STEPS);
+            cnn__wino_pack(w, weight + (size_t)m * w->rs + (size_t)i * w->ks, mr, some, w->steps - i - some,
+                           packed);
+            k->wino_weight(packed, CNN__WINO_PACKED, mr * some, w->flip, u, w->u_pitch);
         }
-        a->k->wino_weight(packed, mr, w->steps, w->flip, u + (size_t)(m - m0) * (size_t)w->steps, w->u_pitch);
     }
 }
 
@@ -5506,13 +5508,12 @@ static void cnn__wino_task(void *context, int task, int thread) {
     float *u = (float *)(void *)((char *)cache + CNN__ALIGN), *v = u + 36 * w->u_pitch;
     float *m = v + 36 * w->v_pitch, *image = m + 36 * w->m_pitch;
     float *phases = image + cnn__padded((size_t)w->v.plane);
-    float *packed = phases + cnn__padded(24 * (size_t)w->phase + 16);
     cnn__wino_inputs(a, a->x + (size_t)unit * a->x_unit, t0, t1, image, phases, v);
     for (int m0 = first; m0 < end; m0 += w->group) {
         const int m1 = cnn__min(m0 + w->group, end);
         const int64_t key = (int64_t)at + m0 + 1;
         if (cache->key != key)
-            cnn__wino_weights(a, a->weight + (size_t)group * a->weight_group, m0, m1, packed, u);
+            cnn__wino_weights(w, a->k, a->weight + (size_t)group * a->weight_group, m0, m1, u);
         cache->key = key;
         cnn__product p;
         memset(&p, 0, sizeof p);
@@ -5941,15 +5942,11 @@ static void cnn__cells_dw(const cnn__kernels *k, const cnn__conv *v, const float
         cnn__wino_dw_output(k, m + (size_t)r * c, size.m, v->c, dw + (size_t)r * (size_t)v->steps);
 }
 
-/* U, every `of`-th panel from the first-th on; packed has the floats of the weight. */
+/* U, every `of`-th panel from the first-th on. */
 static void cnn__cells_weights(const cnn__kernels *k, const cnn__conv *v, const float *weight, int back,
-                               int first, int of, float *packed, float *u) {
+                               int first, int of, float *u) {
     cnn__wino w;
-    cnn__wino_call a;
     memset(&w, 0, sizeof w);
-    memset(&a, 0, sizeof a);
-    a.w = &w;
-    a.k = k;
     w.rows = back ? v->c : v->o;
     w.steps = back ? v->o : v->c;
     w.flip = back;
@@ -5958,9 +5955,8 @@ static void cnn__cells_weights(const cnn__kernels *k, const cnn__conv *v, const 
     w.u_pitch = cnn__cells_u_pitch(v);
     for (int m = 0, i = 0, mr = 0; m < w.rows; m += mr, i++) {
         mr = cnn__panel_rows(k->panel, w.rows - m);
-        const size_t at = (size_t)m * (size_t)w.steps;
         if (i % of == first)
-            cnn__wino_weights(&a, weight, m, m + mr, packed + 9 * at, u + at);
+            cnn__wino_weights(&w, k, weight, m, m + mr, u + (size_t)m * (size_t)w.steps);
     }
 }
 
@@ -7718,10 +7714,10 @@ typedef struct cnn__plan {  /* of one layer */
     int *tap, *back, *single_back; /* linear */
     float *panels, *back_panels;   /* the weights as the kernels want them, packed anew in each pass */
     float *single_panels;          /* those of single examples with outputs as lanes */
-    float *u, *back_u, *u_packed; /* a block by Winograd: the weights transformed; for dx; scratch. Or NULL */
-    int *cells;                   /* its taps */
-    int dw_cells;                 /* whether dw goes by Winograd, too */
-    size_t slot;                  /* the gradient's place in a slot, in floats */
+    float *u, *back_u;             /* a block by Winograd: the weights transformed; for dx. Or NULL */
+    int *cells;                    /* its taps */
+    int dw_cells;                  /* whether dw goes by Winograd, too */
+    size_t slot;                   /* the gradient's place in a slot, in floats */
     float *x_rows, *dy_rows;
     int x_pitch, dy_pitch;
     int activation, pooling; /* of a convolution: the layers that go with it strip by strip, 0 for none */
@@ -7840,7 +7836,7 @@ CNN__COLD static size_t cnn__carve_cells(cnn__plan *p, int training, cnn__arena 
     const cnn__conv *v = &p->conv;
     const int forward = cnn__conv_cells(v, CNN__Y), back = training && cnn__conv_cells(v, CNN__DX);
     const int most = cnn__max(v->c, v->o);
-    p->u = p->back_u = p->u_packed = NULL;
+    p->u = p->back_u = NULL;
     p->cells = NULL;
     p->dw_cells = training && cnn__conv_cells(v, CNN__DW);
     const size_t dw = p->dw_cells ? cnn__cells_dw_floats(v) : 0;
@@ -7848,10 +7844,8 @@ CNN__COLD static size_t cnn__carve_cells(cnn__plan *p, int training, cnn__arena 
         return dw;
     if (forward)
         p->u = cnn__take_floats(arena, 36 * cnn__cells_u_pitch(v));
-    if (back) {
+    if (back)
         p->back_u = cnn__take_floats(arena, 36 * cnn__cells_u_pitch(v));
-        p->u_packed = cnn__take_floats(arena, (size_t)v->o * (size_t)v->steps);
-    }
     p->cells = (int *)cnn__take(arena, (size_t)most, sizeof(int));
     for (int k = 0; arena->base && k < most; k++)
         p->cells[k] = k * cnn__cells_run(v) * CNN__LANES;
@@ -8267,9 +8261,9 @@ static void cnn__prepare_conv(const cnn__pass *e, const cnn__plan *p, const floa
             cnn__conv_back_panels(v, e->k, weight + at, p->back_panels + at);
     }
     if (winograd && p->u)
-        cnn__cells_weights(e->k, v, weight, 0, part, parts, p->panels, p->u);
+        cnn__cells_weights(e->k, v, weight, 0, part, parts, p->u);
     if (winograd && p->back_u && e->back)
-        cnn__cells_weights(e->k, v, weight, 1, part, parts, p->u_packed, p->back_u);
+        cnn__cells_weights(e->k, v, weight, 1, part, parts, p->back_u);
     const int panels = lanes && singles ? v->groups * cnn__ceil_div(v->o, CNN__LANES) : 0;
     for (int i = part; i < panels; i += parts)
         cnn__lanes_panel(&p->single, weight, 0, i, p->single_panels);
