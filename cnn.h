@@ -5358,11 +5358,11 @@ CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows,
         else
             w->parts = threads;
     }
-    w->run = (cnn__ceil_div(w->tiles, runs) + 15) / 16 * 16;
+    const int panel = cnn__k()->panel, lanes = cnn__k()->lanes;
+    w->run = cnn__ceil_div(cnn__ceil_div(w->tiles, runs), lanes) * lanes;
     w->runs = cnn__ceil_div(w->tiles, w->run);
     w->part = cnn__conv_part(rows, w->parts);
     w->parts = cnn__ceil_div(rows, w->part);
-    const int panel = cnn__k()->panel, lanes = cnn__k()->lanes;
     const int fits = CNN__WINO_WEIGHTS / (36 * steps) / panel * panel;
     w->group = cnn__min(w->part, fits < panel ? panel : fits);
     w->v_pitch = (size_t)steps * (size_t)w->run + 16;
