@@ -549,7 +549,8 @@ class Writing(Case):
             with self.subTest(signal=number):
                 process = subprocess.Popen([sys.executable, SCRIPT, "--out", self.out, "--source", "synthetic"],
                                            start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                           universal_newlines=True)
+                                           universal_newlines=True,  # SIGINT is ignored in shells' background jobs
+                                           preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
                 for line in process.stderr:
                     if "drawing" in line:
                         break
