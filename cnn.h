@@ -3771,6 +3771,7 @@ typedef struct cnn__conv {
     cnn_padding_mode mode;
     int no_winograd;
     int cell, hp, wp, hq, wq, direct, flat;
+    int beyond;         /* zeros that belong to the last row, behind a packed image */
     int strip, rows;    /* output rows in a strip; rows of a phase that it needs */
     int steps;          /* c*kh*kw */
     int plane, y_plane; /* floats of a channel: of a packed strip, and of y as the kernels see it */
@@ -3825,6 +3826,22 @@ static void cnn__conv_strips(cnn__conv *v, int strip) {
     v->rows = v->rows > v->hq ? v->hq : v->rows;
     v->plane = v->sh * v->sw * v->rows * v->wq * v->cell;
     v->y_plane = (v->flat ? strip : v->oh) * v->y_pitch;
+}
+
+/* The common case: planes with zeros around. */
+static int cnn__pack_plain(const cnn__conv *v) {
+    return v->cell == 1 && v->mode == CNN_PAD_ZEROS;
+}
+
+/* Forward, the zeros to the right of a row may be those to the left of the next. */
+static void cnn__conv_share_zeros(cnn__conv *v) {
+    const int right = v->wp - v->w - v->pl;
+    if (!cnn__pack_plain(v) || v->sw != 1 || right > v->pl || v->ow > v->wq - right)
+        return;
+    v->wq -= right;
+    v->x_pitch = v->wq;
+    v->beyond = right;
+    cnn__conv_strips(v, v->oh);
 }
 
 /* Checks options against an input c*h*w and a kernel of o output channels and kh*kw, and works out everything
@@ -3985,11 +4002,6 @@ CNN__LOOPS static void cnn__pack_row(const cnn__conv *v, const float *src, int s
     }
 }
 
-/* The common case: planes with zeros around. */
-static int cnn__pack_plain(const cnn__conv *v) {
-    return v->cell == 1 && v->mode == CNN_PAD_ZEROS;
-}
-
 /* Of it, all but the zeros. With stride 1, padding may be negative. */
 CNN__LOOPS static void cnn__pack_image(const cnn__conv *v, const float *x, int c0, int c1, int row0,
                                        float *packed) {
@@ -4051,7 +4063,7 @@ static void cnn__repack(const cnn__conv *v, const float *x, int c0, int c1, int 
 static void cnn__pack(const cnn__conv *v, const float *x, int c0, int c1, int row0, float *packed) {
     if (cnn__pack_plain(v))
         memset(packed + (size_t)c0 * (size_t)v->plane, 0,
-               (size_t)(c1 - c0) * (size_t)v->plane * sizeof(float));
+               ((size_t)(c1 - c0) * (size_t)v->plane + (size_t)v->beyond) * sizeof(float));
     cnn__repack(v, x, c0, c1, row0, packed);
 }
 
@@ -4284,7 +4296,7 @@ static size_t cnn__lanes_weights(const cnn__conv *v) {
 
 /* Floats of a packed image, which tiles read beyond. */
 static size_t cnn__lanes_packed(const cnn__conv *v) {
-    return cnn__padded((size_t)v->c * (size_t)v->plane + CNN__LANES);
+    return cnn__padded((size_t)v->c * (size_t)v->plane + (size_t)v->beyond + CNN__LANES);
 }
 
 /* Positions from line to line of what tiles write: where the steps come in chunks, it must not be overwritten
@@ -7871,6 +7883,8 @@ CNN__COLD static void cnn__workspace_carve(cnn_workspace *ws, const cnn_net *net
         if (l->kind == CNN_CONV2D) {
             cnn__layer_conv_setup("", l, info->in_c, info->in_h, info->in_w, CNN__LANES, &p->conv);
             cnn__layer_conv_setup("", l, info->in_c, info->in_h, info->in_w, 1, &p->single);
+            if (!training)
+                cnn__conv_share_zeros(&p->single);
             cnn__conv_taps(&p->conv, arena);
             cnn__conv_taps(&p->single, arena);
             p->panels = cnn__take_floats(arena, info->weights);

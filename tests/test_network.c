@@ -471,6 +471,25 @@ static void test_against_chain(uint64_t *state, trial t, int threads) {
     free_trial(&t);
 }
 
+/* Zeros on each side as wide as on the other or not, of examples beyond the blocks: few outputs and many; alone,
+   and with a pool. */
+static void test_sides(uint64_t *state) {
+    for (int k = 0; k < 3 * 4 * 2 * 2; k++) {
+        const int left = k % 3, right = k / 3 % 4, many = k / 12 % 2, pool = k / 24;
+        const cnn_layer conv = {.kind = CNN_CONV2D,
+                                .out = many ? 17 : 3,
+                                .kernel_h = 1 + right % 3,
+                                .kernel_w = left + right > 3 ? 2 : 3,
+                                .pad_top = left % 2,
+                                .pad_left = left,
+                                .pad_right = right};
+        const cnn_layer tanh = {.kind = CNN_TANH}, average = {.kind = CNN_AVGPOOL2D, .kernel = 2};
+        trial t = {.layers = {conv, tanh, average}, .count = pool ? 3 : 1, .c = 2, .h = 7, .w = 10};
+        finish_trial(state, &t, 2);
+        test_against_chain(state, t, 2);
+    }
+}
+
 /* no_winograd in a layer: as the chain, which is direct, and other bits than with Winograd, where there is that. */
 static void test_no_winograd(uint64_t *state) {
     trial t = {.count = 1, .c = 24, .h = 12, .w = 12};
@@ -1290,6 +1309,7 @@ static void test_isa(void) {
         test_against_chain(&state, make_trial(&state, 0), threads[k % 3]);
     for (int k = 0; k < 20; k++)
         test_against_chain(&state, make_winograd_trial(&state, k), threads[k % 3]);
+    test_sides(&state);
     test_no_winograd(&state);
     for (int k = 0; k < 10; k++)
         test_accumulation(&state);
