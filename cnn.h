@@ -616,7 +616,8 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__WINO_INPUT     2000000 /* transformed inputs in a run of tiles, floats */
 #define CNN__WINO_WEIGHTS   450000  /* transformed weights at a time, floats */
 #define CNN__WINO_CACHED    150000  /* transformed gradients of weights that stay in the cache, floats */
-#define CNN__WINO_SUMS      2500000 /* those that may pass through it at a time, floats */
+#define CNN__WINO_SLOT      96      /* tiles whose gradient of weights is worth a sum of its own */
+#define CNN__WINO_SUMS      2500000 /* gradients of weights in all slots, floats */
 #define CNN__STRIP_FLOATS   131072  /* a packed strip of a plane */
 #define CNN__SLOT_WEIGHTS   16384   /* of a planar convolution, whose dw is summed in slots of images */
 #define CNN__SHORT_RUN      8       /* floats of a kernel's row, all channels, too few for a vector */
@@ -4816,6 +4817,24 @@ static int cnn__dw_run(const cnn__conv *v) {
     return v->dw == 1 ? v->kw * v->c : v->c;
 }
 
+/* Of a row of c planes n columns, a multiple of 4, of whole quadruples of channels. 16 columns of 16 channels at a
+   time, whole cache lines of both sides, while those of the next 16 channels are fetched, or of the next row,
+   `next` floats on (0: there is none). */
+CNN__LOOPS static void cnn__pixel_columns(const float *row, size_t image, size_t c, int n, size_t next,
+                                          float *to) {
+    for (size_t k0 = 0; k0 + 4 <= c; k0 += 16)
+        for (int j0 = 0; j0 < n; j0 += 16)
+            for (size_t k = k0; k + 4 <= c && k < k0 + 16; k += 4) {
+                const float *from = row + k * image + j0;
+                const float *ahead = k + 20 <= c ? from + 16 * image : from - k0 * image + next;
+                for (size_t m = 0; m < 4 && (next || k + 20 <= c); m++)
+                    CNN__PREFETCH(ahead + m * image);
+                for (int j = j0; j < n && j < j0 + 16; j += 4, from += 4)
+                    cnn__transpose4(from, image, to + (size_t)j * c + k, c);
+            }
+}
+
+/* Rows of a padded image, pixel after pixel, v->wp in a row. */
 CNN__LOOPS static void cnn__to_pixels(const cnn__conv *v, const float *x, int row0, int rows, float *to) {
     const size_t image = (size_t)v->h * (size_t)v->w, c = (size_t)v->c;
     int from = 0, end = 0;
@@ -4827,11 +4846,9 @@ CNN__LOOPS static void cnn__to_pixels(const cnn__conv *v, const float *x, int ro
             continue;
         }
         const float *row = x + (size_t)source * (size_t)v->w;
-        const int whole = end > from ? from + (end - from) / 4 * 4 : 0;
-        for (size_t k0 = 0; k0 + 4 <= c; k0 += 16) /* whole cache lines of `to` at a time */
-            for (int j = from; j < whole; j += 4)
-                for (size_t k = k0; k + 4 <= c && k < k0 + 16; k += 4)
-                    cnn__transpose4(row + k * image + (size_t)(j - v->pl), image, to + (size_t)j * c + k, c);
+        const int whole = from + (end > from ? (end - from) / 4 * 4 : 0);
+        cnn__pixel_columns(row + (from - v->pl), image, c, whole - from, source + 1 < v->h ? (size_t)v->w : 0,
+                           to + (size_t)from * c);
         for (size_t k = 0; k < c; k++)
             for (int j = k < c / 4 * 4 ? whole : from; j < end; j++)
                 to[(size_t)j * c + k] = row[k * image + (size_t)(j - v->pl)];
@@ -4899,6 +4916,27 @@ CNN__OUTLINE static size_t cnn__dw_slot(const cnn__conv *v) {
 
 static int cnn__dw_slots(const cnn__conv *v, int n) {
     return cnn__dw_slot(v) > CNN__SLOT_WEIGHTS ? 1 : cnn__clamp(n / 8, 1, 16);
+}
+
+/* What the slots have for one output channel, to its gradients. */
+static void cnn__dw_slots_task(void *context, int m, int thread) {
+    const cnn__conv_call *a = (const cnn__conv_call *)context;
+    const size_t slot = cnn__dw_slot(a->v), steps = (size_t)a->v->steps, at = (size_t)m * steps;
+    const float *own = a->sums, *own_db = own + slot - (size_t)(a->v->groups * a->v->o);
+    (void)thread;
+    for (int s = 0; s < a->slots; s++, own += slot, own_db += slot) {
+        if (a->dw)
+            a->k->add(a->dw + at, own + at, steps);
+        if (a->db)
+            a->db[m] += own_db[m];
+    }
+}
+
+static void cnn__dw_slots_add(cnn__conv_call *a, int threads) {
+    const int outputs = a->v->groups * a->v->o;
+    const double sums = (double)a->slots * outputs * a->v->steps;
+    if (a->slots > 1)
+        cnn__parallel(sums < CNN__SMALL_WORK ? 1 : threads, outputs, cnn__dw_slots_task, a);
 }
 
 /* Adds a run's sums, [column][channel], to dw, [channel][kh][kw]. */
@@ -5592,16 +5630,20 @@ static cnn_status cnn__wino_run(const char *where, const cnn__conv_call *c, int 
     return CNN_OK;
 }
 
-/* dw: the same with the channels innermost. A run of rows of tiles at a time, of one image or several: dy of
-   some output channels transformed to D[element][tile][o], the images to V[element][tile][c], and the 36
-   products M[element][o][c] += D[element]^T V[element]; after the last run M is transformed to the gradients.
-   A part's M is kept over all runs; where there is one run only, parts are so small that it stays in the
-   second-level cache, and V is kept from part to part. Lines lie an odd number of cache lines apart. */
+/* dw: the same with the channels innermost. A run of rows of tiles at a time, of one image or several: the
+   images transformed to V[element][tile][c], dy of some output channels to D[element][tile][o], and the 36
+   products M[element][o][c] = D[element]^T V[element] transformed to gradients. M of some outputs stays in the
+   second-level cache; where that is all of them it is summed over the runs, and transformed after the last.
+   Threads that share the outputs each need all of V; so where there are many tiles and not too many weights, a
+   fixed number of slots of rows of tiles, as of cnn__dw_slots, have gradients of their own. Lines lie an odd
+   number of cache lines apart. */
 typedef struct cnn__wino_dw {
     const cnn__conv_call *call;
-    cnn__conv x, dy;              /* as images to transpose: rows of pixels up to the end of the last tile */
-    int across, lines, run, runs; /* tiles in a row, rows of tiles of all images, of a run, and how many */
-    int part, parts;
+    cnn__conv x, dy;  /* as images to transpose: rows of pixels up to the end of the last tile */
+    int across, down; /* tiles in a row, rows of tiles of an image, */
+    int lines, run;   /* of all images, and of a run */
+    int part, parts;  /* outputs of a task, */
+    int some, kept;   /* and at a time; whether M is kept from run to run */
     int *tap;
     size_t c_pitch, o_pitch, v_pitch, d_pitch, m_pitch;
     char *scratch;
@@ -5612,20 +5654,31 @@ static size_t cnn__odd_lines(int floats) {
     return cnn__round_up((size_t)floats, CNN__LANES) | CNN__LANES;
 }
 
-CNN__COLD static void cnn__wino_dw_plan(cnn__wino_dw *w, const cnn__conv_call *call, int threads) {
+/* By the shape alone: the sums must not depend on the threads. */
+static int cnn__wino_dw_slots(const cnn__conv *v, int lines, int across) {
+    const int64_t tiles = (int64_t)lines * across / CNN__WINO_SLOT;
+    const int64_t fit = CNN__WINO_SUMS / (int64_t)cnn__dw_slot(v), most = tiles < fit ? tiles : fit;
+    return cnn__clamp(most < 8 ? (int)most : 8, 1, lines);
+}
+
+CNN__COLD static void cnn__wino_dw_plan(cnn__wino_dw *w, cnn__conv_call *call, int threads) {
     const cnn__conv *v = call->v;
     const int down = cnn__ceil_div(v->oh, 4);
     memset(w, 0, sizeof *w);
     w->call = call;
     w->across = cnn__ceil_div(v->ow, 4);
+    w->down = down;
     w->lines = call->n * down;
+    call->slots = cnn__wino_dw_slots(v, w->lines, w->across);
+    const int lines = cnn__ceil_div(w->lines, call->slots);
     const int most = cnn__clamp((int)((int64_t)v->c * v->o / 256), 32, CNN__GATHER_STEPS) / w->across;
-    w->run = cnn__clamp(most, 1, w->lines);
-    w->runs = cnn__ceil_div(w->lines, w->run);
-    const int fits = (w->runs > 1 ? CNN__WINO_SUMS : CNN__WINO_CACHED) / (36 * v->c) / 8 * 8;
-    w->part = cnn__conv_part(v->o, v->groups < threads ? cnn__ceil_div(threads, v->groups) : 1);
-    w->part = cnn__min(w->part, fits < 16 ? 16 : fits);
+    const int runs = cnn__ceil_div(lines, cnn__clamp(most, 1, lines));
+    w->run = cnn__ceil_div(lines, runs);
+    const int fits = cnn__max(CNN__WINO_CACHED / (36 * v->c) / 8 * 8, 16);
+    w->part = cnn__conv_part(v->o, cnn__ceil_div(threads, call->slots * v->groups));
     w->parts = cnn__ceil_div(v->o, w->part);
+    w->some = cnn__min(w->part, fits);
+    w->kept = v->o <= fits; /* whatever the number of threads: the order of the sums follows from it */
     w->x.c = v->c;
     w->x.h = v->h;
     w->x.w = v->w;
@@ -5633,22 +5686,22 @@ CNN__COLD static void cnn__wino_dw_plan(cnn__wino_dw *w, const cnn__conv_call *c
     w->x.pl = v->pl;
     w->x.hp = 4 * down + 2;
     w->x.wp = 4 * w->across + 2;
-    w->dy.c = w->part;
+    w->dy.c = w->some;
     w->dy.h = v->oh;
     w->dy.w = v->ow;
     w->dy.hp = 4 * down;
     w->dy.wp = 4 * w->across;
     w->c_pitch = cnn__odd_lines(v->c);
-    w->o_pitch = cnn__odd_lines(w->part);
+    w->o_pitch = cnn__odd_lines(w->some);
     const size_t tiles = (size_t)w->run * (size_t)w->across;
     w->v_pitch = tiles * w->c_pitch + CNN__LANES;
     w->d_pitch = tiles * w->o_pitch + CNN__LANES;
-    w->m_pitch = (size_t)w->part * w->c_pitch + CNN__LANES;
+    w->m_pitch = (size_t)w->some * w->c_pitch + CNN__LANES;
 }
 
 static size_t cnn__wino_dw_floats(const cnn__wino_dw *w) {
     return 36 * (w->v_pitch + w->d_pitch + w->m_pitch) +
-           (size_t)w->x.wp * (size_t)(6 * w->x.c + 4 * w->part) + 2 * CNN__LANES;
+           (size_t)w->x.wp * (size_t)(6 * w->x.c + 4 * w->some) + 2 * CNN__LANES;
 }
 
 /* The rows of tiles `first` to end - 1: x transformed, or dy (size 6 or 4: pixels of a tile's side). Vectors
@@ -5657,7 +5710,7 @@ static void cnn__wino_dw_transform(const cnn__wino_dw *w, const cnn__conv *v, co
                                    int size, int first, int end, float *pixels, float *to, size_t c_pitch,
                                    size_t pitch) {
     const cnn__kernels *k = w->call->k;
-    const int down = cnn__ceil_div(w->dy.h, 4), keep = size - 4;
+    const int down = w->down, keep = size - 4;
     const size_t c = (size_t)v->c, line = (size_t)v->wp * c;
     ptrdiff_t row[6], column[6];
     for (int i = 0; i < 6; i++) {
@@ -5693,69 +5746,86 @@ static void cnn__wino_dw_output(const cnn__kernels *k, const float *m, size_t pi
     }
 }
 
-static void cnn__wino_dw_task(void *context, int task, int thread) {
-    const cnn__wino_dw *w = (const cnn__wino_dw *)context;
+/* One run, rows of tiles l0 to l1 - 1, for outputs m0 to m1 - 1 of a group. V is there. */
+static void cnn__wino_dw_outputs(const cnn__wino_dw *w, int group, int m0, int m1, int l0, int l1, int begun,
+                                 int ends, float *scratch, float *dw) {
     const cnn__conv_call *a = w->call;
     const cnn__conv *v = a->v;
-    const int group = task / w->parts, m0 = task % w->parts * w->part, m1 = cnn__min(m0 + w->part, v->o);
-    const size_t out = (size_t)v->oh * (size_t)v->ow, image = (size_t)v->c * (size_t)v->h * (size_t)v->w;
-    const size_t first = (size_t)group * (size_t)v->o + (size_t)m0;
-    cnn__cache *cache = (cnn__cache *)(void *)(w->scratch + (size_t)thread * w->stride);
-    float *in = (float *)(void *)((char *)cache + CNN__ALIGN), *d = in + 36 * w->v_pitch;
-    float *sums = d + 36 * w->d_pitch, *pixels = sums + 36 * w->m_pitch;
-    cnn__conv part = w->dy;
-    part.c = m1 - m0;
+    const size_t out = (size_t)v->oh * (size_t)v->ow, first = (size_t)(group * v->o);
+    float *in = scratch, *d = in + 36 * w->v_pitch, *sums = d + 36 * w->d_pitch;
+    cnn__conv dy = w->dy;
     cnn__product p;
     memset(&p, 0, sizeof p);
-    p.rows = m1 - m0;
     p.n = (size_t)v->c;
+    p.steps = (l1 - l0) * w->across;
     p.tap = w->tap;
     p.panel = 1;
     p.wk = (ptrdiff_t)w->o_pitch;
     p.ym = (ptrdiff_t)w->c_pitch;
     p.gather = 1;
     p.slack = 1;
+    p.start = begun ? CNN__ACCUMULATE : CNN__ZERO;
     p.x = in;
     p.w = d;
     p.y = sums;
-    for (int i = 0; i < a->n && a->db; i++)
-        for (int m = 0; m < m1 - m0; m++)
-            a->db[first + (size_t)m] +=
-                a->k->sum(a->dy + ((size_t)(i * v->groups * v->o) + first + (size_t)m) * out, out);
-    for (int i = 0; i < w->lines; i += w->run) {
-        const int end = cnn__min(i + w->run, w->lines);
-        if (w->runs > 1 || cache->key != group + 1)
-            cnn__wino_dw_transform(w, &w->x, a->x + (size_t)group * image, (size_t)v->groups * image, 6, i,
-                                   end, pixels, in, w->c_pitch, w->v_pitch);
-        cache->key = group + 1;
-        cnn__wino_dw_transform(w, &part, a->dy + first * out, (size_t)(v->groups * v->o) * out, 4, i, end,
-                               pixels, d, w->o_pitch, w->d_pitch);
-        p.steps = (end - i) * w->across;
-        p.start = i ? CNN__ACCUMULATE : CNN__ZERO;
+    for (int m = m0; m < m1; m += w->some) {
+        dy.c = p.rows = cnn__min(w->some, m1 - m);
+        cnn__wino_dw_transform(w, &dy, a->dy + (first + (size_t)m) * out, (size_t)(v->groups * v->o) * out, 4,
+                               l0, l1, sums + 36 * w->m_pitch, d, w->o_pitch, w->d_pitch);
         cnn__wino_products(a->k, &p, w->v_pitch, w->d_pitch, w->m_pitch);
+        for (int r = 0; ends && r < p.rows; r++)
+            cnn__wino_dw_output(a->k, sums + (size_t)r * w->c_pitch, w->m_pitch, v->c,
+                                dw + (first + (size_t)(m + r)) * (size_t)v->steps);
     }
-    for (int m = m0; m < m1; m++)
-        cnn__wino_dw_output(a->k, sums + (size_t)(m - m0) * w->c_pitch, w->m_pitch, v->c,
-                            a->dw + (first + (size_t)(m - m0)) * (size_t)v->steps);
 }
 
-static cnn_status cnn__wino_dw_run(const char *where, const cnn__conv_call *c) {
+static void cnn__wino_dw_task(void *context, int task, int thread) {
+    const cnn__wino_dw *w = (const cnn__wino_dw *)context;
+    const cnn__conv_call *a = w->call;
+    const cnn__conv *v = a->v;
+    const int slot = task / w->parts / v->groups, group = task / w->parts % v->groups;
+    const int m0 = task % w->parts * w->part, m1 = cnn__min(m0 + w->part, v->o);
+    const int l0 = (int)((int64_t)w->lines * slot / a->slots);
+    const int l1 = (int)((int64_t)w->lines * (slot + 1) / a->slots);
+    const size_t out = (size_t)v->oh * (size_t)v->ow, image = (size_t)v->c * (size_t)v->h * (size_t)v->w;
+    const size_t outputs = (size_t)(v->groups * v->o), first = (size_t)(group * v->o + m0);
+    const size_t count = (size_t)(m1 - m0), steps = (size_t)v->steps;
+    float *scratch = (float *)(void *)(w->scratch + (size_t)thread * w->stride);
+    float *pixels = scratch + 36 * (w->v_pitch + w->d_pitch + w->m_pitch), *dw = a->dw, *db = a->db;
+    if (a->slots > 1) {
+        dw = a->sums + (size_t)slot * cnn__dw_slot(v);
+        db = dw + cnn__dw_slot(v) - outputs;
+        memset(dw + first * steps, 0, count * steps * sizeof(float));
+        memset(db + first, 0, count * sizeof(float));
+    }
+    for (int i = cnn__ceil_div(l0, w->down); a->db && i * w->down < l1; i++) /* images that begin here */
+        for (size_t m = first; m < first + count; m++)
+            db[m] += a->k->sum(a->dy + ((size_t)i * outputs + m) * out, out);
+    for (int i = l0; i < l1; i += w->run) {
+        const int end = cnn__min(i + w->run, l1);
+        cnn__wino_dw_transform(w, &w->x, a->x + (size_t)group * image, (size_t)v->groups * image, 6, i, end,
+                               pixels, scratch, w->c_pitch, w->v_pitch);
+        cnn__wino_dw_outputs(w, group, m0, m1, i, end, w->kept && i > l0, !w->kept || end == l1, scratch, dw);
+    }
+}
+
+static cnn_status cnn__wino_dw_run(const char *where, cnn__conv_call *c) {
     const int threads = cnn__conv_threads(c->v, c->n);
     cnn__arena arena = {c->memory->base, 0};
     cnn__wino_dw w;
     if ((int64_t)c->n * c->v->oh > INT_MAX)
         return cnn__conv_too_many(where, c);
     cnn__wino_dw_plan(&w, c, threads);
-    w.stride = CNN__ALIGN + cnn__padded(cnn__wino_dw_floats(&w)) * sizeof(float);
+    w.stride = cnn__padded(cnn__wino_dw_floats(&w)) * sizeof(float);
     w.tap = (int *)cnn__take(&arena, (size_t)(w.run * w.across), sizeof(int));
+    c->sums = cnn__take_floats(&arena, c->slots > 1 ? cnn__mul((size_t)c->slots, cnn__dw_slot(c->v)) : 0);
     w.scratch = (char *)cnn__take(&arena, cnn__mul(w.stride, (size_t)threads), 1);
     if (!cnn__conv_memory(c, &arena))
         return CNN_OK;
     for (int k = 0; k < w.run * w.across; k++)
         w.tap[k] = k * (int)w.c_pitch;
-    for (int t = 0; t < threads; t++)
-        ((cnn__cache *)(void *)(w.scratch + (size_t)t * w.stride))->key = 0;
-    cnn__parallel(threads, c->v->groups * w.parts, cnn__wino_dw_task, &w);
+    cnn__parallel(threads, c->slots * c->v->groups * w.parts, cnn__wino_dw_task, &w);
+    cnn__dw_slots_add(c, threads);
     return CNN_OK;
 }
 
@@ -6040,13 +6110,7 @@ static cnn_status cnn__conv_run_backward(const char *where, cnn__conv_call *a) {
         return CNN_OK;
     memset(b.sums, 0, sums * sizeof(float));
     cnn__conv_run(&b, threads, v->groups * b.parts * b.slots, cnn__conv_dw_task);
-    const size_t outputs = (size_t)(v->groups * v->o);
-    for (const float *own = b.sums; own < b.sums + sums; own += cnn__dw_slot(v)) {
-        if (a->dw)
-            a->k->add(a->dw, own, outputs * (size_t)v->steps);
-        if (a->db)
-            a->k->add(a->db, own + cnn__dw_slot(v) - outputs, outputs);
-    }
+    cnn__dw_slots_add(&b, threads);
     return CNN_OK;
 }
 
