@@ -4316,7 +4316,8 @@ static size_t cnn__lanes_floats(const cnn__conv *v, int rows) {
     return cnn__mul((size_t)(cnn__lanes_panels(v->o) * CNN__LANES), panel);
 }
 
-/* What a single example's outputs go through while they are lanes, in whole vectors; a part may be NULL. */
+/* What a single example's outputs go through before they move to their places, in whole vectors; a part may be
+   NULL. */
 typedef struct cnn__follow {
     cnn__unary_kernel activation;
     const cnn__pool *pool;
