@@ -1830,12 +1830,12 @@ CNN__INLINE void CNN__FN(cnn__pixels_tile)(const cnn__pixels *a, const float *x,
         for (int i = 0; i < STEPS; i++)
             CNN__FN(cnn__pixels_step)(x + tap[k + i], w + i * CNN__LANES, wp, acc, MR, NV);
     }
-    for (; k < steps; k++, w += CNN__LANES) {
-        for (; PAIRS && k + 1 < steps && tap[k + 1] == tap[k] + 1; k += 2, w += 2 * CNN__LANES)
+    for (int some = 1; k < steps; k += some, w += some * CNN__LANES) {
+        some = PAIRS && k + 1 < steps && tap[k + 1] == tap[k] + 1 ? 2 : 1;
+        if (some == 2)
             CNN__FN(cnn__pixels_pair)(x + tap[k], w, acc, MR);
-        if (PAIRS && k == steps)
-            break;
-        CNN__FN(cnn__pixels_step)(x + tap[k], w, wp, acc, MR, NV);
+        else
+            CNN__FN(cnn__pixels_step)(x + tap[k], w, wp, acc, MR, NV);
     }
     CNN__UNROLL
     for (int m = 0; m < MR; m++) {
@@ -5664,12 +5664,11 @@ static int cnn__wino_dw_slots(const cnn__conv *v, int lines, int across) {
 
 CNN__COLD static void cnn__wino_dw_plan(cnn__wino_dw *w, cnn__conv_call *call, int threads) {
     const cnn__conv *v = call->v;
-    const int down = cnn__ceil_div(v->oh, 4);
     memset(w, 0, sizeof *w);
     w->call = call;
     w->across = cnn__ceil_div(v->ow, 4);
-    w->down = down;
-    w->lines = call->n * down;
+    w->down = cnn__ceil_div(v->oh, 4);
+    w->lines = call->n * w->down;
     call->slots = cnn__wino_dw_slots(v, w->lines, w->across);
     const int lines = cnn__ceil_div(w->lines, call->slots);
     const int most = cnn__clamp((int)((int64_t)v->c * v->o / 256), 32, CNN__GATHER_STEPS) / w->across;
@@ -5685,12 +5684,12 @@ CNN__COLD static void cnn__wino_dw_plan(cnn__wino_dw *w, cnn__conv_call *call, i
     w->x.w = v->w;
     w->x.pt = v->pt;
     w->x.pl = v->pl;
-    w->x.hp = 4 * down + 2;
+    w->x.hp = 4 * w->down + 2;
     w->x.wp = 4 * w->across + 2;
     w->dy.c = w->some;
     w->dy.h = v->oh;
     w->dy.w = v->ow;
-    w->dy.hp = 4 * down;
+    w->dy.hp = 4 * w->down;
     w->dy.wp = 4 * w->across;
     w->c_pitch = cnn__odd_lines(v->c);
     w->o_pitch = cnn__odd_lines(w->some);
@@ -8321,8 +8320,8 @@ static const float *cnn__layer_bias(const cnn__pass *e, int layer) {
     return info->biases ? e->net->parameters + e->net->offset[layer] + info->weights : NULL;
 }
 
-/* The layers' weights in panels: each layer in so many parts, every one of which takes every such panel. Layers
-   follow one another, so that each thread gets some of every one. */
+/* The layers' weights in panels: a layer in so many parts, the i-th of which takes panels i, i + parts and so
+   on. Layers follow one another, so that each thread gets some of every one. */
 static int cnn__prepare_parts(const cnn__pass *e) {
     return e->threads > 1 ? 4 : 1;
 }
@@ -8500,6 +8499,25 @@ static const float *cnn__block_packed(const cnn__conv *v, const float *x, float 
     return packed;
 }
 
+/* Those of a single example at once, from the packed image to y, the last layer's output: what the convolution
+   itself gives is not kept. Returns 0, with nothing done, where they do not go together so. */
+static int cnn__single_strips(const cnn__pass *e, int layer, const float *x, float *packed, float *y) {
+    const cnn__plan *p = &e->ws->plan[layer];
+    const cnn__conv *v = cnn__unit_conv(e, layer);
+    const cnn__follow follow = {p->activation ? cnn__activation(e->k, e->net->layers[p->activation].kind)
+                                              : NULL,
+                                p->pooling ? &e->ws->plan[p->pooling].pool : NULL};
+    const float *bias = cnn__layer_bias(e, layer);
+    float *scratch = packed + cnn__lanes_packed(v);
+    if (cnn__lanes_follow(v))
+        cnn__conv_lanes(v, e->k, x, p->single_panels, bias, &follow, v->o, v->oh, scratch, y);
+    else if (p->pooling && cnn__line_follows(v))
+        cnn__single_line(v, e->k, x, p->panels, bias, &follow, v->oh, scratch, y);
+    else
+        return 0;
+    return 1;
+}
+
 /* A convolution and the layers that go with it, strip by strip. */
 static void cnn__block_conv_strips(const cnn__pass *e, int layer, const float *x, float *acts,
                                    float *packed) {
@@ -8512,17 +8530,8 @@ static void cnn__block_conv_strips(const cnn__pass *e, int layer, const float *x
     const int winograd = cnn__unit_cells(e, layer, 0, packed, &cells);
     if (!winograd)
         x = cnn__block_packed(v, x, packed);
-    const cnn__follow follow = {p->activation ? activation : NULL, p->pooling ? pool : NULL};
-    float *scratch = packed + cnn__lanes_packed(v);
-    if (e->ws->mode == CNN_INFERENCE && cnn__lanes_follow(v)) {
-        cnn__conv_lanes(v, e->k, x, p->single_panels, cnn__layer_bias(e, layer), &follow, v->o, v->oh,
-                        scratch, p->pooling ? pooled : y);
+    if (e->ws->mode == CNN_INFERENCE && cnn__single_strips(e, layer, x, packed, p->pooling ? pooled : y))
         return;
-    }
-    if (e->ws->mode == CNN_INFERENCE && p->pooling && cnn__line_follows(v)) {
-        cnn__single_line(v, e->k, x, p->panels, cnn__layer_bias(e, layer), &follow, v->oh, scratch, pooled);
-        return;
-    }
     const int strip = cnn__strip_rows(e, layer);
     for (int row = 0; row < v->oh; row += strip) {
         const int rows = cnn__min(strip, v->oh - row);

@@ -37,7 +37,8 @@ int main(void) { return !!__builtin_cpu_supports("avx512f"); }
 #endif
 """
 TIMEOUT = 280
-LONG = ["header", "lenet_fashion", "cuda back end", "operators, sanitized", "operators, avx512"]
+LONG = ["cuda back end", "header", "operators, sanitized", "lenet_fashion", "operators, avx512", "network, sanitized",
+        "operators, no simd"]
 
 # What test_cuda runs under the shim, as groups of it: words that name its tests.
 CUDA_OPERATORS = ["device", "conv2d", "tf32", "linear", "pools", "activations", "dropout", "losses", "plain",
@@ -180,7 +181,8 @@ def run(group):
 def main():
     os.makedirs(os.path.join(BUILD, "tests"), exist_ok=True)
     chosen = [g for g in groups() if not sys.argv[1:] or any(word in g[0] for word in sys.argv[1:])]
-    chosen.sort(key=lambda g: not any(word in g[0] for word in LONG))  # first, lest one be left alone at the end
+    longest = {word: place for place, word in enumerate(LONG)}  # first, lest one be left alone at the end
+    chosen.sort(key=lambda g: min((longest[word] for word in LONG if word in g[0]), default=len(LONG)))
     count = {"passed": 0, "failed": 0, "skipped": 0}
     with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
         for done in concurrent.futures.as_completed([pool.submit(run, g) for g in chosen]):
