@@ -4909,14 +4909,46 @@ static void cnn__conv_dw_dots(const cnn__conv_call *a, const float *x, const flo
     }
 }
 
+/* Pieces of each of so many units: a few more, at most `most`, where the threads then have equal shares. */
+static int cnn__even_pieces(int pieces, int64_t units, int threads, int most) {
+    int more = pieces;
+    while (units * more % threads && more < most && units * more < 4 * (int64_t)threads)
+        more++;
+    return units * more % threads ? pieces : more;
+}
+
+/* Channels in a part, a multiple of `unit`, for `parts` parts at most. */
+static int cnn__part(int channels, int parts, int unit) {
+    return cnn__min(channels, cnn__ceil_div(cnn__ceil_div(channels, parts), unit) * unit);
+}
+
+/* The same where panels are to stay whole. */
+static int cnn__conv_part(int channels, int parts) {
+    return cnn__part(channels, parts, cnn__k()->panel);
+}
+
 /* Floats of a slot. Where images are many and weights few, a fixed number of slots of images have sums of
    their own, to be added up in order. */
 CNN__OUTLINE static size_t cnn__dw_slot(const cnn__conv *v) {
     return cnn__padded((size_t)(v->groups * v->o) * (size_t)(v->steps + 1));
 }
 
+/* Powers of two: most often as many for every thread. */
+static int cnn__slots(int64_t worth, int most) {
+    int slots = 1;
+    while (2 * slots <= most && 2 * slots <= worth)
+        slots *= 2;
+    return slots;
+}
+
 static int cnn__dw_slots(const cnn__conv *v, int n) {
-    return cnn__dw_slot(v) > CNN__SLOT_WEIGHTS ? 1 : cnn__clamp(n / 8, 1, 16);
+    return cnn__dw_slot(v) > CNN__SLOT_WEIGHTS ? 1 : cnn__slots(n / 8, 16);
+}
+
+/* Output channels that a thread takes. */
+static int cnn__dw_part(const cnn__conv *v, int slots, int threads) {
+    const int units = slots * v->groups, parts = cnn__ceil_div(threads, units);
+    return cnn__conv_part(v->o, cnn__even_pieces(parts, units, threads, v->o / cnn__k()->panel));
 }
 
 /* What the slots have for one output channel, to its gradients. */
@@ -5037,16 +5069,6 @@ CNN__OUTLINE static int cnn__conv_threads(const cnn__conv *v, int n) {
     return cnn__threads_for((double)n * v->groups * v->o * (double)v->steps * v->oh * (double)v->ow);
 }
 
-/* Channels in a part, a multiple of `unit`, for `parts` parts at most. */
-static int cnn__part(int channels, int parts, int unit) {
-    return cnn__min(channels, cnn__ceil_div(cnn__ceil_div(channels, parts), unit) * unit);
-}
-
-/* The same where panels are to stay whole. */
-static int cnn__conv_part(int channels, int parts) {
-    return cnn__part(channels, parts, cnn__k()->panel);
-}
-
 /* Bytes of the scratch memory of all threads, each with so many floats. */
 static size_t cnn__conv_scratch_bytes(cnn__conv_call *a, int threads, size_t floats) {
     a->stride = cnn__add(2 * CNN__ALIGN, cnn__round_up(cnn__mul(floats, sizeof(float)), CNN__ALIGN));
@@ -5078,6 +5100,8 @@ static void cnn__conv_cut(cnn__conv_call *a, int threads, int unit) {
         else
             a->parts = wanted;
     }
+    if (a->parts == 1)
+        strips = cnn__even_pieces(strips, units, threads, v->oh / cnn__ceil_div(CNN__STRIP_COLUMNS, v->ow));
     cnn__conv_strips(v, cnn__ceil_div(v->oh, strips));
     a->strips = cnn__ceil_div(v->oh, v->strip);
     a->part = cnn__part(v->o, a->parts, unit);
@@ -5409,6 +5433,8 @@ CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows,
         else
             w->parts = threads;
     }
+    if (w->parts == 1)
+        runs = cnn__even_pieces(runs, units, threads, w->tiles / 16);
     const int panel = cnn__k()->panel, lanes = cnn__k()->lanes;
     w->run = cnn__ceil_div(cnn__ceil_div(w->tiles, runs), lanes) * lanes;
     w->runs = cnn__ceil_div(w->tiles, w->run);
@@ -5658,8 +5684,8 @@ static size_t cnn__odd_lines(int floats) {
 /* By the shape alone: the sums must not depend on the threads. */
 static int cnn__wino_dw_slots(const cnn__conv *v, int lines, int across) {
     const int64_t tiles = (int64_t)lines * across / CNN__WINO_SLOT;
-    const int64_t fit = CNN__WINO_SUMS / (int64_t)cnn__dw_slot(v), most = tiles < fit ? tiles : fit;
-    return cnn__clamp(most < 8 ? (int)most : 8, 1, lines);
+    const int64_t fit = CNN__WINO_SUMS / (int64_t)cnn__dw_slot(v);
+    return cnn__slots(tiles < fit ? tiles : fit, cnn__min(lines, 8));
 }
 
 CNN__COLD static void cnn__wino_dw_plan(cnn__wino_dw *w, cnn__conv_call *call, int threads) {
@@ -5675,7 +5701,7 @@ CNN__COLD static void cnn__wino_dw_plan(cnn__wino_dw *w, cnn__conv_call *call, i
     const int runs = cnn__ceil_div(lines, cnn__clamp(most, 1, lines));
     w->run = cnn__ceil_div(lines, runs);
     const int fits = cnn__max(CNN__WINO_CACHED / (36 * v->c) / 8 * 8, 16);
-    w->part = cnn__conv_part(v->o, cnn__ceil_div(threads, call->slots * v->groups));
+    w->part = cnn__dw_part(v, call->slots, threads);
     w->parts = cnn__ceil_div(v->o, w->part);
     w->some = cnn__min(w->part, fits);
     w->kept = v->o <= fits; /* whatever the number of threads: the order of the sums follows from it */
@@ -6049,7 +6075,8 @@ static size_t cnn__conv_dx_floats(cnn__conv_call *a, int threads) {
     cnn__conv_strips(v, v->oh);
     a->dy_plane = (size_t)cnn__dy_before(v) + ((size_t)v->oh + 2 * (size_t)cnn__dy_above(v) + 1) *
                                                   (size_t)v->wq; /* one row: the rest's */
-    a->part = cnn__conv_part(v->c, units < threads ? (int)((threads + units - 1) / units) : 1);
+    const int parts = units < threads ? (int)((threads + units - 1) / units) : 1;
+    a->part = cnn__conv_part(v->c, cnn__even_pieces(parts, units, threads, v->c / cnn__k()->panel));
     a->parts = cnn__ceil_div(v->c, a->part);
     a->strips = 1;
     if (v->mode == CNN_PAD_ZEROS && units * a->parts < threads)
@@ -6061,7 +6088,7 @@ static size_t cnn__conv_dx_floats(cnn__conv_call *a, int threads) {
 static size_t cnn__conv_dw_floats(cnn__conv_call *a, int threads) {
     cnn__conv *v = a->v;
     a->slots = cnn__dw_slots(v, a->n);
-    a->part = cnn__conv_part(v->o, cnn__ceil_div(threads, a->slots * v->groups));
+    a->part = cnn__dw_part(v, a->slots, threads);
     a->parts = cnn__ceil_div(v->o, a->part);
     if (cnn__dw_dots(v)) {
         cnn__conv_strips(v, v->oh);
