@@ -622,6 +622,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__SLOT_WEIGHTS   16384   /* of a planar convolution, whose dw is summed in slots of images */
 #define CNN__SHORT_RUN      8       /* floats of a kernel's row, all channels, too few for a vector */
 #define CNN__DOT_PIXELS     512     /* of a 1x1 convolution whose dw is taken by dot products */
+#define CNN__DOT_STEPS      60      /* of those at a time, whose pixels stay in the second-level cache */
 #define CNN__STRIP_COLUMNS  96      /* outputs below which a strip is not worth cutting off */
 #define CNN__STRIP_ROWS     4       /* most rows in a strip; going backward, in half of one */
 #define CNN__STRIP_CHANNELS 4       /* going backward, most channels of a strip at a time */
@@ -4901,11 +4902,16 @@ static void cnn__conv_dw_dots(const cnn__conv_call *a, const float *x, const flo
         return;
     }
     d.lines = 1;
-    for (size_t p = 0; p < out; p += 2 * CNN__DOT_PIXELS) { /* so many that rows stay in the cache */
+    for (size_t p = 0; p < out; p += 2 * CNN__DOT_PIXELS) { /* a tile's rows stay in the first-level one */
         d.n = out - p < 2 * CNN__DOT_PIXELS ? out - p : 2 * CNN__DOT_PIXELS;
         d.x = x + p;
         d.y = dy + p;
-        a->k->dot(&d);
+        for (int k = 0; k < v->steps; k += d.steps) {
+            d.steps = cnn__min(CNN__DOT_STEPS, v->steps - k);
+            d.tap = v->tap + k;
+            d.g = dw + k;
+            a->k->dot(&d);
+        }
     }
 }
 
