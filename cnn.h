@@ -620,9 +620,9 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__WINO_SUMS      2500000 /* gradients of weights in all slots, floats */
 #define CNN__STRIP_FLOATS   131072  /* a packed strip of a plane */
 #define CNN__SLOT_WEIGHTS   16384   /* of a planar convolution, whose dw is summed in slots of images */
-#define CNN__SHORT_RUN      8       /* floats of a kernel's row, all channels, too few for a vector */
-#define CNN__DOT_PIXELS     512     /* of a 1x1 convolution whose dw is taken by dot products */
-#define CNN__DOT_STEPS      60      /* of those at a time, whose pixels stay in the second-level cache */
+#define CNN__DOT_PLANE      320     /* pixels of a 1x1 convolution whose dw is taken by dot products */
+#define CNN__DOT_PIXELS     1024    /* of dot products at a time: a tile's stay in the first-level cache, */
+#define CNN__DOT_STEPS      60      /* those of so many steps in the second-level one */
 #define CNN__STRIP_COLUMNS  96      /* outputs below which a strip is not worth cutting off */
 #define CNN__STRIP_ROWS     4       /* most rows in a strip; going backward, in half of one */
 #define CNN__STRIP_CHANNELS 4       /* going backward, most channels of a strip at a time */
@@ -4864,11 +4864,17 @@ CNN__LOOPS static void cnn__to_pixels(const cnn__conv *v, const float *x, int ro
     }
 }
 
-/* Without transposing, by dot products of shifted planes: where runs would be too short to fill vectors, and
-   for 1x1 convolutions of large planes. */
+/* The share of lanes that count in vectors of runs of n floats, each of which takes the time of one more. */
+static double cnn__filled(int n) {
+    const int lanes = cnn__k()->lanes;
+    return (double)n / (double)(((int64_t)n / lanes + (n % lanes > 0) + 1) * lanes);
+}
+
+/* Without transposing, by dot products of shifted planes: where lines fill vectors better than a kernel's rows
+   of all channels do, and for 1x1 convolutions of large planes. */
 static int cnn__dw_dots(const cnn__conv *v) {
-    return v->kw * v->c < CNN__SHORT_RUN ||
-           (v->direct && v->kh * v->kw == 1 && (int64_t)v->oh * v->ow >= CNN__DOT_PIXELS);
+    return v->direct && v->kh * v->kw == 1 ? (int64_t)v->oh * v->ow >= CNN__DOT_PLANE
+                                           : cnn__filled(v->ow) > cnn__filled(cnn__dw_run(v));
 }
 
 CNN__COLD static void cnn__conv_dw_taps(const cnn__conv *v, int rows, cnn__arena *arena, int **tap) {
@@ -4878,41 +4884,40 @@ CNN__COLD static void cnn__conv_dw_taps(const cnn__conv *v, int rows, cnn__arena
             (*tap)[i * v->ow + j] = (i * v->sh * v->wp + j * v->sw) * v->c;
 }
 
-/* x is packed, or the image itself. */
-static void cnn__conv_dw_dots(const cnn__conv_call *a, const float *x, const float *dy, int rows, float *dw) {
+/* The gradients of m0 <= m < m0 + count from `rows` rows: dy their first, x packed, or the image itself. */
+static void cnn__conv_dw_dots(const cnn__conv_call *a, const float *x, const float *dy, int count, int rows,
+                              float *dw) {
     const cnn__conv *v = a->v;
-    const size_t out = (size_t)v->oh * (size_t)v->ow;
+    const int flat = v->x_pitch == v->ow, lines = flat ? 1 : rows;
+    const int some = flat ? 1 : cnn__max(CNN__DOT_PIXELS / v->ow, 1);
+    const size_t n = (size_t)v->ow * (size_t)(flat ? rows : 1);
     cnn__dot d;
     memset(&d, 0, sizeof d);
-    d.rows = rows;
-    d.steps = v->steps;
-    d.lines = v->oh;
-    d.n = (size_t)v->ow;
-    d.tap = v->tap;
-    d.x = x;
-    d.y = dy;
+    d.rows = count;
     d.xr = v->x_pitch;
     d.yr = v->ow;
-    d.ym = (ptrdiff_t)out;
-    d.g = dw;
+    d.ym = (ptrdiff_t)v->oh * v->ow;
     d.gm = v->steps;
     d.gk = 1;
-    if (v->x_pitch != v->ow) {
-        a->k->dot(&d);
-        return;
-    }
-    d.lines = 1;
-    for (size_t p = 0; p < out; p += 2 * CNN__DOT_PIXELS) { /* a tile's rows stay in the first-level one */
-        d.n = out - p < 2 * CNN__DOT_PIXELS ? out - p : 2 * CNN__DOT_PIXELS;
-        d.x = x + p;
-        d.y = dy + p;
-        for (int k = 0; k < v->steps; k += d.steps) {
-            d.steps = cnn__min(CNN__DOT_STEPS, v->steps - k);
-            d.tap = v->tap + k;
-            d.g = dw + k;
-            a->k->dot(&d);
-        }
-    }
+    for (int i = 0; i < lines; i += some)
+        for (size_t j = 0; j < n; j += CNN__DOT_PIXELS)
+            for (int k = 0; k < v->steps; k += CNN__DOT_STEPS) {
+                d.steps = cnn__min(CNN__DOT_STEPS, v->steps - k);
+                d.lines = cnn__min(some, lines - i);
+                d.n = n - j < CNN__DOT_PIXELS ? n - j : CNN__DOT_PIXELS;
+                d.tap = v->tap + k;
+                d.x = x + i * d.xr + (ptrdiff_t)j;
+                d.y = dy + i * d.yr + (ptrdiff_t)j;
+                d.g = dw + k;
+                a->k->dot(&d);
+            }
+}
+
+/* Output rows of a strip that stays in the second-level cache, packed, but for few rows beyond them. */
+static int cnn__packed_rows(const cnn__conv *v) {
+    const int64_t row = (int64_t)v->c * v->sh * v->sw * v->wq;
+    const int halo = (v->kh - 1) * v->dh / v->sh, fits = (int)(CNN__STRIP_FLOATS / row) - halo;
+    return cnn__clamp(fits, cnn__min(2 * halo + 2, v->oh), v->oh);
 }
 
 /* Pieces of each of so many units: a few more, at most `most`, where the threads then have equal shares. */
@@ -5023,14 +5028,14 @@ static void cnn__conv_dw_task(void *context, int task, int thread) {
         const float *dy = a->dy + (unit * (size_t)v->o + (size_t)m0) * out;
         for (int m = 0; a->db && m < part; m++)
             all_db[first + (size_t)m] += a->k->sum(dy + (size_t)m * out, out);
-        if (a->dw && cnn__dw_dots(v)) {
+        for (int row = 0; a->dw && cnn__dw_dots(v) && row < v->oh; row += v->strip) {
             const float *x = a->x + unit * (size_t)v->c * image;
             if (!v->direct)
-                cnn__pack(v, x, 0, v->c, 0, pixels);
-            cnn__conv_dw_dots(a, v->direct ? x : pixels, dy, part, all_dw + first * (size_t)v->steps);
-            continue;
+                cnn__pack(v, x, 0, v->c, row, pixels);
+            cnn__conv_dw_dots(a, v->direct ? x : pixels, dy + (size_t)row * (size_t)v->ow, part,
+                              cnn__min(v->strip, v->oh - row), all_dw + first * (size_t)v->steps);
         }
-        for (int row = 0; a->dw && row < v->oh; row += v->strip) {
+        for (int row = 0; a->dw && !cnn__dw_dots(v) && row < v->oh; row += v->strip) {
             const int rows = cnn__min(v->strip, v->oh - row);
             cnn__to_pixels(v, a->x + unit * (size_t)v->c * image, row * v->sh,
                            (rows - 1) * v->sh + (v->kh - 1) * v->dh + 1, pixels);
@@ -5086,18 +5091,12 @@ CNN__COLD static cnn_status cnn__conv_too_many(const char *where, const cnn__con
                      a->v->groups);
 }
 
-/* Strips: packed, they should stay in the second-level cache, halo rows should be few, and there should be
-   work for all threads. Images too small for that are cut by channels, `unit` of which stay together. */
+/* Strips, so many that there is work for all threads. Images too small for that are cut by channels, `unit` of
+   which stay together. */
 static void cnn__conv_cut(cnn__conv_call *a, int threads, int unit) {
     cnn__conv *v = a->v;
-    const int64_t units = (int64_t)a->n * v->groups, row = (int64_t)v->c * v->sh * v->sw * v->wq;
-    const int halo = (v->kh - 1) * v->dh / v->sh;
-    int strip = v->oh;
-    if (!v->direct) {
-        const int64_t fits = CNN__STRIP_FLOATS / row - halo;
-        strip = (int)(fits < 2 * halo + 2 ? 2 * halo + 2 : fits < v->oh ? fits : v->oh);
-    }
-    int strips = cnn__ceil_div(v->oh, cnn__min(strip, v->oh));
+    const int64_t units = (int64_t)a->n * v->groups;
+    int strips = v->direct ? 1 : cnn__ceil_div(v->oh, cnn__packed_rows(v));
     a->parts = 1;
     if (units * strips < threads) {
         const int wanted = (int)((threads + units - 1) / units);
@@ -6097,7 +6096,7 @@ static size_t cnn__conv_dw_floats(cnn__conv_call *a, int threads) {
     a->part = cnn__dw_part(v, a->slots, threads);
     a->parts = cnn__ceil_div(v->o, a->part);
     if (cnn__dw_dots(v)) {
-        cnn__conv_strips(v, v->oh);
+        cnn__conv_strips(v, v->direct ? v->oh : cnn__packed_rows(v));
         return v->direct ? 0 : (size_t)v->c * (size_t)v->plane;
     }
     const int64_t row = (int64_t)v->sh * v->wp * v->c + (int64_t)a->part * v->ow;
