@@ -5386,12 +5386,12 @@ CNN__COLD static cnn_status cnn__depthwise_run(const char *where, cnn__conv_call
 
 /* ---- Winograd ----
 
-   A run of tiles (4x4 outputs each, in reading order) at a time: their 6x6 inputs of all channels transformed
-   to V[element][channel][tile]; then for a few output channels at a time their weights transformed to panels
-   U[element], the 36 products M[element] = U[element] V[element], and M transformed back. One element of V, U
-   and M after the other passes through the second-level cache; where U of all channels is small, it is kept
-   from run to run. The elements lie a cache line further apart than their size, lest all fall into the same
-   sets of the cache.
+   A run of tiles (4x4 outputs each, in reading order) at a time, of one image or of several small ones: their
+   6x6 inputs of all channels transformed to V[element][channel][tile]; then for a few output channels at a time
+   their weights transformed to panels U[element], the 36 products M[element] = U[element] V[element], and M
+   transformed back. One element of V, U and M after the other passes through the second-level cache; where U
+   of all channels is small, it is kept from run to run. The elements lie a cache line further apart than their
+   size, lest all fall into the same sets of the cache.
 
    What the transforms' factors cost in accuracy: see cnn_conv2d_forward. */
 typedef struct cnn__wino {
@@ -5399,8 +5399,9 @@ typedef struct cnn__wino {
     int rows, steps, oh, ow, tiles, across; /* output channels, input channels, tiles of an image, in a row */
     int flip;                               /* dx: kernels turned around */
     size_t rs, ks;                          /* weight of (row, step) at row*rs + step*ks */
-    int run, group;                         /* tiles in a run, output channels at a time */
-    int lines, phase;                       /* rows of tiles in a run; floats of a phase */
+    int images, pieces; /* whole images in a run, if they are small; pieces of all images */
+    int run, group;     /* tiles in a run, output channels at a time */
+    int lines, phase;   /* rows of tiles of an image in a run; floats of a phase */
     int runs, part, parts;
     size_t u_pitch, v_pitch, m_pitch;
 } cnn__wino;
@@ -5411,15 +5412,42 @@ typedef struct cnn__wino_call {
     const float *x, *weight, *bias;
     float *y;
     const int *tap;
-    int groups;
+    int n, groups;
     size_t x_unit, y_unit, weight_group;
     char *scratch;
     size_t stride;
 } cnn__wino_call;
 
+/* The more tiles in a run, the fewer times weights are transformed, unless those of all channels are kept. */
+static void cnn__wino_cut(cnn__wino *w, int n, int groups, int threads) {
+    const int lanes = cnn__k()->lanes, kept = (int64_t)36 * w->steps * w->rows <= CNN__WINO_WEIGHTS;
+    const int most = kept ? cnn__clamp(w->tiles, 32, 96) : 208;
+    const int fit = cnn__clamp(CNN__WINO_INPUT / (36 * w->steps) / 16 * 16, 16, most);
+    const int several = n > 1 && 2 * w->tiles <= fit;
+    int runs = several ? 1 : cnn__ceil_div(w->tiles, fit);       /* of an image, */
+    int pieces = several ? cnn__ceil_div(n, fit / w->tiles) : n; /* or images in so many */
+    w->parts = 1;
+    if ((int64_t)pieces * groups * runs < threads) {
+        if ((int64_t)n * w->tiles < 32 * threads)
+            w->parts = threads;
+        else if (several)
+            pieces = cnn__min(cnn__ceil_div(threads, groups), n);
+        else
+            runs = cnn__ceil_div(threads, n * groups);
+    }
+    if (w->parts == 1 && several)
+        pieces = cnn__even_pieces(pieces, groups, threads, n);
+    else if (w->parts == 1)
+        runs = cnn__even_pieces(runs, (int64_t)n * groups, threads, w->tiles / 16);
+    w->images = cnn__ceil_div(n, pieces);
+    w->pieces = cnn__ceil_div(n, w->images);
+    w->run = cnn__ceil_div(cnn__ceil_div(w->tiles, runs) * w->images, lanes) * lanes;
+    w->runs = cnn__ceil_div(w->tiles, w->run);
+}
+
 /* x is steps*h*w, padded by top, left; y rows*oh*ow. */
 CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows, int steps, int h, int width,
-                                     int oh, int ow, int top, int left, int units, int threads) {
+                                     int oh, int ow, int top, int left, int n, int threads) {
     memset(w, 0, sizeof *w);
     w->rows = rows;
     w->steps = steps;
@@ -5427,22 +5455,8 @@ CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows,
     w->ow = ow;
     w->across = cnn__ceil_div(ow, 4);
     w->tiles = w->across * cnn__ceil_div(oh, 4);
-    /* The more tiles in a run, the fewer times weights are transformed, unless those of all channels stay. */
-    const int most = (int64_t)36 * steps * rows <= CNN__WINO_WEIGHTS ? 96 : 208;
-    const int run = cnn__clamp(CNN__WINO_INPUT / (36 * steps) / 16 * 16, 16, most);
-    int runs = cnn__ceil_div(w->tiles, run);
-    w->parts = 1;
-    if ((int64_t)units * runs < threads) {
-        if (w->tiles >= 32 * threads)
-            runs = threads;
-        else
-            w->parts = threads;
-    }
-    if (w->parts == 1)
-        runs = cnn__even_pieces(runs, units, threads, w->tiles / 16);
     const int panel = cnn__k()->panel, lanes = cnn__k()->lanes;
-    w->run = cnn__ceil_div(cnn__ceil_div(w->tiles, runs), lanes) * lanes;
-    w->runs = cnn__ceil_div(w->tiles, w->run);
+    cnn__wino_cut(w, n, v->groups, threads);
     w->part = cnn__conv_part(rows, w->parts);
     w->parts = cnn__ceil_div(rows, w->part);
     const int fits = CNN__WINO_WEIGHTS / (36 * steps) / panel * panel;
@@ -5461,7 +5475,8 @@ CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows,
     p->wp = w->across * 4 + 2;
     p->wq = p->x_pitch =
         cnn__ceil_div(w->across, lanes) * lanes * 4 + 4; /* on to the end of the last vector */
-    w->lines = (w->run + w->across - 2) / w->across + 1; /* rows of tiles that a run may meet */
+    const int own = cnn__min(w->run, w->tiles); /* tiles of an image, in up to so many rows of them: */
+    w->lines = (own + w->across - 2) / w->across + 1;
     p->rows = 4 * w->lines + 2;
     p->plane = p->rows * p->wq;
     w->phase = (w->lines + 1) * w->across + lanes - 1;
@@ -5583,14 +5598,17 @@ static void cnn__wino_task(void *context, int task, int thread) {
     const cnn__wino_call *a = (const cnn__wino_call *)context;
     const cnn__wino *w = a->w;
     const int part = task % w->parts, run = task / w->parts % w->runs, unit = task / w->parts / w->runs;
-    const int group = unit % a->groups, t0 = run * w->run, t1 = cnn__min(t0 + w->run, w->tiles);
+    const int group = unit / w->pieces, t0 = run * w->run, t1 = cnn__min(t0 + w->run, w->tiles);
+    const int image0 = unit % w->pieces * w->images, images = cnn__min(w->images, a->n - image0);
     const int first = part * w->part, end = cnn__min(first + w->part, w->rows);
     const size_t at = (size_t)group * (size_t)w->rows, out = (size_t)w->oh * (size_t)w->ow;
     cnn__cache *cache = (cnn__cache *)(void *)(a->scratch + (size_t)thread * a->stride);
     float *u = (float *)(void *)((char *)cache + CNN__ALIGN), *v = u + 36 * w->u_pitch;
     float *m = v + 36 * w->v_pitch, *image = m + 36 * w->m_pitch;
     float *phases = image + cnn__padded((size_t)w->v.plane);
-    cnn__wino_inputs(a, a->x + (size_t)unit * a->x_unit, t0, t1, image, phases, v);
+    for (int i = 0; i < images; i++)
+        cnn__wino_inputs(a, a->x + (size_t)((image0 + i) * a->groups + group) * a->x_unit, t0, t1, image,
+                         phases, v + (size_t)i * (size_t)w->tiles);
     for (int m0 = first; m0 < end; m0 += w->group) {
         const int m1 = cnn__min(m0 + w->group, end);
         const int64_t key = (int64_t)at + m0 + 1;
@@ -5601,7 +5619,7 @@ static void cnn__wino_task(void *context, int task, int thread) {
         memset(&p, 0, sizeof p);
         p.rows = m1 - m0;
         p.steps = w->steps;
-        p.n = (size_t)(t1 - t0);
+        p.n = (size_t)(images - 1) * (size_t)w->tiles + (size_t)(t1 - t0);
         p.tap = a->tap;
         p.panel = w->steps;
         p.ym = w->run;
@@ -5610,10 +5628,12 @@ static void cnn__wino_task(void *context, int task, int thread) {
         p.w = u;
         p.y = m;
         cnn__wino_products(a->k, &p, w->v_pitch, w->u_pitch, w->m_pitch);
-        for (int r = m0; r < m1; r++)
-            cnn__wino_outputs(a, m + (size_t)(r - m0) * (size_t)w->run, t0, t1,
-                              a->bias ? a->bias[at + (size_t)r] : 0.0f,
-                              a->y + (size_t)unit * a->y_unit + (size_t)r * out);
+        for (int i = 0; i < images; i++) {
+            const float *from = m + (size_t)i * (size_t)w->tiles;
+            float *y = a->y + (size_t)((image0 + i) * a->groups + group) * a->y_unit + (size_t)m0 * out;
+            for (int r = m0; r < m1; r++, from += w->run, y += out)
+                cnn__wino_outputs(a, from, t0, t1, a->bias ? a->bias[at + (size_t)r] : 0.0f, y);
+        }
     }
 }
 
@@ -5622,19 +5642,19 @@ static cnn_status cnn__wino_run(const char *where, const cnn__conv_call *c, int 
     const cnn__conv *v = c->v;
     cnn__wino w;
     cnn__wino_call a;
-    const int units = c->n * v->groups, threads = cnn__conv_threads(v, c->n);
+    const int threads = cnn__conv_threads(v, c->n);
     memset(&a, 0, sizeof a);
     if (backward) {
-        cnn__wino_plan(&w, v, v->c, v->o, v->oh, v->ow, v->h, v->w, 2 - v->pt, 2 - v->pl, units, threads);
+        cnn__wino_plan(&w, v, v->c, v->o, v->oh, v->ow, v->h, v->w, 2 - v->pt, 2 - v->pl, c->n, threads);
         w.flip = 1;
         w.rs = 9;
         w.ks = (size_t)v->steps;
     } else {
-        cnn__wino_plan(&w, v, v->o, v->c, v->h, v->w, v->oh, v->ow, v->pt, v->pl, units, threads);
+        cnn__wino_plan(&w, v, v->o, v->c, v->h, v->w, v->oh, v->ow, v->pt, v->pl, c->n, threads);
         w.rs = (size_t)v->steps;
         w.ks = 9;
     }
-    if ((int64_t)units * w.runs * w.parts > INT_MAX)
+    if ((int64_t)v->groups * w.pieces * w.runs * w.parts > INT_MAX)
         return cnn__conv_too_many(where, c);
     a.w = &w;
     a.k = c->k;
@@ -5642,6 +5662,7 @@ static cnn_status cnn__wino_run(const char *where, const cnn__conv_call *c, int 
     a.weight = c->weight;
     a.bias = backward ? NULL : c->bias;
     a.y = backward ? c->dx : c->y;
+    a.n = c->n;
     a.groups = v->groups;
     a.x_unit = (size_t)w.steps * (size_t)w.v.h * (size_t)w.v.w;
     a.y_unit = (size_t)w.rows * (size_t)w.oh * (size_t)w.ow;
@@ -5658,7 +5679,7 @@ static cnn_status cnn__wino_run(const char *where, const cnn__conv_call *c, int 
     a.tap = tap;
     for (int t = 0; t < threads; t++)
         ((cnn__cache *)(void *)(a.scratch + (size_t)t * a.stride))->key = 0;
-    cnn__parallel(threads, units * w.runs * w.parts, cnn__wino_task, &a);
+    cnn__parallel(threads, v->groups * w.pieces * w.runs * w.parts, cnn__wino_task, &a);
     return CNN_OK;
 }
 

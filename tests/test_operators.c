@@ -445,6 +445,8 @@ static const conv_case conv_cases[] = {
     {13, 24, 13, 13, 26, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}}, /* dw in slots, */
     {13, 48, 13, 13, 52, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 2, REF_ZEROS}}, /* of two groups, */
     {3, 96, 13, 13, 50, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}},  /* and in runs that keep no sums */
+    {5, 112, 7, 7, 114, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}},  /* several images in a run, */
+    {7, 48, 6, 9, 52, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 2, REF_ZEROS}},    /* of two groups */
     {1, 40, 19, 23, 48, 5, 5, {1, 1, 2, 2, 2, 2, 1, 1, 1, REF_ZEROS}},
     {1, 3, 50, 60, 40, 11, 11, {4, 4, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}},
     {1, 300, 7, 7, 70, 1, 1, {1, 1, 0, 0, 0, 0, 1, 1, 1, REF_ZEROS}},
