@@ -218,12 +218,12 @@ typedef struct cnn_conv2d_options {
    x {N, C, H, W}, weight {O, C/groups, KH, KW}, bias {1, O, 1, 1} or NULL, y {N, O, OH, OW} with
      OH = (H + pad_top + pad_bottom - dilation_h*(KH-1) - 1) / stride_h + 1, rounded down; OW alike.
    groups = C is the depthwise convolution. 3x3 kernels with stride and dilation 1, padding up to 1 and 24
-   channels or more on both sides, for dw also 12x12 outputs or more, go by Winograd's minimal filtering unless
-   no_winograd is set: two to three times as fast. The errors in 2^-23 of the sum of |weight * x|, largest and
-   root mean square, seen with up to 96 channels: 6.7 and 0.4 where signs are random (directly 2.6 and 0.2; the
-   tests allow 8), 19 and 1.0 where no signs differ (18 and 2.6). An x that is not finite spoils its 4x4
-   outputs. Networks do so 16 examples at a time, from 16 channels up to 12,500 pairs of them, without groups,
-   dw from 6x6 outputs on.
+   channels or more on both sides, for dw also 12x12 outputs or more, or 240 in all images, go by Winograd's
+   minimal filtering unless no_winograd is set: two to three times as fast. The errors in 2^-23 of the sum of
+   |weight * x|, largest and root mean square, seen with up to 96 channels: 6.7 and 0.4 where signs are random
+   (directly 2.6 and 0.2; the tests allow 8), 19 and 1.0 where no signs differ (18 and 2.6). An x that is not
+   finite spoils its 4x4 outputs. Networks do so 16 examples at a time, from 16 channels up to 12,500 pairs of
+   them, without groups, dw from 6x6 outputs on.
    The GPU does so from c*o = 30*(c + o) channels on, 60 on both sides, without groups, and not in TF32. */
 CNN_API cnn_status cnn_conv2d_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
                                       const cnn_conv2d_options *options, cnn_tensor *y);
@@ -6199,15 +6199,18 @@ CNN_API cnn_status cnn_conv2d_shape(const cnn_tensor *x, const cnn_tensor *weigh
 /* The choice among the ways to do a convolution. Winograd for 3x3 kernels with so many channels that
    the transforms are little beside the products, and with at most one row or column of padding: an output
    that sees little but padding would get the rounding errors of its whole tile. So would a gradient that is a
-   sum over few tiles, of which many reach over the edge: dw wants images of 12x12, or blocks of 16 examples. */
+   sum over few tiles, of which many reach over the edge: dw wants n images of 12x12, or small ones that have as
+   much together, as a block's have. */
 enum { CNN__Y, CNN__DX, CNN__DW };
 
-static int cnn__conv_winograd(const cnn__conv *v, int what) {
+static int cnn__conv_winograd(const cnn__conv *v, int what, int n) {
     const int bottom = v->hp - v->h - v->pt, right = v->wp - v->w - v->pl;
-    const int least = what == CNN__DW && v->cell == 1 ? 12 : 6, channels = v->cell > 1 ? 16 : 24;
+    const int channels = v->cell > 1 ? 16 : 24;
     if (!cnn__k()->wino_input || v->kh != 3 || v->kw != 3 || v->sh > 1 || v->sw > 1 || v->dh > 1 ||
-        v->dw > 1 || v->c < channels || v->o < channels || v->oh < least || v->ow < least ||
+        v->dw > 1 || v->c < channels || v->o < channels || v->oh < 6 || v->ow < 6 ||
         (int64_t)v->oh * v->ow > INT_MAX / 64 || v->no_winograd)
+        return 0;
+    if (what == CNN__DW && (v->oh < 12 || v->ow < 12) && (int64_t)n * v->oh * v->ow < 240)
         return 0;
     if (what != CNN__Y && v->mode != CNN_PAD_ZEROS)
         return 0;
@@ -6219,7 +6222,7 @@ static int cnn__conv_winograd(const cnn__conv *v, int what) {
 /* That of a network's blocks: where U stays in the second-level cache. */
 static int cnn__conv_cells(const cnn__conv *v, int what) {
     return v->cell > 1 && v->groups == 1 && v->mode == CNN_PAD_ZEROS &&
-           (int64_t)36 * v->c * v->o <= CNN__WINO_WEIGHTS && cnn__conv_winograd(v, what);
+           (int64_t)36 * v->c * v->o <= CNN__WINO_WEIGHTS && cnn__conv_winograd(v, what, v->cell);
 }
 
 /* Depthwise: see there. dx only where it is a convolution of dy with stride 1, then of any number of planes. */
@@ -6245,18 +6248,18 @@ static int cnn__conv_by_lanes(const cnn__conv *v, int what) {
 
 static cnn_status cnn__conv_forward_jobs(const char *where, cnn__conv_call a) {
     const cnn__conv *v = a.v;
-    return cnn__conv_depthwise(v, CNN__Y)  ? cnn__depthwise_run(where, &a, v, 0, cnn__depthwise_task)
-           : cnn__conv_winograd(v, CNN__Y) ? cnn__wino_run(where, &a, 0)
-           : cnn__conv_by_lanes(v, CNN__Y) ? cnn__lanes_run(where, &a, v)
-                                           : cnn__conv_run_forward(where, &a);
+    return cnn__conv_depthwise(v, CNN__Y)       ? cnn__depthwise_run(where, &a, v, 0, cnn__depthwise_task)
+           : cnn__conv_winograd(v, CNN__Y, a.n) ? cnn__wino_run(where, &a, 0)
+           : cnn__conv_by_lanes(v, CNN__Y)      ? cnn__lanes_run(where, &a, v)
+                                                : cnn__conv_run_forward(where, &a);
 }
 
 static cnn_status cnn__conv_backward_jobs(const char *where, cnn__conv_call a) {
     const cnn__conv *v = a.v;
     const int depthwise = (a.dw || a.db) && cnn__conv_depthwise(v, CNN__DW);
-    const int winograd = a.dw && cnn__conv_winograd(v, CNN__DW);
+    const int winograd = a.dw && cnn__conv_winograd(v, CNN__DW, a.n);
     cnn__conv_call b = a;
-    if (a.dx && cnn__conv_winograd(v, CNN__DX)) {
+    if (a.dx && cnn__conv_winograd(v, CNN__DX, a.n)) {
         CNN__TRY(cnn__wino_run(where, &a, 1));
         a.dx = NULL;
     } else if (a.dx && (cnn__conv_depthwise(v, CNN__DX) || cnn__conv_by_lanes(v, CNN__DX))) {
