@@ -217,13 +217,13 @@ typedef struct cnn_conv2d_options {
                      weight[o][c][a][b] * x[n][g*C/groups + c][i*stride_h + a*dilation_h - pad_top][...]
    x {N, C, H, W}, weight {O, C/groups, KH, KW}, bias {1, O, 1, 1} or NULL, y {N, O, OH, OW} with
      OH = (H + pad_top + pad_bottom - dilation_h*(KH-1) - 1) / stride_h + 1, rounded down; OW alike.
-   groups = C is the depthwise convolution. 3x3 kernels with stride and dilation 1, padding up to 1 and 24
-   channels or more on both sides, for dw also 12x12 outputs or more, or 240 in all images, go by Winograd's
-   minimal filtering unless no_winograd is set: two to three times as fast. The errors in 2^-23 of the sum of
-   |weight * x|, largest and root mean square, seen with up to 96 channels: 6.7 and 0.4 where signs are random
-   (directly 2.6 and 0.2; the tests allow 8), 19 and 1.0 where no signs differ (18 and 2.6). An x that is not
-   finite spoils its 4x4 outputs. Networks do so 16 examples at a time, from 16 channels up to 12,500 pairs of
-   them, without groups, dw from 6x6 outputs on.
+   groups = C is the depthwise convolution. 3x3 kernels with stride and dilation 1, padding up to 1, 6x6 outputs
+   or more and 16 channels or more on both sides go by Winograd's minimal filtering where that takes less work, dw
+   where there are 12x12 outputs or more, or 240 in all images, unless no_winograd is set: up to three times as
+   fast. The errors in 2^-23 of the sum of |weight * x|, largest and root mean square, seen with 16 to 96
+   channels: 7.9 and 0.6 where signs are random (directly 2.6 and 0.2; the tests allow 8), 19 and 1.6 where no
+   signs differ (20 and 3.4). An x that is not finite spoils its 4x4 outputs. Networks do so 16 examples at a
+   time, up to 12,500 pairs of channels, without groups, dw from 6x6 outputs on.
    The GPU does so from c*o = 30*(c + o) channels on, 60 on both sides, without groups, and not in TF32. */
 CNN_API cnn_status cnn_conv2d_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
                                       const cnn_conv2d_options *options, cnn_tensor *y);
@@ -1257,14 +1257,14 @@ typedef struct cnn__kernels {
     int lanes, bits;            /* of a vector, and their logarithm */
     int panel, wide;            /* rows, and vectors, of the usual tile, which has the most rows */
     const unsigned char *sizes; /* the vectors that tiles of so many rows have, as bits */
-    void (*wino_input)(const float *x, const ptrdiff_t *row, const ptrdiff_t *column, int n, float *to,
+    void (*wino_input)(const float *x, const ptrdiff_t *row, const ptrdiff_t *column, float *to,
                        size_t pitch);
     void (*wino_weight)(const float *g, size_t g_pitch, int n, int flip, float *to, size_t pitch);
-    void (*wino_output)(const float *m, size_t pitch, int n, float bias, float *to, size_t to_pitch);
+    void (*wino_output)(const float *m, size_t pitch, float bias, float *to, size_t to_pitch);
     void (*wino_cells)(const float *m, size_t pitch, float bias, int rows, int columns, float *to,
                        size_t to_pitch);
     void (*wino_phases)(const float *row, int n, float *to, size_t phase);
-    void (*wino_gradient)(const float *dy, const ptrdiff_t *row, const ptrdiff_t *column, int n, float *to,
+    void (*wino_gradient)(const float *dy, const ptrdiff_t *row, const ptrdiff_t *column, float *to,
                           size_t pitch);
     void (*wino_kernel)(const float *m, size_t pitch, float *to);
     void (*tile)(const cnn__tile *a, int mr, int nv);
@@ -2084,9 +2084,9 @@ CNN__INLINE void CNN__FN(cnn__wino_gradient1)(const CNN__VEC *d, const int s, CN
     t[5] = d[3 * s];
 }
 
-/* V tiles side by side, or V channels of one, of which n count, of 6x6 inputs or 4x4 output gradients. Pixel
-   (a, b) of them lies at x[row[a] + column[b]]. to[(a*6 + b)*pitch + lane]. */
-CNN__INLINE void CNN__FN(cnn__wino_tile)(const float *x, const ptrdiff_t *row, const ptrdiff_t *column, int n,
+/* V tiles side by side, or V channels of one, of 6x6 inputs or 4x4 output gradients. Pixel (a, b) of them lies
+   at x[row[a] + column[b]]. to[(a*6 + b)*pitch + lane]. */
+CNN__INLINE void CNN__FN(cnn__wino_tile)(const float *x, const ptrdiff_t *row, const ptrdiff_t *column,
                                          float *to, size_t pitch, const int side) {
     CNN__VEC t[36], d[6];
     CNN__PASS_UNROLL
@@ -2107,19 +2107,18 @@ CNN__INLINE void CNN__FN(cnn__wino_tile)(const float *x, const ptrdiff_t *row, c
             CNN__FN(cnn__wino_gradient1)(t + a, 6, d);
         CNN__UNROLL
         for (int b = 0; b < 6; b++)
-            CNN__STORE_UP_TO(to + (size_t)(a * 6 + b) * pitch, d[b], n);
+            CNN__STORE(to + (size_t)(a * 6 + b) * pitch, d[b]);
     }
 }
 
 CNN__STRIDED static void CNN__FN(cnn__wino_input)(const float *x, const ptrdiff_t *row,
-                                                  const ptrdiff_t *column, int n, float *to, size_t pitch) {
-    CNN__FN(cnn__wino_tile)(x, row, column, n, to, pitch, 6);
+                                                  const ptrdiff_t *column, float *to, size_t pitch) {
+    CNN__FN(cnn__wino_tile)(x, row, column, to, pitch, 6);
 }
 
 CNN__STRIDED static void CNN__FN(cnn__wino_gradient)(const float *x, const ptrdiff_t *row,
-                                                     const ptrdiff_t *column, int n, float *to,
-                                                     size_t pitch) {
-    CNN__FN(cnn__wino_tile)(x, row, column, n, to, pitch, 4);
+                                                     const ptrdiff_t *column, float *to, size_t pitch) {
+    CNN__FN(cnn__wino_tile)(x, row, column, to, pitch, 4);
 }
 
 CNN__INLINE void CNN__FN(cnn__wino_weight1)(CNN__VEC g0, CNN__VEC g1, CNN__VEC g2, CNN__VEC *t) { /* G g */
@@ -2167,14 +2166,14 @@ CNN__INLINE void CNN__FN(cnn__wino_output1)(const CNN__VEC *m, const int s, CNN_
     t[3] = CNN__FMA(CNN__SET1(0.23570226f), b, CNN__FMA(CNN__SET1(0.47140452f), e, m[5 * s]));
 }
 
-/* A^T times V tiles, of which n count, element (a, b) at m[(a*6 + b)*pitch]: 4 x 6, by columns. */
-CNN__INLINE void CNN__FN(cnn__wino_output_columns)(const float *m, size_t pitch, int n, CNN__VEC *t) {
+/* A^T times V tiles, element (a, b) at m[(a*6 + b)*pitch]: 4 x 6, by columns. */
+CNN__INLINE void CNN__FN(cnn__wino_output_columns)(const float *m, size_t pitch, CNN__VEC *t) {
     CNN__UNROLL
     for (int b = 0; b < 6; b++) {
         CNN__VEC d[6];
         CNN__UNROLL
         for (int a = 0; a < 6; a++)
-            d[a] = CNN__LOAD_UP_TO(m + (size_t)(a * 6 + b) * pitch, n);
+            d[a] = CNN__LOAD(m + (size_t)(a * 6 + b) * pitch);
         CNN__FN(cnn__wino_output1)(d, 1, t + b * 4);
     }
 }
@@ -2185,7 +2184,7 @@ CNN__STRIDED static void CNN__FN(cnn__wino_cells)(const float *m, size_t pitch, 
                                                   int columns, float *to, size_t to_pitch) {
     CNN__VEC t[24];
     const CNN__VEC add = CNN__SET1(bias);
-    CNN__FN(cnn__wino_output_columns)(m, pitch, CNN__V, t);
+    CNN__FN(cnn__wino_output_columns)(m, pitch, t);
     for (int a = 0; a < rows; a++, to += to_pitch) {
         CNN__VEC d[4];
         CNN__FN(cnn__wino_output1)(t + a, 4, d);
@@ -2196,12 +2195,12 @@ CNN__STRIDED static void CNN__FN(cnn__wino_cells)(const float *m, size_t pitch, 
     }
 }
 
-/* V tiles from m[(a*6 + b)*pitch], of which n count; their rows a side by side to to[a*to_pitch + 4*tile + b]. */
-CNN__STRIDED static void CNN__FN(cnn__wino_output)(const float *m, size_t pitch, int n, float bias, float *to,
+/* V tiles from m[(a*6 + b)*pitch]; their rows a side by side to to[a*to_pitch + 4*tile + b]. */
+CNN__STRIDED static void CNN__FN(cnn__wino_output)(const float *m, size_t pitch, float bias, float *to,
                                                    size_t to_pitch) {
     CNN__VEC t[24];
     const CNN__VEC add = CNN__SET1(bias);
-    CNN__FN(cnn__wino_output_columns)(m, pitch, n, t);
+    CNN__FN(cnn__wino_output_columns)(m, pitch, t);
     CNN__UNROLL
     for (int a = 0; a < 4; a++) {
         CNN__VEC d[4];
@@ -5529,33 +5528,35 @@ static void cnn__wino_weights(const cnn__wino *w, const cnn__kernels *k, const f
     }
 }
 
-/* V of tiles t0 to t1 - 1. The padded rows that they need are split into 4x6 phases: pixel (r, s) of a tile's
-   6x6 lies in phase (r % 4, s), row r / 4 below the tile's own, at the tile's place in reading order. So a
-   vector holds as many tiles as it has lanes, however few there are in a row. */
-static void cnn__wino_inputs(const cnn__wino_call *a, const float *x, int t0, int t1, float *image,
-                             float *phases, float *to) {
+/* V of tiles t0 to t1 - 1 of each image. The padded rows that they need are split into 4x6 phases: pixel (r, s)
+   of a tile's 6x6 lies in phase (r % 4, s), row r / 4 below the tile's own, at the tile's place in reading order.
+   So a vector holds as many tiles as it has lanes, however few there are in a row. What the last one of an image
+   holds beyond them is overwritten by what follows, or lies beyond a row's end. */
+static void cnn__wino_inputs(const cnn__wino_call *a, const float *x, int images, int t0, int t1,
+                             float *image, float *phases, float *to) {
     const cnn__wino *w = a->w;
     const int lanes = a->k->lanes, first = t0 / w->across, lines = (t1 - 1) / w->across - first + 1;
-    const size_t plane = (size_t)w->v.h * (size_t)w->v.w;
+    const size_t plane = (size_t)w->v.h * (size_t)w->v.w, next = (size_t)a->groups * a->x_unit;
     ptrdiff_t row[6], column[6];
     for (int i = 0; i < 6; i++) {
         row[i] = (ptrdiff_t)(i % 4 * 6) * w->phase + i / 4 * w->across;
         column[i] = (ptrdiff_t)i * w->phase;
     }
     memset(image, 0, (size_t)w->v.plane * sizeof(float)); /* the padding stays from channel to channel */
-    for (int c = 0; c < w->steps; c++, x += plane) {
-        cnn__repack(&w->v, x, 0, 1, 4 * first, image);
+    for (int k = 0; k < w->steps * images; k++) {
+        const int c = k / images, n = k % images;
+        float *v = to + (size_t)c * (size_t)w->run + (size_t)(n * w->tiles);
+        cnn__repack(&w->v, x + (size_t)n * next + (size_t)c * plane, 0, 1, 4 * first, image);
         for (int i = 0; i < 4 * lines + 2; i++)
             a->k->wino_phases(image + (size_t)i * (size_t)w->v.wq, w->across,
                               phases + (size_t)(i % 4 * 6) * (size_t)w->phase + (size_t)(i / 4 * w->across),
                               (size_t)w->phase);
         for (int t = t0; t < t1; t += lanes)
-            a->k->wino_input(phases + (t - first * w->across), row, column, cnn__min(lanes, t1 - t),
-                             to + (size_t)c * (size_t)w->run + (size_t)(t - t0), w->v_pitch);
+            a->k->wino_input(phases + (t - first * w->across), row, column, v + (t - t0), w->v_pitch);
     }
 }
 
-/* Output channel m of tiles t0 to t1 - 1: back from M to the image y. */
+/* Output channel m of tiles t0 to t1 - 1: back from M, which is read to the end of the last vector, to y. */
 static void cnn__wino_outputs(const cnn__wino_call *a, const float *m, int t0, int t1, float bias, float *y) {
     const cnn__wino *w = a->w;
     const int lanes = a->k->lanes;
@@ -5566,7 +5567,7 @@ static void cnn__wino_outputs(const cnn__wino_call *a, const float *m, int t0, i
         float *at = y + (size_t)(4 * i) * pitch + (size_t)(4 * j);
         n = cnn__min(lanes, t1 - t);
         const int whole = n == lanes && 4 * (j + n) <= w->ow && 4 * i + 4 <= w->oh;
-        a->k->wino_output(m + (t - t0), w->m_pitch, n, bias, whole ? at : tiles,
+        a->k->wino_output(m + (t - t0), w->m_pitch, bias, whole ? at : tiles,
                           whole ? pitch : (size_t)(4 * lanes));
         for (int s = 0, some = 0; s < n; s += some) { /* tiles in a row of them */
             some = cnn__min(n - s, w->across - j);
@@ -5606,9 +5607,8 @@ static void cnn__wino_task(void *context, int task, int thread) {
     float *u = (float *)(void *)((char *)cache + CNN__ALIGN), *v = u + 36 * w->u_pitch;
     float *m = v + 36 * w->v_pitch, *image = m + 36 * w->m_pitch;
     float *phases = image + cnn__padded((size_t)w->v.plane);
-    for (int i = 0; i < images; i++)
-        cnn__wino_inputs(a, a->x + (size_t)((image0 + i) * a->groups + group) * a->x_unit, t0, t1, image,
-                         phases, v + (size_t)i * (size_t)w->tiles);
+    cnn__wino_inputs(a, a->x + (size_t)(image0 * a->groups + group) * a->x_unit, images, t0, t1, image,
+                     phases, v);
     for (int m0 = first; m0 < end; m0 += w->group) {
         const int m1 = cnn__min(m0 + w->group, end);
         const int64_t key = (int64_t)at + m0 + 1;
@@ -5777,7 +5777,7 @@ static void cnn__wino_dw_transform(const cnn__wino_dw *w, const cnn__conv *v, co
         for (int j = 0; j < w->across; j++, to += c_pitch)
             for (size_t m = 0; m < c; m += (size_t)k->lanes)
                 (size == 6 ? k->wino_input : k->wino_gradient)(pixels + (size_t)(4 * j) * c + m, row, column,
-                                                               k->lanes, to + m, pitch);
+                                                               to + m, pitch);
     }
 }
 
@@ -5931,9 +5931,8 @@ static void cnn__cells_inputs(const cnn__cells *a, int side, const float *x, int
                 a->k->copy(x + (at + r * line + b0 * cell), 0, edge + (6 * r + b0) * cell, 0,
                            (size_t)((b1 - b0) * cell), 1);
             for (ptrdiff_t lane = 0; lane < cell; lane += a->k->lanes)
-                (side == 6 ? a->k->wino_input : a->k->wino_gradient)((whole ? x + at : edge) + lane,
-                                                                     whole ? row : edge_row, column,
-                                                                     a->k->lanes, to + lane, v_pitch);
+                (side == 6 ? a->k->wino_input : a->k->wino_gradient)(
+                    (whole ? x + at : edge) + lane, whole ? row : edge_row, column, to + lane, v_pitch);
         }
     }
 }
@@ -6203,14 +6202,24 @@ CNN_API cnn_status cnn_conv2d_shape(const cnn_tensor *x, const cnn_tensor *weigh
    much together, as a block's have. */
 enum { CNN__Y, CNN__DX, CNN__DW };
 
+/* Whether n images take less time so, counted in multiply-adds for a pair of channels: 36 a tile, those that could
+   be done while a vector of tiles is transformed there and back, and while the weights are. Measured with AVX2,
+   for AVX-512 with weights an estimate: packing them takes as long there, transforming them half as long. */
+static int cnn__wino_pays(const cnn__conv *v, int n) {
+    const int lanes = cnn__k()->lanes, tiles = cnn__ceil_div(v->oh, 4) * cnn__ceil_div(v->ow, 4);
+    const double vector = 530.0 * lanes * (1.0 / v->c + 1.0 / v->o), weights = 300 + 20.0 * lanes;
+    return n * (36.0 * tiles + vector * cnn__ceil_div(tiles, lanes)) + weights < 9.0 * n * v->oh * v->ow;
+}
+
 static int cnn__conv_winograd(const cnn__conv *v, int what, int n) {
     const int bottom = v->hp - v->h - v->pt, right = v->wp - v->w - v->pl;
-    const int channels = v->cell > 1 ? 16 : 24;
     if (!cnn__k()->wino_input || v->kh != 3 || v->kw != 3 || v->sh > 1 || v->sw > 1 || v->dh > 1 ||
-        v->dw > 1 || v->c < channels || v->o < channels || v->oh < 6 || v->ow < 6 ||
+        v->dw > 1 || v->c < 16 || v->o < 16 || v->oh < 6 || v->ow < 6 ||
         (int64_t)v->oh * v->ow > INT_MAX / 64 || v->no_winograd)
         return 0;
     if (what == CNN__DW && (v->oh < 12 || v->ow < 12) && (int64_t)n * v->oh * v->ow < 240)
+        return 0;
+    if (what != CNN__DW && v->cell == 1 && !cnn__wino_pays(v, n))
         return 0;
     if (what != CNN__Y && v->mode != CNN_PAD_ZEROS)
         return 0;
