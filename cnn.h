@@ -4095,6 +4095,39 @@ CNN__LOOPS static void cnn__unpack_row(const cnn__conv *v, const cnn__kernels *k
     }
 }
 
+/* to[2*i] = even[i], to[2*i + 1] = odd[i], up to to[n - 1]. */
+CNN__INLINE void cnn__interleave(const float *even, const float *odd, float *to, int n) {
+    int i = 0;
+#if CNN__X86
+    for (; i + 8 <= n; i += 8) {
+        const __m128 a = _mm_loadu_ps(even + i / 2), b = _mm_loadu_ps(odd + i / 2);
+        _mm_storeu_ps(to + i, _mm_unpacklo_ps(a, b));
+        _mm_storeu_ps(to + i + 4, _mm_unpackhi_ps(a, b));
+    }
+#endif
+    for (; i < n; i++)
+        to[i] = (i & 1 ? odd : even)[i / 2];
+}
+
+/* Row y of a channel of dx, with zeros around: each pixel is one of the packed image's. */
+CNN__LOOPS static void cnn__unpack_plain(const cnn__conv *v, const float *plane, int y, float *dx) {
+    const int at = v->pt + y, line = at / v->sh;
+    const size_t phase = (size_t)v->rows * (size_t)v->wq;
+    const float *row = plane + (size_t)(at % v->sh * v->sw) * phase + (size_t)line * (size_t)v->wq;
+    if (line >= v->rows) { /* the kernel never reaches it */
+        memset(dx, 0, (size_t)v->w * sizeof(float));
+        return;
+    }
+    if (v->sw == 2)
+        cnn__interleave(row + (size_t)(v->pl % 2) * phase + v->pl / 2,
+                        row + (size_t)((v->pl + 1) % 2) * phase + (v->pl + 1) / 2, dx, v->w);
+    for (int s = 0; v->sw != 2 && s < v->sw; s++) {
+        const float *from = row + (size_t)((v->pl + s) % v->sw) * phase + (v->pl + s) / v->sw;
+        for (int j = s; j < v->w; j += v->sw)
+            dx[j] = *from++;
+    }
+}
+
 /* Rows h0..h1-1 of dx, channels c0..c1-1 = the adjoint of cnn__pack applied to packed, which begins with
    channel c0. Some rows alone only where padding is zeros. */
 static void cnn__unpack(const cnn__conv *v, const cnn__kernels *k, const float *packed, int c0, int c1,
@@ -4105,6 +4138,13 @@ static void cnn__unpack(const cnn__conv *v, const cnn__kernels *k, const float *
         const float *from = packed + (size_t)(v->pt + h0) * row + (size_t)(v->pl * v->cell);
         for (int c = c0; c < c1; c++, from += v->plane)
             k->copy(from, row, dx + (size_t)c * image + first, line, line, h1 - h0);
+        return;
+    }
+    if (cnn__pack_plain(v)) {
+        for (int c = c0; c < c1; c++)
+            for (int y = h0; y < h1; y++)
+                cnn__unpack_plain(v, packed + (size_t)(c - c0) * (size_t)v->plane, y,
+                                  dx + (size_t)c * image + (size_t)y * line);
         return;
     }
     for (int c = c0; c < c1; c++)
