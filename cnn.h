@@ -4923,7 +4923,7 @@ CNN__COLD static void cnn__conv_dw_taps(const cnn__conv *v, int rows, cnn__arena
             (*tap)[i * v->ow + j] = (i * v->sh * v->wp + j * v->sw) * v->c;
 }
 
-/* The gradients of m0 <= m < m0 + count from `rows` rows: dy their first, x packed, or the image itself. */
+/* The gradients of `count` output channels from `rows` rows: dy their first; x packed, or the image itself. */
 static void cnn__conv_dw_dots(const cnn__conv_call *a, const float *x, const float *dy, int count, int rows,
                               float *dw) {
     const cnn__conv *v = a->v;
@@ -5438,7 +5438,7 @@ typedef struct cnn__wino {
     int rows, steps, oh, ow, tiles, across; /* output channels, input channels, tiles of an image, in a row */
     int flip;                               /* dx: kernels turned around */
     size_t rs, ks;                          /* weight of (row, step) at row*rs + step*ks */
-    int images, pieces; /* whole images in a run, if they are small; pieces of all images */
+    int images, pieces; /* whole images in a run, if they are small; runs of such, or images */
     int run, group;     /* tiles in a run, output channels at a time */
     int lines, phase;   /* rows of tiles of an image in a run; floats of a phase */
     int runs, part, parts;
@@ -6238,8 +6238,8 @@ CNN_API cnn_status cnn_conv2d_shape(const cnn_tensor *x, const cnn_tensor *weigh
 /* The choice among the ways to do a convolution. Winograd for 3x3 kernels with so many channels that
    the transforms are little beside the products, and with at most one row or column of padding: an output
    that sees little but padding would get the rounding errors of its whole tile. So would a gradient that is a
-   sum over few tiles, of which many reach over the edge: dw wants n images of 12x12, or small ones that have as
-   much together, as a block's have. */
+   sum over few tiles, of which many reach over the edge: dw wants images of 12x12, or n smaller ones that have
+   240 outputs together, as a block's have. */
 enum { CNN__Y, CNN__DX, CNN__DW };
 
 /* Whether n images take less time so, counted in multiply-adds for a pair of channels: 36 a tile, those that could
