@@ -223,7 +223,8 @@ typedef struct cnn_conv2d_options {
    fast. The errors in 2^-23 of the sum of |weight * x|, largest and root mean square, seen with 16 to 96
    channels: 7.9 and 0.6 where signs are random (directly 2.6 and 0.2; the tests allow 8), 19 and 1.6 where no
    signs differ (20 and 3.4). An x that is not finite spoils its 4x4 outputs. Networks do so 16 examples at a
-   time, up to 12,500 pairs of channels, without groups, dw from 6x6 outputs on.
+   time, without groups, with up to 1,024 channels of both sides together, for dw 512; their workspaces then hold
+   four times as much as those weights, in training eight times and four for the dw of each thread.
    The GPU does so from c*o = 30*(c + o) channels on, 60 on both sides, without groups, and not in TF32. */
 CNN_API cnn_status cnn_conv2d_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
                                       const cnn_conv2d_options *options, cnn_tensor *y);
@@ -615,6 +616,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__GATHER_ROWS    32      /* rows from which that pays */
 #define CNN__WINO_INPUT     2000000 /* transformed inputs in a run of tiles, floats */
 #define CNN__WINO_WEIGHTS   450000  /* transformed weights at a time, floats */
+#define CNN__WINO_CHANNELS  1024    /* of both sides together, whose weights a network keeps transformed */
 #define CNN__WINO_CACHED    150000  /* transformed gradients of weights that stay in the cache, floats */
 #define CNN__WINO_SLOT      96      /* tiles whose gradient of weights is worth a sum of its own */
 #define CNN__WINO_SUMS      2500000 /* gradients of weights in all slots, floats */
@@ -6268,10 +6270,11 @@ static int cnn__conv_winograd(const cnn__conv *v, int what, int n) {
     return v->pt < 2 && v->pl < 2 && bottom < 2 && right < 2;
 }
 
-/* That of a network's blocks: where U stays in the second-level cache. */
+/* That of a network's blocks, which keeps U of all channels, and for dw such sums. */
 static int cnn__conv_cells(const cnn__conv *v, int what) {
-    return v->cell > 1 && v->groups == 1 && v->mode == CNN_PAD_ZEROS &&
-           (int64_t)36 * v->c * v->o <= CNN__WINO_WEIGHTS && cnn__conv_winograd(v, what, v->cell);
+    const int64_t most = what == CNN__DW ? CNN__WINO_CHANNELS / 2 : CNN__WINO_CHANNELS;
+    return v->cell > 1 && v->groups == 1 && v->mode == CNN_PAD_ZEROS && (int64_t)v->c + v->o <= most &&
+           cnn__conv_winograd(v, what, v->cell);
 }
 
 /* Depthwise: see there. dx only where it is a convolution of dy with stride 1, then of any number of planes. */

@@ -188,17 +188,20 @@ static trial make_trial(uint64_t *state, int dropout) {
 }
 
 /* Networks whose blocks go by Winograd: 3x3 kernels of 16 channels or more; alone, with an activation, or a pool
-   of 1 to 4 rows besides; a second convolution, which needs dx. Batches with blocks that are full or not, and
-   with examples beyond them. */
+   of 1 to 4 rows besides; a second convolution, which needs dx; one of them wide. Batches with blocks that are
+   full or not, and with examples beyond them. */
 static trial make_winograd_trial(uint64_t *state, int k) {
     static const cnn_layer_kind activations[] = {CNN_SIGMOID, CNN_TANH, CNN_RELU};
     cnn_layer_info info[LAYERS_MAX];
     trial t = {
         .c = check_range(state, 16, 24), .h = check_range(state, 6, 13), .w = check_range(state, 6, 22)};
+    const int wide = k == 10; /* one tile at a time */
+    t.h = wide ? 6 : t.h;
+    t.w = wide ? 6 : t.w;
     for (int i = 0; i < 2; i++) {
         cnn_layer *conv = &t.layers[t.count++];
         conv->kind = CNN_CONV2D;
-        conv->out = check_range(state, 16, 28);
+        conv->out = wide ? check_range(state, 58, 62) : check_range(state, 16, 28);
         conv->kernel = 3;
         conv->padding = 1;
         conv->no_bias = check_range(state, 0, 3) == 0;
@@ -224,7 +227,7 @@ static trial make_winograd_trial(uint64_t *state, int k) {
             }
         }
     }
-    finish_trial(state, &t, check_range(state, 9, 27));
+    finish_trial(state, &t, wide ? 18 : check_range(state, 9, 27));
     return t;
 }
 
