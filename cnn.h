@@ -616,7 +616,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__GATHER_ROWS    32      /* rows from which that pays */
 #define CNN__WINO_INPUT     2000000 /* transformed inputs in a run of tiles, floats */
 #define CNN__WINO_WEIGHTS   450000  /* transformed weights at a time, floats */
-#define CNN__WINO_CHANNELS  1024    /* of both sides together, whose weights a network keeps transformed */
+#define CNN__KEPT_CHANNELS  1024    /* of both sides together, whose weights a network keeps transformed */
 #define CNN__WINO_CACHED    150000  /* transformed gradients of weights that stay in the cache, floats */
 #define CNN__WINO_SLOT      96      /* tiles whose gradient of weights is worth a sum of its own */
 #define CNN__WINO_SUMS      2500000 /* gradients of weights in all slots, floats */
@@ -6272,7 +6272,7 @@ static int cnn__conv_winograd(const cnn__conv *v, int what, int n) {
 
 /* That of a network's blocks, which keeps U of all channels, and for dw such sums. */
 static int cnn__conv_cells(const cnn__conv *v, int what) {
-    const int64_t most = what == CNN__DW ? CNN__WINO_CHANNELS / 2 : CNN__WINO_CHANNELS;
+    const int64_t most = what == CNN__DW ? CNN__KEPT_CHANNELS / 2 : CNN__KEPT_CHANNELS;
     return v->cell > 1 && v->groups == 1 && v->mode == CNN_PAD_ZEROS && (int64_t)v->c + v->o <= most &&
            cnn__conv_winograd(v, what, v->cell);
 }
