@@ -4905,7 +4905,7 @@ CNN__LOOPS static void cnn__to_pixels(const cnn__conv *v, const float *x, int ro
     }
 }
 
-/* The share of lanes that count in vectors of runs of n floats, each of which takes the time of one more. */
+/* The share of lanes that count where runs of n floats are done by vectors, and each run costs one vector more. */
 static double cnn__filled(int n) {
     const int lanes = cnn__k()->lanes;
     return (double)n / (double)(((int64_t)n / lanes + (n % lanes > 0) + 1) * lanes);
@@ -5045,7 +5045,7 @@ static void cnn__conv_dw_task(void *context, int task, int thread) {
     const int run = cnn__dw_run(v), runs = v->kh * (v->dw == 1 ? 1 : v->kw), part = m1 - m0;
     const size_t out = (size_t)v->oh * (size_t)v->ow, image = (size_t)v->h * (size_t)v->w;
     const size_t first = (size_t)group * (size_t)v->o + (size_t)m0;
-    const int pixel_rows = (v->strip - 1) * v->sh + (v->kh - 1) * v->dh + 1;
+    const int pixel_rows = (v->strip - 1) * v->sh + (v->kh - 1) * v->dh + 1, dots = cnn__dw_dots(v);
     const int images = (int)((int64_t)a->n * slot / a->slots),
               end = (int)((int64_t)a->n * (slot + 1) / a->slots);
     float *const own = a->slots > 1 ? a->sums + (size_t)slot * cnn__dw_slot(v) : NULL; /* dw, db */
@@ -5069,14 +5069,14 @@ static void cnn__conv_dw_task(void *context, int task, int thread) {
         const float *dy = a->dy + (unit * (size_t)v->o + (size_t)m0) * out;
         for (int m = 0; a->db && m < part; m++)
             all_db[first + (size_t)m] += a->k->sum(dy + (size_t)m * out, out);
-        for (int row = 0; a->dw && cnn__dw_dots(v) && row < v->oh; row += v->strip) {
+        for (int row = 0; a->dw && dots && row < v->oh; row += v->strip) {
             const float *x = a->x + unit * (size_t)v->c * image;
             if (!v->direct)
                 cnn__pack(v, x, 0, v->c, row, pixels);
             cnn__conv_dw_dots(a, v->direct ? x : pixels, dy + (size_t)row * (size_t)v->ow, part,
                               cnn__min(v->strip, v->oh - row), all_dw + first * (size_t)v->steps);
         }
-        for (int row = 0; a->dw && !cnn__dw_dots(v) && row < v->oh; row += v->strip) {
+        for (int row = 0; a->dw && !dots && row < v->oh; row += v->strip) {
             const int rows = cnn__min(v->strip, v->oh - row);
             cnn__to_pixels(v, a->x + unit * (size_t)v->c * image, row * v->sh,
                            (rows - 1) * v->sh + (v->kh - 1) * v->dh + 1, pixels);
@@ -5093,7 +5093,7 @@ static void cnn__conv_dw_task(void *context, int task, int thread) {
         }
     }
     const int columns = v->dw == 1 ? v->kw : 1; /* kernel columns in a run */
-    for (int m = 0; a->dw && !cnn__dw_dots(v) && m < part; m++)
+    for (int m = 0; a->dw && !dots && m < part; m++)
         for (int j = 0; j < runs; j++)
             cnn__dw_add(v, a->k, sum + ((size_t)j * (size_t)part + (size_t)m) * (size_t)run, columns,
                         all_dw + (first + (size_t)m) * (size_t)v->steps + (size_t)(j * columns));

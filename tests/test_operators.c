@@ -292,19 +292,13 @@ static void check_call(trial *t, const char *isa, int threads, double *first_los
           "%s\n    the loss has other bits with %d threads; %s", t->text, threads, isa);
 }
 
-#ifdef __SANITIZE_ADDRESS__ /* slow: without two threads */
-#define MORE_THREADS 2
-#else
-#define MORE_THREADS 1
-#endif
-
 /* Makes the call on every instruction set with every number of threads, and frees the trial. */
 static void run(trial *t) {
     describe(t);
     for (int k = 0; k < instruction_set_count; k++) {
         double first_loss = 0;
         check_select_isa(instruction_sets[k]);
-        for (int threads = 1; threads <= MAX_THREADS; threads += MORE_THREADS)
+        for (int threads = 1; threads <= MAX_THREADS; threads++)
             if (set_threads(threads))
                 check_call(t, instruction_sets[k], threads, &first_loss);
     }
