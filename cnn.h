@@ -1261,7 +1261,8 @@ typedef struct cnn__kernels {
     const unsigned char *sizes; /* the vectors that tiles of so many rows have, as bits */
     void (*wino_input)(const float *x, const ptrdiff_t *row, const ptrdiff_t *column, float *to,
                        size_t pitch);
-    void (*wino_weight)(const float *g, size_t g_pitch, int n, int flip, float *to, size_t pitch);
+    void (*wino_weight)(const float *g, const ptrdiff_t *at, int period, ptrdiff_t next, int n, int flip,
+                        float *to, size_t pitch);
     void (*wino_output)(const float *m, size_t pitch, float bias, float *to, size_t to_pitch);
     void (*wino_cells)(const float *m, size_t pitch, float bias, int rows, int columns, float *to,
                        size_t to_pitch);
@@ -1317,6 +1318,8 @@ typedef struct cnn__kernels {
      LOAD_BYTES(p)                 V bytes as floats
      EVEN(a, b) ODD(a, b)          the even or odd lanes of a, then those of b
      ZIP_LOW(a, b) ZIP_HIGH(a, b)  lanes of a and b in turn: the first or the last V of these 2V
+     QUADS(p, at)                  four floats each at p + at[0], p + at[4], ...
+     QUADS_LOW(a, b) QUADS_HIGH(a, b)   as ZIP_LOW and ZIP_HIGH, of four lanes each
    and + - * / on vectors.
 
    To keep compiling short: CNN__LENDER names the instance whose softmax and pooling this one uses, where it has
@@ -2134,29 +2137,74 @@ CNN__INLINE void CNN__FN(cnn__wino_weight1)(CNN__VEC g0, CNN__VEC g1, CNN__VEC g
     t[5] = g2;
 }
 
-/* n kernels side by side: their element e at g[e*g_pitch], or flipped in both axes at g[(8 - e)*g_pitch], to
-   to[e*pitch]. Reads on to the end of the last vector. */
-CNN__STRIDED static void CNN__FN(cnn__wino_weight)(const float *g, size_t g_pitch, int n, int flip, float *to,
-                                                   size_t pitch) {
-    for (int i = 0; i < n; i += CNN__V) {
-        const int count = n - i < CNN__V ? n - i : CNN__V;
-        CNN__VEC t[18];
-        CNN__PASS_UNROLL
-        for (int b = 0; b < 3; b++) {
-            CNN__VEC d[3];
-            CNN__UNROLL
-            for (int a = 0; a < 3; a++)
-                d[a] = CNN__LOAD(g + (size_t)(flip ? 8 - a * 3 - b : a * 3 + b) * g_pitch + i);
-            CNN__FN(cnn__wino_weight1)(d[0], d[1], d[2], t + b * 6);
+/* to[i]: element i of each of V rows of four floats, which begin at p + at[lane]. */
+CNN__INLINE void CNN__FN(cnn__wino_rows)(const float *p, const ptrdiff_t *at, CNN__VEC *to) {
+    const CNN__VEC a = CNN__QUADS(p, at), b = CNN__QUADS(p, at + 1);
+    const CNN__VEC c = CNN__QUADS(p, at + 2), d = CNN__QUADS(p, at + 3);
+    const CNN__VEC even[2] = {CNN__QUADS_LOW(a, c), CNN__QUADS_HIGH(a, c)};
+    const CNN__VEC odd[2] = {CNN__QUADS_LOW(b, d), CNN__QUADS_HIGH(b, d)};
+    to[0] = CNN__QUADS_LOW(even[0], odd[0]);
+    to[1] = CNN__QUADS_HIGH(even[0], odd[0]);
+    to[2] = CNN__QUADS_LOW(even[1], odd[1]);
+    to[3] = CNN__QUADS_HIGH(even[1], odd[1]);
+}
+
+CNN__INLINE void CNN__FN(cnn__wino_kernels)(const float *g, const ptrdiff_t *at, const int flip, float *to,
+                                            size_t pitch) {
+    CNN__VEC d[9], last[4], t[18];
+    CNN__FN(cnn__wino_rows)(g, at, d);
+    CNN__FN(cnn__wino_rows)(g + 4, at, d + 4);
+    CNN__FN(cnn__wino_rows)(g + 5, at, last);
+    d[8] = last[3];
+    CNN__UNROLL
+    for (int b = 0; b < 3; b++)
+        CNN__FN(cnn__wino_weight1)
+    (d[flip ? 8 - b : b], d[flip ? 5 - b : 3 + b], d[flip ? 2 - b : 6 + b], t + b * 6);
+    CNN__UNROLL
+    for (int a = 0; a < 6; a++) {
+        CNN__VEC e[6];
+        CNN__FN(cnn__wino_weight1)(t[a], t[6 + a], t[12 + a], e);
+        CNN__UNROLL
+        for (int b = 0; b < 6; b++) {
+            CNN__STORE(to, e[b]);
+            to += pitch;
+            CNN__OPAQUE(to);
         }
-        CNN__PASS_UNROLL
-        for (int a = 0; a < 6; a++) {
-            CNN__VEC d[6];
-            CNN__FN(cnn__wino_weight1)(t[a], t[6 + a], t[12 + a], d);
-            CNN__UNROLL
-            for (int b = 0; b < 6; b++)
-                CNN__STORE_UP_TO(to + (size_t)(a * 6 + b) * pitch + i, d[b], count);
+    }
+}
+
+/* V kernels of nine floats, which begin at g + at[lane], or flipped in both axes: element e of them transformed
+   to to[e*pitch + lane]. */
+CNN__OUTLINE CNN__STRIDED static void CNN__FN(cnn__wino_whole)(const float *g, const ptrdiff_t *at, float *to,
+                                                               size_t pitch) {
+    CNN__FN(cnn__wino_kernels)(g, at, 0, to, pitch);
+}
+
+CNN__OUTLINE CNN__STRIDED static void CNN__FN(cnn__wino_flipped)(const float *g, const ptrdiff_t *at,
+                                                                 float *to, size_t pitch) {
+    CNN__FN(cnn__wino_kernels)(g, at, 1, to, pitch);
+}
+
+/* n such kernels; after `period` of them, a multiple of V, their places repeat `next` floats further on. */
+static void CNN__FN(cnn__wino_weight)(const float *g, const ptrdiff_t *at, int period, ptrdiff_t next, int n,
+                                      int flip, float *to, size_t pitch) {
+    int i = 0, j = 0;
+    for (; i + CNN__V <= n; i += CNN__V, to += CNN__V) {
+        (flip ? CNN__FN(cnn__wino_flipped) : CNN__FN(cnn__wino_whole))(g, at + j, to, pitch);
+        j += CNN__V;
+        if (j == period) {
+            j = 0;
+            g += next;
         }
+    }
+    if (i < n) {
+        ptrdiff_t few[CNN__V];
+        float rest[36 * CNN__V];
+        for (int lane = 0; lane < CNN__V; lane++)
+            few[lane] = at[j + (i + lane < n ? lane : 0)];
+        (flip ? CNN__FN(cnn__wino_flipped) : CNN__FN(cnn__wino_whole))(g, few, rest, CNN__V);
+        for (size_t e = 0; e < 36; e++)
+            memcpy(to + e * pitch, rest + e * CNN__V, (size_t)(n - i) * sizeof(float));
     }
 }
 
@@ -3071,6 +3119,9 @@ CNN__OPTIMIZE_END
 #undef CNN__ODD
 #undef CNN__ZIP_LOW
 #undef CNN__ZIP_HIGH
+#undef CNN__QUADS
+#undef CNN__QUADS_LOW
+#undef CNN__QUADS_HIGH
 #undef CNN__FN
 #undef CNN__JOIN
 #undef CNN__JOIN_
@@ -3162,6 +3213,10 @@ CNN__INLINE float cnn__sum8(__m256 v) {
 #define CNN__ODD(a, b)      cnn__lanes8(_mm256_shuffle_ps(a, b, 0xdd))
 #define CNN__ZIP_LOW(a, b)  _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20)
 #define CNN__ZIP_HIGH(a, b) _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31)
+#define CNN__QUADS(p, at)                                                                                    \
+    _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps((p) + (at)[0])), _mm_loadu_ps((p) + (at)[4]), 1)
+#define CNN__QUADS_LOW(a, b)  _mm256_unpacklo_ps(a, b)
+#define CNN__QUADS_HIGH(a, b) _mm256_unpackhi_ps(a, b)
 #define CNN__LOAD_BYTES(p)                                                                                   \
     _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p))))
 #include "cnn.h"
@@ -3185,6 +3240,12 @@ CNN__INLINE __m512 cnn__lanes16(__m512 a, __m512 b, int first) {
 CNN__INLINE __m512 cnn__zip16(__m512 a, __m512 b, int first) {
     const __m512i lane = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     return _mm512_permutex2var_ps(a, _mm512_add_epi32(lane, _mm512_set1_epi32(first)), b);
+}
+CNN__INLINE __m512 cnn__quads16(const float *p, const ptrdiff_t *at) {
+    const __m512 a = _mm512_castps128_ps512(_mm_loadu_ps(p + at[0]));
+    const __m512 b = _mm512_maskz_insertf32x4((__mmask16)0xffff, a, _mm_loadu_ps(p + at[4]), 1);
+    const __m512 c = _mm512_maskz_insertf32x4((__mmask16)0xffff, b, _mm_loadu_ps(p + at[8]), 2);
+    return _mm512_maskz_insertf32x4((__mmask16)0xffff, c, _mm_loadu_ps(p + at[12]), 3);
 }
 /* From 14 right bits, one step of Newton's method; a division takes longer than the whole sigmoid. */
 CNN__INLINE __m512 cnn__reciprocal16(__m512 v) {
@@ -3218,11 +3279,14 @@ CNN__INLINE __m512 cnn__reciprocal16(__m512 v) {
 #define CNN__SCALE(v, t)                                                                                     \
     _mm512_castsi512_ps(_mm512_add_epi32(                                                                    \
         _mm512_castps_si512(v), _mm512_maskz_slli_epi32(CNN__LANE_MASK(16), _mm512_castps_si512(t), 23)))
-#define CNN__RECIPROCAL(v)  cnn__reciprocal16(v)
-#define CNN__EVEN(a, b)     cnn__lanes16(a, b, 0)
-#define CNN__ODD(a, b)      cnn__lanes16(a, b, 1)
-#define CNN__ZIP_LOW(a, b)  cnn__zip16(a, b, 0)
-#define CNN__ZIP_HIGH(a, b) cnn__zip16(a, b, 8)
+#define CNN__RECIPROCAL(v)    cnn__reciprocal16(v)
+#define CNN__EVEN(a, b)       cnn__lanes16(a, b, 0)
+#define CNN__ODD(a, b)        cnn__lanes16(a, b, 1)
+#define CNN__ZIP_LOW(a, b)    cnn__zip16(a, b, 0)
+#define CNN__ZIP_HIGH(a, b)   cnn__zip16(a, b, 8)
+#define CNN__QUADS(p, at)     cnn__quads16(p, at)
+#define CNN__QUADS_LOW(a, b)  _mm512_maskz_unpacklo_ps(CNN__LANE_MASK(16), a, b)
+#define CNN__QUADS_HIGH(a, b) _mm512_maskz_unpackhi_ps(CNN__LANE_MASK(16), a, b)
 #define CNN__LOAD_BYTES(p)                                                                                   \
     _mm512_maskz_cvtepi32_ps(                                                                                \
         CNN__LANE_MASK(16),                                                                                  \
@@ -3352,6 +3416,9 @@ CNN__INLINE cnn__vec4 cnn__select4(cnn__ivec4 mask, cnn__vec4 a, cnn__vec4 b) { 
 #define CNN__ODD(a, b)         cnn__make4((a)[1], (a)[3], (b)[1], (b)[3])
 #define CNN__ZIP_LOW(a, b)     cnn__make4((a)[0], (b)[0], (a)[1], (b)[1])
 #define CNN__ZIP_HIGH(a, b)    cnn__make4((a)[2], (b)[2], (a)[3], (b)[3])
+#define CNN__QUADS(p, at)      cnn__load4((p) + (at)[0])
+#define CNN__QUADS_LOW(a, b)   CNN__ZIP_LOW(a, b)
+#define CNN__QUADS_HIGH(a, b)  CNN__ZIP_HIGH(a, b)
 #define CNN__LOAD_BYTES(p)     cnn__load_bytes4(p)
 #include "cnn.h"
 #endif /* CNN__VECTORS */
@@ -5432,7 +5499,8 @@ CNN__COLD static cnn_status cnn__depthwise_run(const char *where, cnn__conv_call
    their weights transformed to panels U[element], the 36 products M[element] = U[element] V[element], and M
    transformed back. One element of V, U and M after the other passes through the second-level cache; where U
    of all channels is small, it is kept from run to run. The elements lie a cache line further apart than their
-   size, lest all fall into the same sets of the cache.
+   size, lest all fall into the same sets of the cache. A thread takes runs by itself where U is kept; elsewhere
+   threads share a run, whose inputs each transforms some of, and whose outputs they then share.
 
    What the transforms' factors cost in accuracy: see cnn_conv2d_forward. */
 typedef struct cnn__wino {
@@ -5441,9 +5509,12 @@ typedef struct cnn__wino {
     int flip;                               /* dx: kernels turned around */
     size_t rs, ks;                          /* weight of (row, step) at row*rs + step*ks */
     int images, pieces; /* whole images in a run, if they are small; runs of such, or images */
-    int run, group;     /* tiles in a run, output channels at a time */
-    int lines, phase;   /* rows of tiles of an image in a run; floats of a phase */
-    int runs, part, parts;
+    int run, row;     /* tiles in a run; floats of a channel of V, on to the end of the last image's vector */
+    int group, depth; /* output channels at a time, and input channels of their weights */
+    int lines, phase; /* rows of tiles of an image in a run; floats of a phase */
+    int runs;         /* of an image */
+    int part, parts;  /* output channels of a thread, and threads, that share a run; */
+    int together;     /* so many runs at a time */
     size_t u_pitch, v_pitch, m_pitch;
 } cnn__wino;
 
@@ -5457,6 +5528,8 @@ typedef struct cnn__wino_call {
     size_t x_unit, y_unit, weight_group;
     char *scratch;
     size_t stride;
+    float *inputs; /* V of the runs at hand, from the first-th on */
+    int first;
 } cnn__wino_call;
 
 /* The more tiles in a run, the fewer times weights are transformed, unless those of all channels are kept. */
@@ -5467,22 +5540,22 @@ static void cnn__wino_cut(cnn__wino *w, int n, int groups, int threads) {
     const int several = n > 1 && 2 * w->tiles <= fit;
     int runs = several ? 1 : cnn__ceil_div(w->tiles, fit);       /* of an image, */
     int pieces = several ? cnn__ceil_div(n, fit / w->tiles) : n; /* or images in so many */
-    w->parts = 1;
-    if ((int64_t)pieces * groups * runs < threads) {
-        if ((int64_t)n * w->tiles < 32 * threads)
-            w->parts = threads;
-        else if (several)
-            pieces = cnn__min(cnn__ceil_div(threads, groups), n);
-        else
-            runs = cnn__ceil_div(threads, n * groups);
+    const int few = (int64_t)pieces * groups * runs < threads && (int64_t)n * w->tiles < 32 * threads;
+    w->part = kept && !few ? w->rows : cnn__conv_part(w->rows, threads);
+    w->parts = cnn__ceil_div(w->rows, w->part);
+    w->together = cnn__ceil_div(threads, w->parts);
+    if (several)
+        pieces = cnn__even_pieces(cnn__clamp(cnn__ceil_div(w->together, groups), pieces, n), groups,
+                                  w->together, n);
+    else {
+        const int64_t units = (int64_t)n * groups;
+        const int wanted = (int)(units < w->together ? (w->together + units - 1) / units : 1);
+        runs = cnn__even_pieces(cnn__max(runs, wanted), units, w->together, w->tiles / 16);
     }
-    if (w->parts == 1 && several)
-        pieces = cnn__even_pieces(pieces, groups, threads, n);
-    else if (w->parts == 1)
-        runs = cnn__even_pieces(runs, (int64_t)n * groups, threads, w->tiles / 16);
     w->images = cnn__ceil_div(n, pieces);
     w->pieces = cnn__ceil_div(n, w->images);
     w->run = cnn__ceil_div(cnn__ceil_div(w->tiles, runs) * w->images, lanes) * lanes;
+    w->row = cnn__max(w->run, (w->images - 1) * w->tiles + cnn__ceil_div(w->tiles, lanes) * lanes);
     w->runs = cnn__ceil_div(w->tiles, w->run);
 }
 
@@ -5498,12 +5571,15 @@ CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows,
     w->tiles = w->across * cnn__ceil_div(oh, 4);
     const int panel = cnn__k()->panel, lanes = cnn__k()->lanes;
     cnn__wino_cut(w, n, v->groups, threads);
-    w->part = cnn__conv_part(rows, w->parts);
-    w->parts = cnn__ceil_div(rows, w->part);
-    const int fits = CNN__WINO_WEIGHTS / (36 * steps) / panel * panel;
-    w->group = cnn__min(w->part, fits < panel ? panel : fits);
-    w->v_pitch = (size_t)steps * (size_t)w->run + 16;
-    w->u_pitch = (size_t)w->group * (size_t)steps + 16;
+    /* One vector of tiles takes little longer than its weights' transform, which then writes to memory that stays
+       in the second-level cache. */
+    const int kept = (int64_t)36 * steps * rows <= CNN__WINO_WEIGHTS;
+    const int floats = kept || w->run > CNN__LANES ? CNN__WINO_WEIGHTS : CNN__WINO_CACHED;
+    const int fits = floats / (36 * steps) / panel * panel;
+    w->group = cnn__min(w->part, cnn__max(fits, 24));
+    w->depth = cnn__ceil_div(steps, (int)(((int64_t)36 * w->group * steps - 1) / floats) + 1);
+    w->v_pitch = (size_t)steps * (size_t)w->row + 16;
+    w->u_pitch = (size_t)w->group * (size_t)w->depth + 16;
     w->m_pitch = (size_t)w->group * (size_t)w->run + 16;
     cnn__conv *p = &w->v;
     p->c = p->cell = p->sh = p->sw = 1;
@@ -5525,76 +5601,74 @@ CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows,
 
 static size_t cnn__wino_floats(const cnn__wino *w) {
     return cnn__padded((size_t)w->v.plane) + cnn__padded(24 * (size_t)w->phase + 16) +
-           36 * (w->u_pitch + w->v_pitch + w->m_pitch);
+           36 * (w->u_pitch + w->m_pitch);
 }
 
-/* Steps of a panel whose weights are transformed at a time, and floats of one element of them. */
-enum { CNN__WINO_STEPS = 32, CNN__WINO_PACKED = 8 * CNN__WINO_STEPS + CNN__LANES };
-
-/* The weights of `steps` steps, which `more` follow, and mr rows: element e of step k, row m, to
-   to[e*CNN__WINO_PACKED + k*mr + m]. */
-CNN__LOOPS static void cnn__wino_pack(const cnn__wino *w, const float *weight, int mr, int steps, int more,
-                                      float *to) {
-    const int ahead = w->ks == 9 ? CNN__WINO_STEPS : 6;
-    for (int k = 0; k < steps; k++, weight += w->ks, to += mr) {
-        for (int m = 0; k + ahead < steps + more && m < mr; m++)
-            CNN__PREFETCH(weight + (size_t)m * w->rs + (size_t)ahead * w->ks);
-        for (int m = 0, rows = 0; m < mr; m += rows) {
-            const float *from = weight + (size_t)m * w->rs;
-            float *at = to + m;
-            rows = mr - m >= 4 ? 4 : mr - m >= 2 ? 2 : 1;
-            for (int e = 0; rows == 4 && e < 8; e += 4)
-                cnn__transpose4(from + e, w->rs, at + e * CNN__WINO_PACKED, CNN__WINO_PACKED);
-            for (int e = 0; rows == 2 && e < 8; e += 4)
-                cnn__transpose_pair(from + e, w->rs, at + e * CNN__WINO_PACKED, CNN__WINO_PACKED);
-            for (int e = rows == 1 ? 0 : 8; e < 9; e++)
-                for (int i = 0; i < rows; i++)
-                    at[e * CNN__WINO_PACKED + i] = from[(size_t)i * w->rs + (size_t)e];
-        }
-    }
-}
-
-/* U of output channels m0 to m1 - 1, as panels with w->steps steps. */
+/* U of output channels m0 to m1 - 1 and steps k0 to k1 - 1, as panels. */
 static void cnn__wino_weights(const cnn__wino *w, const cnn__kernels *k, const float *weight, int m0, int m1,
-                              float *u) {
-    float packed[9 * CNN__WINO_PACKED];
-    int mr = 0;
-    for (int m = m0; m < m1; m += mr) {
+                              int k0, int k1, float *u) {
+    ptrdiff_t at[8 * CNN__LANES]; /* of a panel's kernels, as many steps as a vector has lanes */
+    int known = 0;
+    for (int m = m0, mr = 0; m < m1; m += mr, u += mr * (k1 - k0)) {
         mr = cnn__panel_rows(k->panel, m1 - m);
-        for (int i = 0, some = 0; i < w->steps; i += some, u += mr * some) {
-            some = cnn__min(w->steps - i, CNN__WINO_STEPS);
-            cnn__wino_pack(w, weight + (size_t)m * w->rs + (size_t)i * w->ks, mr, some, w->steps - i - some,
-                           packed);
-            k->wino_weight(packed, CNN__WINO_PACKED, mr * some, w->flip, u, w->u_pitch);
-        }
+        for (int i = 0; mr != known && i < k->lanes; i++)
+            for (int r = 0; r < mr; r++)
+                at[i * mr + r] = (ptrdiff_t)((size_t)r * w->rs + (size_t)i * w->ks);
+        known = mr;
+        k->wino_weight(weight + (size_t)m * w->rs + (size_t)k0 * w->ks, at, mr * k->lanes,
+                       (ptrdiff_t)w->ks * k->lanes, mr * (k1 - k0), w->flip, u, w->u_pitch);
     }
 }
 
-/* V of tiles t0 to t1 - 1 of each image. The padded rows that they need are split into 4x6 phases: pixel (r, s)
-   of a tile's 6x6 lies in phase (r % 4, s), row r / 4 below the tile's own, at the tile's place in reading order.
-   So a vector holds as many tiles as it has lanes, however few there are in a row. What the last one of an image
-   holds beyond them is overwritten by what follows, or lies beyond a row's end. */
-static void cnn__wino_inputs(const cnn__wino_call *a, const float *x, int images, int t0, int t1,
-                             float *image, float *phases, float *to) {
+/* A run: tiles t0 to t1 - 1 of some images, of one group. */
+typedef struct cnn__wino_range {
+    int group, image0, images, t0, t1;
+} cnn__wino_range;
+
+static cnn__wino_range cnn__wino_range_of(const cnn__wino *w, int n, int unit) {
+    cnn__wino_range r;
+    const int piece = unit / w->runs;
+    r.group = piece / w->pieces;
+    r.image0 = piece % w->pieces * w->images;
+    r.images = cnn__min(w->images, n - r.image0);
+    r.t0 = unit % w->runs * w->run;
+    r.t1 = cnn__min(r.t0 + w->run, w->tiles);
+    return r;
+}
+
+/* A thread's: U, then M, then an image and its phases. */
+static float *cnn__wino_scratch(const cnn__wino_call *a, int thread) {
+    return (float *)(void *)(a->scratch + (size_t)thread * a->stride + CNN__ALIGN);
+}
+
+/* V of a unit, of channels c0 to c1 - 1. The padded rows that its tiles need are split into 4x6 phases: pixel
+   (r, s) of a tile's 6x6 lies in phase (r % 4, s), row r / 4 below the tile's own, at the tile's place in reading
+   order. So a vector holds as many tiles as it has lanes, however few there are in a row. What the last one of an
+   image holds beyond them is overwritten by the next image, or not looked at. */
+static void cnn__wino_inputs(const cnn__wino_call *a, int unit, int c0, int c1, int thread, float *to) {
     const cnn__wino *w = a->w;
-    const int lanes = a->k->lanes, first = t0 / w->across, lines = (t1 - 1) / w->across - first + 1;
-    const size_t plane = (size_t)w->v.h * (size_t)w->v.w, next = (size_t)a->groups * a->x_unit;
+    const cnn__wino_range run = cnn__wino_range_of(w, a->n, unit);
+    const int lanes = a->k->lanes, first = run.t0 / w->across, lines = (run.t1 - 1) / w->across - first + 1;
+    const size_t plane = (size_t)w->v.h * (size_t)w->v.w;
+    float *image = cnn__wino_scratch(a, thread) + 36 * (w->u_pitch + w->m_pitch);
+    float *phases = image + cnn__padded((size_t)w->v.plane);
     ptrdiff_t row[6], column[6];
     for (int i = 0; i < 6; i++) {
         row[i] = (ptrdiff_t)(i % 4 * 6) * w->phase + i / 4 * w->across;
         column[i] = (ptrdiff_t)i * w->phase;
     }
     memset(image, 0, (size_t)w->v.plane * sizeof(float)); /* the padding stays from channel to channel */
-    for (int k = 0; k < w->steps * images; k++) {
-        const int c = k / images, n = k % images;
-        float *v = to + (size_t)c * (size_t)w->run + (size_t)(n * w->tiles);
-        cnn__repack(&w->v, x + (size_t)n * next + (size_t)c * plane, 0, 1, 4 * first, image);
+    for (int k = c0 * run.images; k < c1 * run.images; k++) {
+        const int c = k / run.images, n = k % run.images;
+        const float *x = a->x + (size_t)((run.image0 + n) * a->groups + run.group) * a->x_unit;
+        float *v = to + (size_t)c * (size_t)w->row + (size_t)(n * w->tiles);
+        cnn__repack(&w->v, x + (size_t)c * plane, 0, 1, 4 * first, image);
         for (int i = 0; i < 4 * lines + 2; i++)
             a->k->wino_phases(image + (size_t)i * (size_t)w->v.wq, w->across,
                               phases + (size_t)(i % 4 * 6) * (size_t)w->phase + (size_t)(i / 4 * w->across),
                               (size_t)w->phase);
-        for (int t = t0; t < t1; t += lanes)
-            a->k->wino_input(phases + (t - first * w->across), row, column, v + (t - t0), w->v_pitch);
+        for (int t = run.t0; t < run.t1; t += lanes)
+            a->k->wino_input(phases + (t - first * w->across), row, column, v + (t - run.t0), w->v_pitch);
     }
 }
 
@@ -5637,46 +5711,77 @@ static void cnn__wino_products(const cnn__kernels *k, const cnn__product *p, siz
     }
 }
 
-static void cnn__wino_task(void *context, int task, int thread) {
-    const cnn__wino_call *a = (const cnn__wino_call *)context;
+/* M of a unit's tiles and output channels m0 to m1 - 1. */
+static void cnn__wino_multiply(const cnn__wino_call *a, const cnn__wino_range *run, int m0, int m1,
+                               const float *v, int thread) {
     const cnn__wino *w = a->w;
-    const int part = task % w->parts, run = task / w->parts % w->runs, unit = task / w->parts / w->runs;
-    const int group = unit / w->pieces, t0 = run * w->run, t1 = cnn__min(t0 + w->run, w->tiles);
-    const int image0 = unit % w->pieces * w->images, images = cnn__min(w->images, a->n - image0);
-    const int first = part * w->part, end = cnn__min(first + w->part, w->rows);
-    const size_t at = (size_t)group * (size_t)w->rows, out = (size_t)w->oh * (size_t)w->ow;
+    float *u = cnn__wino_scratch(a, thread);
     cnn__cache *cache = (cnn__cache *)(void *)(a->scratch + (size_t)thread * a->stride);
-    float *u = (float *)(void *)((char *)cache + CNN__ALIGN), *v = u + 36 * w->u_pitch;
-    float *m = v + 36 * w->v_pitch, *image = m + 36 * w->m_pitch;
-    float *phases = image + cnn__padded((size_t)w->v.plane);
-    cnn__wino_inputs(a, a->x + (size_t)(image0 * a->groups + group) * a->x_unit, images, t0, t1, image,
-                     phases, v);
+    cnn__product p;
+    memset(&p, 0, sizeof p);
+    p.rows = m1 - m0;
+    p.n = (size_t)(run->images - 1) * (size_t)w->tiles + (size_t)(run->t1 - run->t0);
+    p.tap = a->tap;
+    p.ym = w->run;
+    p.slack = 1;
+    p.w = u;
+    p.y = u + 36 * w->u_pitch;
+    for (int k0 = 0, k1 = 0; k0 < w->steps; k0 = k1) {
+        k1 = cnn__min(k0 + w->depth, w->steps);
+        const int64_t key = ((int64_t)run->group * w->rows + m0) * w->steps + k0 + 1;
+        if (cache->key != key)
+            cnn__wino_weights(w, a->k, a->weight + (size_t)run->group * a->weight_group, m0, m1, k0, k1, u);
+        cache->key = key;
+        p.start = k0 ? CNN__ACCUMULATE : CNN__ZERO;
+        p.steps = k1 - k0;
+        p.panel = k1 - k0;
+        p.x = v + (size_t)k0 * (size_t)w->row;
+        cnn__wino_products(a->k, &p, w->v_pitch, w->u_pitch, w->m_pitch);
+    }
+}
+
+/* A unit's outputs, of one of the parts of the channels. */
+static void cnn__wino_part(const cnn__wino_call *a, int unit, int part, const float *v, int thread) {
+    const cnn__wino *w = a->w;
+    const cnn__wino_range run = cnn__wino_range_of(w, a->n, unit);
+    const int first = part * w->part, end = cnn__min(first + w->part, w->rows);
+    const size_t at = (size_t)run.group * (size_t)w->rows, out = (size_t)w->oh * (size_t)w->ow;
+    const float *m = cnn__wino_scratch(a, thread) + 36 * w->u_pitch;
     for (int m0 = first; m0 < end; m0 += w->group) {
         const int m1 = cnn__min(m0 + w->group, end);
-        const int64_t key = (int64_t)at + m0 + 1;
-        if (cache->key != key)
-            cnn__wino_weights(w, a->k, a->weight + (size_t)group * a->weight_group, m0, m1, u);
-        cache->key = key;
-        cnn__product p;
-        memset(&p, 0, sizeof p);
-        p.rows = m1 - m0;
-        p.steps = w->steps;
-        p.n = (size_t)(images - 1) * (size_t)w->tiles + (size_t)(t1 - t0);
-        p.tap = a->tap;
-        p.panel = w->steps;
-        p.ym = w->run;
-        p.slack = 1;
-        p.x = v;
-        p.w = u;
-        p.y = m;
-        cnn__wino_products(a->k, &p, w->v_pitch, w->u_pitch, w->m_pitch);
-        for (int i = 0; i < images; i++) {
+        cnn__wino_multiply(a, &run, m0, m1, v, thread);
+        for (int i = 0; i < run.images; i++) {
             const float *from = m + (size_t)i * (size_t)w->tiles;
-            float *y = a->y + (size_t)((image0 + i) * a->groups + group) * a->y_unit + (size_t)m0 * out;
+            float *y =
+                a->y + (size_t)((run.image0 + i) * a->groups + run.group) * a->y_unit + (size_t)m0 * out;
             for (int r = m0; r < m1; r++, from += w->run, y += out)
-                cnn__wino_outputs(a, from, t0, t1, a->bias ? a->bias[at + (size_t)r] : 0.0f, y);
+                cnn__wino_outputs(a, from, run.t0, run.t1, a->bias ? a->bias[at + (size_t)r] : 0.0f, y);
         }
     }
+}
+
+/* A unit by one thread, or its inputs and then its outputs by several. */
+static void cnn__wino_task(void *context, int task, int thread) {
+    const cnn__wino_call *a = (const cnn__wino_call *)context;
+    float *v = a->inputs + (size_t)thread * 36 * a->w->v_pitch;
+    cnn__wino_inputs(a, task, 0, a->w->steps, thread, v);
+    cnn__wino_part(a, task, 0, v, thread);
+}
+
+static void cnn__wino_inputs_task(void *context, int task, int thread) {
+    const cnn__wino_call *a = (const cnn__wino_call *)context;
+    const int unit = task / a->w->parts;
+    const int64_t part = task % a->w->parts, steps = a->w->steps;
+    cnn__wino_inputs(a, a->first + unit, (int)(steps * part / a->w->parts),
+                     (int)(steps * (part + 1) / a->w->parts), thread,
+                     a->inputs + (size_t)unit * 36 * a->w->v_pitch);
+}
+
+static void cnn__wino_part_task(void *context, int task, int thread) {
+    const cnn__wino_call *a = (const cnn__wino_call *)context;
+    const int unit = task / a->w->parts;
+    cnn__wino_part(a, a->first + unit, task % a->w->parts, a->inputs + (size_t)unit * 36 * a->w->v_pitch,
+                   thread);
 }
 
 /* y, of all images and groups, or dx where x is dy. */
@@ -5696,8 +5801,9 @@ static cnn_status cnn__wino_run(const char *where, const cnn__conv_call *c, int 
         w.rs = (size_t)v->steps;
         w.ks = 9;
     }
-    if ((int64_t)v->groups * w.pieces * w.runs * w.parts > INT_MAX)
+    if ((int64_t)v->groups * w.pieces * w.runs > INT_MAX)
         return cnn__conv_too_many(where, c);
+    const int units = v->groups * w.pieces * w.runs;
     a.w = &w;
     a.k = c->k;
     a.x = backward ? c->dy : c->x;
@@ -5714,14 +5820,21 @@ static cnn_status cnn__wino_run(const char *where, const cnn__conv_call *c, int 
     int *tap = NULL;
     tap = (int *)cnn__take(&arena, (size_t)w.steps, sizeof(int));
     a.scratch = (char *)cnn__take(&arena, cnn__mul(a.stride, (size_t)threads), 1);
+    a.inputs = cnn__take_floats(&arena, cnn__mul(36 * w.v_pitch, (size_t)w.together));
     if (!cnn__conv_memory(c, &arena))
         return CNN_OK;
     for (int k = 0; k < w.steps; k++)
-        tap[k] = k * w.run;
+        tap[k] = k * w.row;
     a.tap = tap;
     for (int t = 0; t < threads; t++)
         ((cnn__cache *)(void *)(a.scratch + (size_t)t * a.stride))->key = 0;
-    cnn__parallel(threads, v->groups * w.pieces * w.runs * w.parts, cnn__wino_task, &a);
+    if (w.parts == 1)
+        cnn__parallel(threads, units, cnn__wino_task, &a);
+    for (; w.parts > 1 && a.first < units; a.first += w.together) {
+        const int tasks = cnn__min(w.together, units - a.first) * w.parts;
+        cnn__parallel(threads, tasks, cnn__wino_inputs_task, &a);
+        cnn__parallel(threads, tasks, cnn__wino_part_task, &a);
+    }
     return CNN_OK;
 }
 
@@ -6131,7 +6244,7 @@ static void cnn__cells_weights(const cnn__kernels *k, const cnn__conv *v, const 
     for (int m = 0, i = 0, mr = 0; m < w.rows; m += mr, i++) {
         mr = cnn__panel_rows(k->panel, w.rows - m);
         if (i % of == first)
-            cnn__wino_weights(&w, k, weight, m, m + mr, u + (size_t)m * (size_t)w.steps);
+            cnn__wino_weights(&w, k, weight, m, m + mr, 0, w.steps, u + (size_t)m * (size_t)w.steps);
     }
 }
 
@@ -6245,11 +6358,11 @@ CNN_API cnn_status cnn_conv2d_shape(const cnn_tensor *x, const cnn_tensor *weigh
 enum { CNN__Y, CNN__DX, CNN__DW };
 
 /* Whether n images take less time so, counted in multiply-adds for a pair of channels: 36 a tile, those that could
-   be done while a vector of tiles is transformed there and back, and while the weights are. Measured with AVX2,
-   for AVX-512 with weights an estimate: packing them takes as long there, transforming them half as long. */
+   be done while a vector of tiles is transformed there and back, and while the weights are. Fitted to 6x6 to 32x32
+   of 16 to 512 channels with AVX2 and AVX-512. */
 static int cnn__wino_pays(const cnn__conv *v, int n) {
     const int lanes = cnn__k()->lanes, tiles = cnn__ceil_div(v->oh, 4) * cnn__ceil_div(v->ow, 4);
-    const double vector = 530.0 * lanes * (1.0 / v->c + 1.0 / v->o), weights = 300 + 20.0 * lanes;
+    const double vector = 480.0 * lanes * (1.0 / v->c + 1.0 / v->o), weights = 80 + 20.0 * lanes;
     return n * (36.0 * tiles + vector * cnn__ceil_div(tiles, lanes)) + weights < 9.0 * n * v->oh * v->ow;
 }
 

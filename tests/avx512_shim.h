@@ -148,6 +148,11 @@ SHIM __m512d shim_maskz_insert(unsigned mask, __m512d v, __m256d half, int upper
         v[i] = mask >> i & 1 ? v[i] : 0;
     return v;
 }
+SHIM __m512 shim_maskz_insert4(unsigned mask, __m512 v, __m128 quarter, int at) {
+    for (int i = 0; i < 4; i++)
+        v[i + 4 * at] = quarter[i];
+    return shim_maskz_mov(mask, v);
+}
 SHIM __mmask16 shim_mask(__m256 lower, __m256 upper) {
     return (__mmask16)(_mm256_movemask_ps(lower) | _mm256_movemask_ps(upper) << 8);
 }
@@ -161,14 +166,16 @@ SHIM __mmask16 shim_mask(__m256 lower, __m256 upper) {
 /* Some are macros of the compiler's. */
 #undef _mm512_cmp_ps_mask
 #undef _mm512_maskz_extractf64x4_pd
+#undef _mm512_maskz_insertf32x4
 #undef _mm512_maskz_insertf64x4
 #undef _mm512_maskz_slli_epi32
 #undef _mm512_setr_epi32
-#define _mm512_add_epi32(a, b) shim_add_epi32(a, b)
-#define _mm512_castpd_ps(v)    ((__m512)(v))
-#define _mm512_castps_pd(v)    ((__m512d)(v))
-#define _mm512_castps_si512(v) ((__m512i)(v))
-#define _mm512_castsi512_ps(v) ((__m512)(v))
+#define _mm512_add_epi32(a, b)    shim_add_epi32(a, b)
+#define _mm512_castpd_ps(v)       ((__m512)(v))
+#define _mm512_castps128_ps512(v) shim_join(_mm256_castps128_ps256(v), _mm256_setzero_ps())
+#define _mm512_castps_pd(v)       ((__m512d)(v))
+#define _mm512_castps_si512(v)    ((__m512i)(v))
+#define _mm512_castsi512_ps(v)    ((__m512)(v))
 #define _mm512_cmp_ps_mask(a, b, how)                                                                        \
     shim_mask(_mm256_cmp_ps(shim_half(a, 0), shim_half(b, 0), how),                                          \
               _mm256_cmp_ps(shim_half(a, 1), shim_half(b, 1), how))
@@ -180,6 +187,7 @@ SHIM __mmask16 shim_mask(__m256 lower, __m256 upper) {
 #define _mm512_maskz_cvtepi32_ps(m, v)        shim_maskz_cvtepi32_ps(m, v)
 #define _mm512_maskz_cvtepu8_epi32(m, v)      shim_maskz_cvtepu8_epi32(m, v)
 #define _mm512_maskz_extractf64x4_pd(m, v, i) shim_maskz_extract(m, v, i)
+#define _mm512_maskz_insertf32x4(m, v, q, i)  shim_maskz_insert4(m, v, q, i)
 #define _mm512_maskz_insertf64x4(m, v, h, i)  shim_maskz_insert(m, v, h, i)
 #define _mm512_maskz_loadu_ps(m, p)           shim_maskz_load(m, p)
 #define _mm512_maskz_max_ps(m, a, b)          shim_maskz_mov(m, SHIM_JOIN2(_mm256_max_ps, a, b))
@@ -187,6 +195,8 @@ SHIM __mmask16 shim_mask(__m256 lower, __m256 upper) {
 #define _mm512_maskz_mov_ps(m, v)             shim_maskz_mov(m, v)
 #define _mm512_maskz_rcp14_ps(m, v)           shim_maskz_mov(m, shim_rcp14(v))
 #define _mm512_maskz_slli_epi32(m, v, by)     shim_maskz_slli_epi32(m, v, by)
+#define _mm512_maskz_unpackhi_ps(m, a, b)     shim_maskz_mov(m, SHIM_JOIN2(_mm256_unpackhi_ps, a, b))
+#define _mm512_maskz_unpacklo_ps(m, a, b)     shim_maskz_mov(m, SHIM_JOIN2(_mm256_unpacklo_ps, a, b))
 #define _mm512_permutex2var_ps(a, lanes, b)   shim_permutex2var(a, lanes, b)
 #define _mm512_set1_epi32(n)                  shim_set1_epi32(n)
 #define _mm512_set1_ps(f)                     shim_set1(f)

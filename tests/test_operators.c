@@ -441,6 +441,9 @@ static const conv_case conv_cases[] = {
     {3, 96, 13, 13, 50, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}},  /* and in runs that keep no sums */
     {5, 112, 7, 7, 114, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}},  /* several images in a run, */
     {5, 64, 8, 16, 68, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 2, REF_ZEROS}},   /* of two groups */
+    {1, 300, 14, 14, 48, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}}, /* weights by parts of the channels */
+    {3, 800, 9, 14, 16, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}},  /* fewer panels than threads */
+    {1, 240, 13, 13, 224, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 2, REF_ZEROS}}, /* runs of two groups, shared */
     {1, 40, 19, 23, 48, 5, 5, {1, 1, 2, 2, 2, 2, 1, 1, 1, REF_ZEROS}},
     {1, 3, 50, 60, 40, 11, 11, {4, 4, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}},
     {1, 300, 7, 7, 70, 1, 1, {1, 1, 0, 0, 0, 0, 1, 1, 1, REF_ZEROS}},
