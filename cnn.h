@@ -5555,7 +5555,8 @@ static void cnn__wino_cut(cnn__wino *w, int n, int groups, int threads) {
     w->images = cnn__ceil_div(n, pieces);
     w->pieces = cnn__ceil_div(n, w->images);
     w->run = cnn__ceil_div(cnn__ceil_div(w->tiles, runs) * w->images, lanes) * lanes;
-    w->row = cnn__max(w->run, (w->images - 1) * w->tiles + cnn__ceil_div(w->tiles, lanes) * lanes);
+    const int last = cnn__ceil_div(cnn__min(w->tiles, w->run), lanes) * lanes;
+    w->row = cnn__max(w->run, (w->images - 1) * w->tiles + last);
     w->runs = cnn__ceil_div(w->tiles, w->run);
 }
 
