@@ -5642,6 +5642,11 @@ static float *cnn__wino_scratch(const cnn__wino_call *a, int thread) {
     return (float *)(void *)(a->scratch + (size_t)thread * a->stride + CNN__ALIGN);
 }
 
+static const float *cnn__wino_plane(const cnn__wino_call *a, const cnn__wino_range *run, int c, int n) {
+    const size_t unit = (size_t)((run->image0 + n) * a->groups + run->group);
+    return a->x + unit * a->x_unit + (size_t)c * (size_t)a->w->v.h * (size_t)a->w->v.w;
+}
+
 /* V of a unit, of channels c0 to c1 - 1. The padded rows that its tiles need are split into 4x6 phases: pixel
    (r, s) of a tile's 6x6 lies in phase (r % 4, s), row r / 4 below the tile's own, at the tile's place in reading
    order. So a vector holds as many tiles as it has lanes, however few there are in a row. What the last one of an
@@ -5659,11 +5664,16 @@ static void cnn__wino_inputs(const cnn__wino_call *a, int unit, int c0, int c1, 
         column[i] = (ptrdiff_t)i * w->phase;
     }
     memset(image, 0, (size_t)w->v.plane * sizeof(float)); /* the padding stays from channel to channel */
-    for (int k = c0 * run.images; k < c1 * run.images; k++) {
-        const int c = k / run.images, n = k % run.images;
-        const float *x = a->x + (size_t)((run.image0 + n) * a->groups + run.group) * a->x_unit;
+    const float *x = cnn__wino_plane(a, &run, c0, 0);
+    for (int c = c0, n = 0; c < c1;) {
         float *v = to + (size_t)c * (size_t)w->row + (size_t)(n * w->tiles);
-        cnn__repack(&w->v, x + (size_t)c * plane, 0, 1, 4 * first, image);
+        const float *now = x;
+        n = n + 1 == run.images ? 0 : n + 1;
+        c += n == 0;
+        x = cnn__wino_plane(a, &run, c, n);
+        for (size_t i = 0; w->runs == 1 && c < c1 && i < plane; i += CNN__ALIGN / sizeof(float))
+            CNN__PREFETCH(x + i); /* a plane is a new page, where processors begin anew to fetch ahead */
+        cnn__repack(&w->v, now, 0, 1, 4 * first, image);
         for (int i = 0; i < 4 * lines + 2; i++)
             a->k->wino_phases(image + (size_t)i * (size_t)w->v.wq, w->across,
                               phases + (size_t)(i % 4 * 6) * (size_t)w->phase + (size_t)(i / 4 * w->across),
