@@ -607,6 +607,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__LANES          16      /* examples in a block: one AVX-512 vector, two AVX2 vectors, ... */
 #define CNN__SINGLES        8       /* examples beyond whole blocks that are not worth a block of their own */
 #define CNN__ALIGN          64      /* bytes; a cache line, an AVX-512 vector */
+#define CNN__PAGE_FLOATS    1024    /* of a plane from which on the next one is fetched ahead */
 #define CNN__SMALL_WORK     2e5     /* multiply-accumulates below which starting threads costs too much */
 #define CNN__CACHE_FLOATS   65536   /* 256 KiB: a share of the second-level cache */
 #define CNN__CHUNK          256     /* steps of a product at a time */
@@ -623,6 +624,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__STRIP_FLOATS   131072  /* a packed strip of a plane */
 #define CNN__SLOT_WEIGHTS   16384   /* of a planar convolution, whose dw is summed in slots of images */
 #define CNN__DOT_PLANE      320     /* pixels of a 1x1 convolution whose dw is taken by dot products */
+#define CNN__DOT_OUTPUTS    256     /* and outputs from which on transposing its image pays, nevertheless */
 #define CNN__DOT_PIXELS     1024    /* of dot products at a time: a tile's stay in the first-level cache, */
 #define CNN__DOT_STEPS      60      /* those of so many steps in the second-level one */
 #define CNN__STRIP_COLUMNS  96      /* outputs below which a strip is not worth cutting off */
@@ -1675,7 +1677,7 @@ CNN__INLINE void CNN__FN(cnn__dot_tile)(const cnn__dot *a, int m0, int k0, const
                 const CNN__VEC b = CNN__LOAD(x[k] + p);
                 CNN__UNROLL
                 for (int m = 0; m < MR; m++)
-                    acc[m][k] = CNN__FMA(v[m], b, acc[m][k]);
+                    CNN__ADD_PRODUCT(acc[m][k], v[m], b); /* b is loaded once, not MR times */
             }
         }
         if (rest) {
@@ -1902,7 +1904,7 @@ CNN__INLINE void CNN__FN(cnn__depthwise_stretch)(const float *x, ptrdiff_t xr, c
         CNN__UNROLL
         for (int e = 0; e < ROWS; e++)
             if (i >= e && i - e < CNN__BAND)
-                acc[i - e] = CNN__FMA(b[e], v, acc[i - e]);
+                CNN__ADD_PRODUCT(acc[i - e], b[e], v);
     }
 }
 
@@ -1963,29 +1965,24 @@ static void CNN__FN(cnn__depthwise_lanes)(const cnn__depthwise *a) {
         }
 }
 #else
-#if CNN__FREE_MASKS
-#define CNN__LOAD_WHOLE(p, mask) CNN__LOAD_MASKED(p, mask)
-#else
-#define CNN__LOAD_WHOLE(p, mask) ((void)(mask), CNN__LOAD(p))
-#endif
-
-/* Lines from to to - 1 of a stretch of ROWS rows, LINES at a time; acc[line % 4][row], as a single sum would
-   wait for itself. */
-CNN__INLINE void CNN__FN(cnn__depthwise_lines)(const cnn__depthwise *a, int tap, int from, int to,
-                                               CNN__VEC (*acc)[CNN__TALL], const int ROWS, const int LINES) {
+/* Columns p to end - 1 of lines from to to - 1 of a stretch of ROWS rows, LINES at a time; acc[line % 4][row], as a
+   single sum would wait for itself. MASKED: the last vector may not be whole. */
+CNN__INLINE void CNN__FN(cnn__depthwise_lines)(const cnn__depthwise *a, int tap, int first, int end, int from,
+                                               int to, CNN__VEC (*acc)[CNN__TALL], const int ROWS,
+                                               const int LINES, const int MASKED) {
     const ptrdiff_t xr = a->xr, yr = a->yr;
-    const int n = CNN__FREE_MASKS ? a->n : a->n / CNN__V * CNN__V;
     for (; from < to; from += LINES) {
         const float *x = a->x + tap + from * xr, *y = a->dy + from * yr;
-        for (int p = 0; p < n; p += CNN__V) {
-            const CNN__MASK mask = CNN__LANE_MASK(n - p < CNN__V ? n - p : CNN__V);
+        for (int p = first; p < end; p += CNN__V) {
+            const CNN__MASK mask = CNN__LANE_MASK(end - p < CNN__V ? end - p : CNN__V);
             CNN__VEC d[4];
             CNN__UNROLL
             for (int i = 0; i < LINES; i++)
-                d[i] = CNN__LOAD_WHOLE(y + p + i * yr, mask);
+                d[i] = MASKED ? CNN__LOAD_MASKED(y + p + i * yr, mask) : CNN__LOAD(y + p + i * yr);
             CNN__UNROLL
             for (int i = 0; i < LINES + ROWS - 1; i++) {
-                const CNN__VEC v = CNN__LOAD_WHOLE(x + p + i * xr, mask);
+                const CNN__VEC v =
+                    MASKED ? CNN__LOAD_MASKED(x + p + i * xr, mask) : CNN__LOAD(x + p + i * xr);
                 CNN__UNROLL
                 for (int e = 0; e < ROWS; e++)
                     if (i >= e && i - e < LINES)
@@ -2005,8 +2002,11 @@ CNN__INLINE void CNN__FN(cnn__depthwise_column)(const cnn__depthwise *a, int k, 
         for (int e = 0; e < ROWS; e++)
             acc[j][e] = CNN__SET1(0.0f);
     }
-    CNN__FN(cnn__depthwise_lines)(a, tap, 0, a->lines / 4 * 4, acc, ROWS, 4);
-    CNN__FN(cnn__depthwise_lines)(a, tap, a->lines / 4 * 4, a->lines, acc, ROWS, 1);
+    const int end = CNN__FREE_MASKS ? a->n : a->n / CNN__V * CNN__V, whole = a->lines / 4 * 4;
+    CNN__FN(cnn__depthwise_lines)(a, tap, 0, end, 0, whole, acc, ROWS, 4, CNN__FREE_MASKS);
+    CNN__FN(cnn__depthwise_lines)(a, tap, 0, end, whole, a->lines, acc, ROWS, 1, CNN__FREE_MASKS);
+    if (!CNN__FREE_MASKS && end < a->n)
+        CNN__FN(cnn__depthwise_lines)(a, tap, end, a->n, 0, a->lines, acc, ROWS, 1, 1);
     CNN__UNROLL
     for (int e = 0; e < ROWS; e++, lanes += CNN__V)
         CNN__STORE(lanes, CNN__LOAD(lanes) + ((acc[0][e] + acc[1][e]) + (acc[2][e] + acc[3][e])));
@@ -2024,7 +2024,7 @@ static void CNN__FN(cnn__depthwise_lanes)(const cnn__depthwise *a) {
 }
 #endif
 
-#if !CNN__FREE_MASKS && CNN__V > 1
+#if CNN__LEAN && CNN__V > 1
 /* What does not fill a vector. */
 CNN__COLD static void CNN__FN(cnn__depthwise_rest)(const cnn__depthwise *a) {
     for (int k = 0; k < a->stretches; k++)
@@ -2041,7 +2041,7 @@ CNN__COLD static void CNN__FN(cnn__depthwise_rest)(const cnn__depthwise *a) {
 
 static void CNN__FN(cnn__depthwise_dot)(const cnn__depthwise *a) {
     CNN__FN(cnn__depthwise_lanes)(a);
-#if !CNN__FREE_MASKS && CNN__V > 1
+#if CNN__LEAN && CNN__V > 1
     if (a->n % CNN__V)
         CNN__FN(cnn__depthwise_rest)(a);
 #endif
@@ -3136,7 +3136,6 @@ CNN__OPTIMIZE_END
 #undef CNN__MASK
 #undef CNN__LANE_MASK
 #undef CNN__LOAD_MASKED
-#undef CNN__LOAD_WHOLE
 #undef CNN__LOAD_UP_TO
 #undef CNN__STORE_UP_TO
 #undef CNN__DOT_TILES
@@ -4072,6 +4071,25 @@ CNN__LOOPS static void cnn__pack_row(const cnn__conv *v, const float *src, int s
     }
 }
 
+/* Whether a kernel reads phase r. */
+static int cnn__phase_read(int r, int stride, int kernel, int dilation) {
+    for (int e = 0; e < kernel && e < stride; e++)
+        if (e * dilation % stride == r)
+            return 1;
+    return 0;
+}
+
+/* On their way to the cache: the rows of a plane that a strip reads. The next plane is another page, where
+   processors that fetch ahead begin anew. */
+CNN__LOOPS static void cnn__fetch_plane(const cnn__conv *v, const float *x, int row0) {
+    for (int r = 0, first = 0, end = 0; r < v->sh; r++) {
+        cnn__inside(r, v->sh, v->pt, v->h, row0 + v->rows, &first, &end);
+        for (int i = cnn__max(first, row0); i < end && cnn__phase_read(r, v->sh, v->kh, v->dh); i++)
+            for (int j = 0; j < v->w; j += (int)(CNN__ALIGN / sizeof(float)))
+                CNN__PREFETCH(x + ((ptrdiff_t)i * v->sh + r - v->pt) * v->w + j);
+    }
+}
+
 /* Of it, all but the zeros. With stride 1, padding may be negative. */
 CNN__LOOPS static void cnn__pack_image(const cnn__conv *v, const float *x, int c0, int c1, int row0,
                                        float *packed) {
@@ -4088,19 +4106,25 @@ CNN__LOOPS static void cnn__pack_image(const cnn__conv *v, const float *x, int c
                     packed + (size_t)from * row + left, row, (size_t)(right - left), to - from);
         return;
     }
-    for (int c = 0; c < c1 - c0; c++, x += image, packed += v->plane)
+    for (int c = c0; c < c1; c++, x += image, packed += v->plane) {
+        if (c + 1 < c1 && image >= CNN__PAGE_FLOATS)
+            cnn__fetch_plane(v, x + image, row0);
         for (int r = 0, first = 0, end = 0; r < v->sh; r++) {
+            if (!cnn__phase_read(r, v->sh, v->kh, v->dh))
+                continue;
             cnn__inside(r, v->sh, v->pt, v->h, row0 + v->rows, &first, &end);
             first = cnn__max(first, row0);
             for (int s = 0, from = 0, to = 0; s < v->sw; s++) {
                 cnn__inside(s, v->sw, v->pl, v->w, v->wq, &from, &to);
-                if (to > from) /* the rows and columns of the phase that lie on the image */
+                if (to > from &&
+                    cnn__phase_read(s, v->sw, v->kw, v->dw)) /* what of the phase lies on the image */
                     k->every(x + (ptrdiff_t)(first * v->sh + r - v->pt) * v->w + (from * v->sw + s - v->pl),
                              (size_t)v->sh * (size_t)v->w, v->sw,
                              packed + (size_t)((r * v->sw + s) * v->rows + first - row0) * row + from, row,
                              (size_t)(to - from), end - first);
             }
         }
+    }
 }
 
 /* cnn__pack where the zeros are there already, from an image packed in the same place before. */
@@ -4979,10 +5003,11 @@ static double cnn__filled(int n) {
 }
 
 /* Without transposing, by dot products of shifted planes: where lines fill vectors better than a kernel's rows
-   of all channels do, and for 1x1 convolutions of large planes. */
+   of all channels do, and for 1x1 convolutions of large planes to not too many outputs. */
 static int cnn__dw_dots(const cnn__conv *v) {
-    return v->direct && v->kh * v->kw == 1 ? (int64_t)v->oh * v->ow >= CNN__DOT_PLANE
-                                           : cnn__filled(v->ow) > cnn__filled(cnn__dw_run(v));
+    return v->direct && v->kh * v->kw == 1
+               ? (int64_t)v->oh * v->ow >= CNN__DOT_PLANE && v->o < CNN__DOT_OUTPUTS
+               : cnn__filled(v->ow) > cnn__filled(cnn__dw_run(v));
 }
 
 CNN__COLD static void cnn__conv_dw_taps(const cnn__conv *v, int rows, cnn__arena *arena, int **tap) {
