@@ -4876,13 +4876,21 @@ CNN__LOOPS static void cnn__conv_dx_panels_task(void *context, int task, int thr
     }
 }
 
-static void cnn__pad_dy(const cnn__conv_call *a, const float *dy, float *to) {
+/* 1x1 convolutions without stride and padding take dy as it is. */
+static int cnn__dy_direct(const cnn__conv *v) {
+    return v->direct && v->kh * v->kw == 1;
+}
+
+/* What rows i0 to i1 - 1 of dx's phases need of dy, with zeros around. */
+static void cnn__pad_dy(const cnn__conv_call *a, const float *dy, int i0, int i1, float *to) {
     const cnn__conv *v = a->v;
-    const size_t before = (size_t)cnn__dy_before(v) + (size_t)cnn__dy_above(v) * (size_t)v->wq;
+    const int above = cnn__dy_above(v), from = cnn__max(i0 - above, 0), end = cnn__min(i1, v->oh);
+    const size_t before =
+        (size_t)cnn__dy_before(v) + (size_t)cnn__max(from - (i0 - above), 0) * (size_t)v->wq;
     memset(to, 0, (size_t)v->o * a->dy_plane * sizeof(float));
     for (int o = 0; o < v->o; o++)
-        a->k->copy(dy + (size_t)o * (size_t)v->oh * (size_t)v->ow, (size_t)v->ow,
-                   to + (size_t)o * a->dy_plane + before, (size_t)v->wq, (size_t)v->ow, v->oh);
+        a->k->copy(dy + ((size_t)o * (size_t)v->oh + (size_t)from) * (size_t)v->ow, (size_t)v->ow,
+                   to + (size_t)o * a->dy_plane + before, (size_t)v->wq, (size_t)v->ow, end - from);
 }
 
 static void cnn__conv_dx_task(void *context, int task, int thread) {
@@ -4894,11 +4902,17 @@ static void cnn__conv_dx_task(void *context, int task, int thread) {
     const int h1 = (int)((int64_t)v->h * (strip + 1) / a->strips); /* rows of dx; all, with other padding */
     const size_t image = (size_t)v->h * (size_t)v->w;
     float *dx = a->dx + (size_t)unit * (size_t)v->c * image;
+    const int zeros = v->mode == CNN_PAD_ZEROS; /* of other padding all is needed, to be added up */
+    const int i0 = zeros ? (h0 + v->pt) / v->sh : 0;
+    const int i1 = zeros ? cnn__min(cnn__ceil_div(h1 + v->pt, v->sh), v->rows) : v->rows;
+    const float *own = a->dy + (size_t)unit * (size_t)v->o * (size_t)v->oh * (size_t)v->ow, *dy = own;
     int have = 0;
-    float *dy = cnn__conv_scratch(a, thread, unit + 1, &have);
-    float *packed = v->direct ? dx + (size_t)c0 * image : dy + cnn__padded((size_t)v->o * a->dy_plane);
-    if (!have)
-        cnn__pad_dy(a, a->dy + (size_t)unit * (size_t)v->o * (size_t)v->oh * (size_t)v->ow, dy);
+    float *room = cnn__conv_scratch(a, thread, unit * a->strips + strip + 1, &have);
+    float *packed = v->direct ? dx + (size_t)c0 * image : room + cnn__padded((size_t)v->o * a->dy_plane);
+    if (!cnn__dy_direct(v))
+        dy = room - (ptrdiff_t)i0 * v->wq;
+    if (!cnn__dy_direct(v) && !have)
+        cnn__pad_dy(a, own, i0, i1, room);
     const float *panels = a->panels + (size_t)group * (size_t)v->o * (size_t)v->steps;
     cnn__product p;
     memset(&p, 0, sizeof p);
@@ -4906,7 +4920,7 @@ static void cnn__conv_dx_task(void *context, int task, int thread) {
     p.rows = c1 - c0;
     p.ym = v->plane;
     p.gather = 1;
-    p.slack = 1;
+    p.slack = !cnn__dy_direct(v);
     p.start = CNN__ZERO;
     for (int r = 0; r < v->sh; r++)
         for (int s = 0; s < v->sw; s++) {
@@ -4914,7 +4928,7 @@ static void cnn__conv_dx_task(void *context, int task, int thread) {
             const int taps = width * cnn__in_phase(v->kh, v->dh, v->sh, r);
             int(*const met)[2] = v->met ? v->met + r * v->rows : NULL;
             int from = 0, to = v->rows, left = 0, right = v->wq;
-            if (v->mode == CNN_PAD_ZEROS) { /* of the padding nothing is needed */
+            if (zeros) { /* of the padding nothing is needed */
                 cnn__inside(s, v->sw, v->pl, v->w, v->wq, &left, &right);
                 from = cnn__ceil_div(cnn__max(h0 + v->pt - r, 0), v->sh);
                 to = cnn__min(cnn__ceil_div(cnn__max(h1 + v->pt - r, 0), v->sh), v->rows);
@@ -6289,16 +6303,21 @@ static size_t cnn__conv_dx_floats(cnn__conv_call *a, int threads) {
     cnn__conv *v = a->v;
     const int64_t units = (int64_t)a->n * v->groups;
     cnn__conv_strips(v, v->oh);
-    a->dy_plane = (size_t)cnn__dy_before(v) + ((size_t)v->oh + 2 * (size_t)cnn__dy_above(v) + 1) *
-                                                  (size_t)v->wq; /* one row: the rest's */
     const int parts = units < threads ? (int)((threads + units - 1) / units) : 1;
     a->part = cnn__conv_part(v->c, cnn__even_pieces(parts, units, threads, v->c / cnn__k()->panel));
     a->parts = cnn__ceil_div(v->c, a->part);
+    const int64_t tasks = units * a->parts;
     a->strips = 1;
-    if (v->mode == CNN_PAD_ZEROS && units * a->parts < threads)
-        a->strips = cnn__min(v->h, (int)((threads + units * a->parts - 1) / (units * a->parts)));
+    if (v->mode == CNN_PAD_ZEROS && tasks < threads)
+        a->strips = cnn__min(v->h, (int)((threads + tasks - 1) / tasks));
+    const int lines = a->strips > 1 ? cnn__ceil_div(cnn__ceil_div(v->h, a->strips), v->sh) + 1 : v->rows;
+    a->dy_plane = (size_t)cnn__dy_before(v) + ((size_t)lines + (size_t)cnn__dy_above(v) + 1) *
+                                                  (size_t)v->wq; /* a row more: the rest of a vector's */
+    if (cnn__dy_direct(v))
+        a->dy_plane = (size_t)v->oh * (size_t)v->ow;
     a->slices = v->groups < threads ? threads : 1;
-    return cnn__padded((size_t)v->o * a->dy_plane) + (v->direct ? 0 : (size_t)a->part * (size_t)v->plane);
+    return (cnn__dy_direct(v) ? 0 : cnn__padded((size_t)v->o * a->dy_plane)) +
+           (v->direct ? 0 : (size_t)a->part * (size_t)v->plane);
 }
 
 static size_t cnn__conv_dw_floats(cnn__conv_call *a, int threads) {
