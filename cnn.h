@@ -4081,7 +4081,7 @@ static int cnn__phase_read(int r, int stride, int kernel, int dilation) {
 
 /* On their way to the cache: the rows of a plane that a strip reads. The next plane is another page, where
    processors that fetch ahead begin anew. */
-CNN__LOOPS static void cnn__fetch_plane(const cnn__conv *v, const float *x, int row0) {
+CNN__INLINE void cnn__fetch_plane(const cnn__conv *v, const float *x, int row0) {
     for (int r = 0, first = 0, end = 0; r < v->sh; r++) {
         cnn__inside(r, v->sh, v->pt, v->h, row0 + v->rows, &first, &end);
         for (int i = cnn__max(first, row0); i < end && cnn__phase_read(r, v->sh, v->kh, v->dh); i++)
@@ -4282,6 +4282,26 @@ CNN__INLINE void cnn__transpose4(const float *from, size_t from_pitch, float *to
     cnn__transpose4_rows(from, from + from_pitch, from + 2 * from_pitch, from + 3 * from_pitch, to, to_pitch);
 }
 
+/* to[j][i] += row i[j] of 4x4 floats. */
+CNN__INLINE void cnn__add_transpose4(const float *row0, const float *row1, const float *row2,
+                                     const float *row3, float *to, size_t pitch) {
+#if CNN__X86
+    __m128 a = _mm_loadu_ps(row0), b = _mm_loadu_ps(row1), c = _mm_loadu_ps(row2), d = _mm_loadu_ps(row3);
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), a));
+    _mm_storeu_ps(to + pitch, _mm_add_ps(_mm_loadu_ps(to + pitch), b));
+    _mm_storeu_ps(to + 2 * pitch, _mm_add_ps(_mm_loadu_ps(to + 2 * pitch), c));
+    _mm_storeu_ps(to + 3 * pitch, _mm_add_ps(_mm_loadu_ps(to + 3 * pitch), d));
+#else
+    for (size_t j = 0; j < 4; j++, to += pitch) {
+        to[0] += row0[j];
+        to[1] += row1[j];
+        to[2] += row2[j];
+        to[3] += row3[j];
+    }
+#endif
+}
+
 /* to[j][i] = row i[j] of 2x4 floats. */
 CNN__INLINE void cnn__transpose_pair(const float *from, size_t from_pitch, float *to, size_t to_pitch) {
 #if CNN__X86
@@ -4326,13 +4346,17 @@ CNN__LOOPS static void cnn__block_from_rows(const float *const *row, size_t f, i
         return;
     }
     const size_t whole = f / 4 * 4;
-    int s = 0;
-    for (; s + 4 <= count; s += 4)
-        for (size_t i = 0; i < whole; i += 4)
-            cnn__transpose4_rows(row[s] + i, row[s + 1] + i, row[s + 2] + i, row[s + 3] + i,
-                                 block + i * CNN__LANES + (size_t)s, CNN__LANES);
-    const int done = s;
-    for (s = 0; s < CNN__LANES; s++)
+    const int done = count / 4 * 4;
+    for (size_t i = 0, end = 0; i < whole; i = end) { /* a cache line of each row, and of block, in turn */
+        end = i + 16 < whole ? i + 16 : whole;
+        for (int s = 0; s < done; s += 4) {
+
+            for (size_t j = i; j < end; j += 4)
+                cnn__transpose4_rows(row[s] + j, row[s + 1] + j, row[s + 2] + j, row[s + 3] + j,
+                                     block + j * CNN__LANES + (size_t)s, CNN__LANES);
+        }
+    }
+    for (int s = 0; s < CNN__LANES; s++)
         for (size_t i = s < done ? whole : 0; i < f; i++)
             block[i * CNN__LANES + (size_t)s] = s < count ? row[s][i] : 0.0f;
 }
@@ -4831,13 +4855,65 @@ CNN__COLD static void cnn__conv_dx_taps(const cnn__conv_call *a, cnn__arena *are
     }
 }
 
-/* A panel of each phase. */
-CNN__LOOPS static void cnn__conv_dx_panels_task(void *context, int task, int thread) {
+CNN__INLINE void cnn__every_kernel(const float *w, int window, const int n, float *to) {
+    CNN__UNROLL
+    for (int m = 0; m < n; m++)
+        to[m] = w[m * window];
+}
+
+/* `some` elements of the kernels to mr channels, of outputs o0 to o1 - 1. */
+CNN__LOOPS static void cnn__dx_elements(const cnn__conv *v, const float *weight, const int *element, int some,
+                                        int mr, int o0, int o1, float *panel) {
+    const int window = v->kh * v->kw;
+    for (int o = o0; o < o1; o++) {
+        const float *w = weight + (size_t)o * (size_t)v->steps;
+        if (v->sh == 1 && v->sw == 1) {
+            cnn__panel(w + element[0], (size_t)window, 1, mr, some, panel);
+            panel += some * mr;
+            continue;
+        }
+        for (int e = 0; e < some; e++, panel += mr)
+            if (mr == 8) /* the usual ones unrolled */
+                cnn__every_kernel(w + element[e], window, 8, panel);
+            else if (mr == 6)
+                cnn__every_kernel(w + element[e], window, 6, panel);
+            else
+                cnn__every_kernel(w + element[e], window, mr, panel);
+    }
+}
+
+/* What outputs o0 to o1 - 1 have in the panels of channels c to c + mr - 1, one for each phase: by rows
+   [kernel row][output][element of the row][channel], else [output][element][channel]. */
+CNN__LOOPS static void cnn__dx_panel(const cnn__conv *v, const float *weight, int c, int mr, int o0, int o1,
+                                     float *to) {
+    const int by_rows = cnn__dx_by_rows(v);
+    const int *element = v->tap;
+    weight += c * v->kh * v->kw;
+    for (int r = 0; r < v->sh; r++)
+        for (int s = 0; s < v->sw; s++) {
+            const int width = cnn__in_phase(v->kw, v->dw, v->sw, s);
+            const int taps = width * cnn__in_phase(v->kh, v->dh, v->sh, r), some = by_rows ? width : taps;
+            float *panel = to + (size_t)c * (size_t)taps * (size_t)v->o + (size_t)(o0 * some) * (size_t)mr;
+            for (int t = 0; t < taps; t += some, panel += (size_t)some * (size_t)v->o * (size_t)mr)
+                cnn__dx_elements(v, weight, element + t, some, mr, o0, o1, panel);
+            element += taps;
+            to += (size_t)taps * (size_t)v->o * (size_t)v->c;
+        }
+}
+
+/* On their way to the cache: n weights of each of some outputs, which lie in a page each. (Inline, as is every
+   function that only fetches: GCC drops calls of what has no effects.) */
+CNN__INLINE void cnn__fetch_weights(const float *weight, size_t pitch, int n, int outputs) {
+    for (int o = 0; o < outputs; o++, weight += pitch)
+        for (int i = 0; i < n; i += CNN__ALIGN / (int)sizeof(float))
+            CNN__PREFETCH(weight + i);
+}
+
+static void cnn__conv_dx_panels_task(void *context, int task, int thread) {
     const cnn__conv_call *a = (const cnn__conv_call *)context;
     const cnn__conv *v = a->v;
     const int slice = task % a->slices, at = task / a->slices, group = at / a->parts;
     const int c0 = at % a->parts * a->part, c1 = cnn__min(c0 + a->part, v->c), window = v->kh * v->kw;
-    const int by_rows = cnn__dx_by_rows(v);
     const float *weight = a->weight + (size_t)group * (size_t)v->o * (size_t)v->steps;
     float *to = a->panels + (size_t)group * (size_t)v->o * (size_t)v->steps;
     int mr = 0;
@@ -4849,30 +4925,13 @@ CNN__LOOPS static void cnn__conv_dx_panels_task(void *context, int task, int thr
     }
     for (int c = c0, i = 0; c < c1; c += mr, i++) {
         mr = cnn__panel_rows(a->k->panel, c1 - c);
-        if (i % a->slices != slice)
-            continue;
-        size_t done = 0; /* steps of the phases before */
-        const int *element = v->tap;
-        for (int r = 0; r < v->sh; r++)
-            for (int s = 0; s < v->sw; s++) {
-                const int width = cnn__in_phase(v->kw, v->dw, v->sw, s);
-                const int taps = width * cnn__in_phase(v->kh, v->dh, v->sh, r), some = by_rows ? width : taps;
-                float *panel = to + done * (size_t)v->c + (size_t)c * (size_t)taps * (size_t)v->o;
-                for (int t = 0; t < taps; t += some)
-                    for (int o = 0; o < v->o; o++) {
-                        const float *w = weight + (size_t)o * (size_t)v->steps + (size_t)(c * window);
-                        if (v->sh == 1 && v->sw == 1) {
-                            cnn__panel(w + t, (size_t)window, 1, mr, some, panel);
-                            panel += some * mr;
-                            continue;
-                        }
-                        for (int e = t; e < t + some; e++)
-                            for (int m = 0; m < mr; m++)
-                                *panel++ = w[m * window + element[e]];
-                    }
-                element += taps;
-                done += (size_t)taps * (size_t)v->o;
-            }
+        for (int o = 0, end = 0; i % a->slices == slice && o < v->o; o = end) {
+            end = cnn__min(o + CNN__LANES, v->o);
+            if (v->steps >= CNN__PAGE_FLOATS)
+                cnn__fetch_weights(weight + (size_t)end * (size_t)v->steps + (size_t)(c * window),
+                                   (size_t)v->steps, mr * window, cnn__min(CNN__LANES, v->o - end));
+            cnn__dx_panel(v, weight, c, mr, o, end, to);
+        }
     }
 }
 
@@ -5130,17 +5189,26 @@ static void cnn__dw_slots_add(cnn__conv_call *a, int threads) {
         cnn__parallel(sums < CNN__SMALL_WORK ? 1 : threads, outputs, cnn__dw_slots_task, a);
 }
 
-/* Adds a run's sums, [column][channel], to dw, [channel][kh][kw]. */
-CNN__LOOPS static void cnn__dw_add(const cnn__conv *v, const cnn__kernels *k, const float *sum, int columns,
-                                   float *dw) {
-    const size_t window = (size_t)(v->kh * v->kw);
-    if (window == 1) {
+/* Adds an output channel's sums to dw, [channel][kh][kw]: those of the runs lie so far apart, and are
+   [column][channel]. */
+CNN__LOOPS static void cnn__dw_add(const cnn__conv *v, const cnn__kernels *k, const float *sum, size_t apart,
+                                   int columns, float *dw) {
+    const int window = v->kh * v->kw, whole = v->c / 4 * 4;
+    if (window == 1)
         k->add(dw, sum, (size_t)v->c);
-        return;
+    for (int e = 0, some = 0; window > 1 && e < window; e += some) {
+        const float *row[4];
+        int c = 0;
+        some = window - e >= 4 ? 4 : 1;
+        for (int i = 0; i < some; i++)
+            row[i] = sum + (size_t)((e + i) / columns) * apart + (size_t)((e + i) % columns * v->c);
+        for (; some == 4 && c < whole; c += 4)
+            cnn__add_transpose4(row[0] + c, row[1] + c, row[2] + c, row[3] + c,
+                                dw + (size_t)c * (size_t)window + e, (size_t)window);
+        for (; c < v->c; c++)
+            for (int i = 0; i < some; i++)
+                dw[(size_t)c * (size_t)window + (size_t)(e + i)] += row[i][c];
     }
-    for (int c = 0; c < v->c; c++)
-        for (int b = 0; b < columns; b++)
-            dw[(size_t)c * window + (size_t)b] += sum[b * v->c + c];
 }
 
 static void cnn__conv_dw_task(void *context, int task, int thread) {
@@ -5200,9 +5268,8 @@ static void cnn__conv_dw_task(void *context, int task, int thread) {
     }
     const int columns = v->dw == 1 ? v->kw : 1; /* kernel columns in a run */
     for (int m = 0; a->dw && !dots && m < part; m++)
-        for (int j = 0; j < runs; j++)
-            cnn__dw_add(v, a->k, sum + ((size_t)j * (size_t)part + (size_t)m) * (size_t)run, columns,
-                        all_dw + (first + (size_t)m) * (size_t)v->steps + (size_t)(j * columns));
+        cnn__dw_add(v, a->k, sum + (size_t)m * (size_t)run, (size_t)part * (size_t)run, columns,
+                    all_dw + (first + (size_t)m) * (size_t)v->steps);
 }
 
 /* ---- planning and running ----
