@@ -670,7 +670,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__OUTLINE      __attribute__((noinline))       /* large, or called all over: soon compiled */
 #define CNN__COLD         __attribute__((cold, noinline)) /* once a call or less: small code, soon compiled */
 #define CNN__THREAD       __thread
-#define CNN__PREFETCH(p)  __builtin_prefetch(p, 0, 2)
+#define CNN__PREFETCH(p)  __builtin_prefetch(p, 0, 3)
 #define CNN__OPAQUE(p)    __asm__("" : "+r"(p)) /* the address is not worked out beforehand, and spilled */
 #define CNN__PRINTF(a, b) __attribute__((format(printf, a, b)))
 #else
@@ -5789,8 +5789,10 @@ static void cnn__wino_inputs(const cnn__wino_call *a, int unit, int c0, int c1, 
     }
 }
 
-/* Output channel m of tiles t0 to t1 - 1: back from M, which is read to the end of the last vector, to y. */
-static void cnn__wino_outputs(const cnn__wino_call *a, const float *m, int t0, int t1, float bias, float *y) {
+/* Output channel m of tiles t0 to t1 - 1: back from M, which is read to the end of the last vector, to y. What
+   comes next is to be written `next` floats further on: those lines are fetched. */
+static void cnn__wino_outputs(const cnn__wino_call *a, const float *m, int t0, int t1, float bias, float *y,
+                              size_t next) {
     const cnn__wino *w = a->w;
     const int lanes = a->k->lanes;
     const size_t pitch = (size_t)w->ow;
@@ -5799,6 +5801,9 @@ static void cnn__wino_outputs(const cnn__wino_call *a, const float *m, int t0, i
     for (int t = t0, n = 0; t < t1; t += n) {
         float *at = y + (size_t)(4 * i) * pitch + (size_t)(4 * j);
         n = cnn__min(lanes, t1 - t);
+        for (int r = 0; r < 4; r++)
+            for (int s = 0; s < 4 * n; s += CNN__ALIGN / (int)sizeof(float))
+                CNN__PREFETCH(at + next + (size_t)r * pitch + s);
         const int whole = n == lanes && 4 * (j + n) <= w->ow && 4 * i + 4 <= w->oh;
         a->k->wino_output(m + (t - t0), w->m_pitch, bias, whole ? at : tiles,
                           whole ? pitch : (size_t)(4 * lanes));
@@ -5872,7 +5877,8 @@ static void cnn__wino_part(const cnn__wino_call *a, int unit, int part, const fl
             float *y =
                 a->y + (size_t)((run.image0 + i) * a->groups + run.group) * a->y_unit + (size_t)m0 * out;
             for (int r = m0; r < m1; r++, from += w->run, y += out)
-                cnn__wino_outputs(a, from, run.t0, run.t1, a->bias ? a->bias[at + (size_t)r] : 0.0f, y);
+                cnn__wino_outputs(a, from, run.t0, run.t1, a->bias ? a->bias[at + (size_t)r] : 0.0f, y,
+                                  r + 1 < m1 ? out : 0);
         }
     }
 }
