@@ -604,17 +604,17 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN_FREE(pointer) free(pointer)
 #endif
 
-#define CNN__LANES          16      /* examples in a block: one AVX-512 vector, two AVX2 vectors, ... */
-#define CNN__SINGLES        8       /* examples beyond whole blocks that are not worth a block of their own */
-#define CNN__ALIGN          64      /* bytes; a cache line, an AVX-512 vector */
-#define CNN__PAGE_FLOATS    1024    /* of a plane from which on the next one is fetched ahead */
-#define CNN__SMALL_WORK     2e5     /* multiply-accumulates below which starting threads costs too much */
-#define CNN__CACHE_FLOATS   65536   /* 256 KiB: a share of the second-level cache */
-#define CNN__CHUNK          256     /* steps of a product at a time */
-#define CNN__COLUMNS        12      /* vectors of a product at a time */
-#define CNN__GATHER         48      /* columns of a product whose x is gathered, and */
-#define CNN__GATHER_STEPS   160     /* steps of it at a time: 30 KiB of the first-level cache */
-#define CNN__GATHER_ROWS    32      /* rows from which that pays */
+#define CNN__LANES          16    /* examples in a block: one AVX-512 vector, two AVX2 vectors, ... */
+#define CNN__SINGLES        8     /* examples beyond whole blocks that are not worth a block of their own */
+#define CNN__ALIGN          64    /* bytes; a cache line, an AVX-512 vector */
+#define CNN__PAGE_FLOATS    2048  /* of a plane, or weights of an output, from which on the next is fetched */
+#define CNN__SMALL_WORK     2e5   /* multiply-accumulates below which starting threads costs too much */
+#define CNN__CACHE_FLOATS   65536 /* 256 KiB: a share of the second-level cache */
+#define CNN__CHUNK          256   /* steps of a product at a time */
+#define CNN__COLUMNS        12    /* vectors of a product at a time */
+#define CNN__GATHER         48    /* columns of a product whose x is gathered, and */
+#define CNN__GATHER_STEPS   160   /* steps of it at a time: 30 KiB of the first-level cache */
+#define CNN__GATHER_ROWS    32    /* rows from which that pays */
 #define CNN__WINO_INPUT     2000000 /* transformed inputs in a run of tiles, floats */
 #define CNN__WINO_WEIGHTS   450000  /* transformed weights at a time, floats */
 #define CNN__KEPT_CHANNELS  1024    /* of both sides together, whose weights a network keeps transformed */
@@ -4349,12 +4349,10 @@ CNN__LOOPS static void cnn__block_from_rows(const float *const *row, size_t f, i
     const int done = count / 4 * 4;
     for (size_t i = 0, end = 0; i < whole; i = end) { /* a cache line of each row, and of block, in turn */
         end = i + 16 < whole ? i + 16 : whole;
-        for (int s = 0; s < done; s += 4) {
-
+        for (int s = 0; s < done; s += 4)
             for (size_t j = i; j < end; j += 4)
                 cnn__transpose4_rows(row[s] + j, row[s + 1] + j, row[s + 2] + j, row[s + 3] + j,
                                      block + j * CNN__LANES + (size_t)s, CNN__LANES);
-        }
     }
     for (int s = 0; s < CNN__LANES; s++)
         for (size_t i = s < done ? whole : 0; i < f; i++)
@@ -4855,6 +4853,7 @@ CNN__COLD static void cnn__conv_dx_taps(const cnn__conv_call *a, cnn__arena *are
     }
 }
 
+/* An element of n kernels side by side. */
 CNN__INLINE void cnn__every_kernel(const float *w, int window, const int n, float *to) {
     CNN__UNROLL
     for (int m = 0; m < n; m++)
@@ -4966,7 +4965,7 @@ static void cnn__conv_dx_task(void *context, int task, int thread) {
     const int i1 = zeros ? cnn__min(cnn__ceil_div(h1 + v->pt, v->sh), v->rows) : v->rows;
     const float *own = a->dy + (size_t)unit * (size_t)v->o * (size_t)v->oh * (size_t)v->ow, *dy = own;
     int have = 0;
-    float *room = cnn__conv_scratch(a, thread, unit * a->strips + strip + 1, &have);
+    float *room = cnn__conv_scratch(a, thread, (int64_t)unit * a->strips + strip + 1, &have);
     float *packed = v->direct ? dx + (size_t)c0 * image : room + cnn__padded((size_t)v->o * a->dy_plane);
     if (!cnn__dy_direct(v))
         dy = room - (ptrdiff_t)i0 * v->wq;
