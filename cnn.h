@@ -1311,7 +1311,7 @@ typedef struct cnn__kernels {
      LOAD_MASKED(p, mask)          the same for n <= V, with a MASK made by LANE_MASK(n)
      SET1(f) FMA(a, b, c) SUM(v)   a*b + c;  the sum of the lanes
      ADD_PRODUCT(sum, a, b)        sum = FMA(a, b, sum); defined where GCC, left to itself, moves the sums of
-                                   two steps from register to register
+                                   two steps from register to register, or loads b for each sum anew
      MAX(a, b) MIN(a, b)           b where either is NaN;  MAX_NAN(a, b): NaN where either is
      IF_ABOVE(a, b, v)             v where a > b or either is NaN, else 0
      SCALE(v, t)                   v times 2^i, i being the low bits of t's representation
@@ -4071,6 +4071,13 @@ CNN__LOOPS static void cnn__pack_row(const cnn__conv *v, const float *src, int s
     }
 }
 
+/* n floats on their way to the cache. (Inline, as is every function that only fetches: GCC drops calls of what has
+   no effects.) */
+CNN__INLINE void cnn__fetch(const float *x, size_t n) {
+    for (size_t i = 0; i < n; i += CNN__ALIGN / sizeof(float))
+        CNN__PREFETCH(x + i);
+}
+
 /* Whether a kernel reads phase r. */
 static int cnn__phase_read(int r, int stride, int kernel, int dilation) {
     for (int e = 0; e < kernel && e < stride; e++)
@@ -4079,14 +4086,15 @@ static int cnn__phase_read(int r, int stride, int kernel, int dilation) {
     return 0;
 }
 
-/* On their way to the cache: the rows of a plane that a strip reads. The next plane is another page, where
-   processors that fetch ahead begin anew. */
+/* The rows of a plane that a strip reads. The next plane is another page, where processors that fetch ahead begin
+   anew. */
 CNN__INLINE void cnn__fetch_plane(const cnn__conv *v, const float *x, int row0) {
     for (int r = 0, first = 0, end = 0; r < v->sh; r++) {
         cnn__inside(r, v->sh, v->pt, v->h, row0 + v->rows, &first, &end);
-        for (int i = cnn__max(first, row0); i < end && cnn__phase_read(r, v->sh, v->kh, v->dh); i++)
-            for (int j = 0; j < v->w; j += (int)(CNN__ALIGN / sizeof(float)))
-                CNN__PREFETCH(x + ((ptrdiff_t)i * v->sh + r - v->pt) * v->w + j);
+        if (!cnn__phase_read(r, v->sh, v->kh, v->dh))
+            continue;
+        for (int i = cnn__max(first, row0); i < end; i++)
+            cnn__fetch(x + ((ptrdiff_t)i * v->sh + r - v->pt) * v->w, (size_t)v->w);
     }
 }
 
@@ -4258,48 +4266,34 @@ static void cnn__unpack(const cnn__conv *v, const cnn__kernels *k, const float *
             }
 }
 
-/* to[j][i] = row i[j] of 4x4 floats; rows of `to` at this pitch. */
-CNN__INLINE void cnn__transpose4_rows(const float *row0, const float *row1, const float *row2,
-                                      const float *row3, float *to, size_t pitch) {
+/* to[j][i] = row i[j] of 4x4 floats, or added to it; rows of `to` at this pitch. */
+CNN__INLINE void cnn__transpose4_rows(const float *const *row, size_t at, float *to, size_t pitch,
+                                      const int add) {
+    const float *const row0 = row[0] + at, *const row1 = row[1] + at;
+    const float *const row2 = row[2] + at, *const row3 = row[3] + at;
 #if CNN__X86
     __m128 a = _mm_loadu_ps(row0), b = _mm_loadu_ps(row1), c = _mm_loadu_ps(row2), d = _mm_loadu_ps(row3);
     _MM_TRANSPOSE4_PS(a, b, c, d);
-    _mm_storeu_ps(to, a);
-    _mm_storeu_ps(to + pitch, b);
-    _mm_storeu_ps(to + 2 * pitch, c);
-    _mm_storeu_ps(to + 3 * pitch, d);
+    _mm_storeu_ps(to, add ? _mm_add_ps(_mm_loadu_ps(to), a) : a);
+    to += pitch;
+    _mm_storeu_ps(to, add ? _mm_add_ps(_mm_loadu_ps(to), b) : b);
+    to += pitch;
+    _mm_storeu_ps(to, add ? _mm_add_ps(_mm_loadu_ps(to), c) : c);
+    to += pitch;
+    _mm_storeu_ps(to, add ? _mm_add_ps(_mm_loadu_ps(to), d) : d);
 #else
     for (size_t j = 0; j < 4; j++, to += pitch) {
-        to[0] = row0[j];
-        to[1] = row1[j];
-        to[2] = row2[j];
-        to[3] = row3[j];
+        to[0] = add ? to[0] + row0[j] : row0[j];
+        to[1] = add ? to[1] + row1[j] : row1[j];
+        to[2] = add ? to[2] + row2[j] : row2[j];
+        to[3] = add ? to[3] + row3[j] : row3[j];
     }
 #endif
 }
 
 CNN__INLINE void cnn__transpose4(const float *from, size_t from_pitch, float *to, size_t to_pitch) {
-    cnn__transpose4_rows(from, from + from_pitch, from + 2 * from_pitch, from + 3 * from_pitch, to, to_pitch);
-}
-
-/* to[j][i] += row i[j] of 4x4 floats. */
-CNN__INLINE void cnn__add_transpose4(const float *row0, const float *row1, const float *row2,
-                                     const float *row3, float *to, size_t pitch) {
-#if CNN__X86
-    __m128 a = _mm_loadu_ps(row0), b = _mm_loadu_ps(row1), c = _mm_loadu_ps(row2), d = _mm_loadu_ps(row3);
-    _MM_TRANSPOSE4_PS(a, b, c, d);
-    _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), a));
-    _mm_storeu_ps(to + pitch, _mm_add_ps(_mm_loadu_ps(to + pitch), b));
-    _mm_storeu_ps(to + 2 * pitch, _mm_add_ps(_mm_loadu_ps(to + 2 * pitch), c));
-    _mm_storeu_ps(to + 3 * pitch, _mm_add_ps(_mm_loadu_ps(to + 3 * pitch), d));
-#else
-    for (size_t j = 0; j < 4; j++, to += pitch) {
-        to[0] += row0[j];
-        to[1] += row1[j];
-        to[2] += row2[j];
-        to[3] += row3[j];
-    }
-#endif
+    const float *const row[4] = {from, from + from_pitch, from + 2 * from_pitch, from + 3 * from_pitch};
+    cnn__transpose4_rows(row, 0, to, to_pitch, 0);
 }
 
 /* to[j][i] = row i[j] of 2x4 floats. */
@@ -4351,8 +4345,7 @@ CNN__LOOPS static void cnn__block_from_rows(const float *const *row, size_t f, i
         end = i + 16 < whole ? i + 16 : whole;
         for (int s = 0; s < done; s += 4)
             for (size_t j = i; j < end; j += 4)
-                cnn__transpose4_rows(row[s] + j, row[s + 1] + j, row[s + 2] + j, row[s + 3] + j,
-                                     block + j * CNN__LANES + (size_t)s, CNN__LANES);
+                cnn__transpose4_rows(row + s, j, block + j * CNN__LANES + (size_t)s, CNN__LANES, 0);
     }
     for (int s = 0; s < CNN__LANES; s++)
         for (size_t i = s < done ? whole : 0; i < f; i++)
@@ -4900,14 +4893,7 @@ CNN__LOOPS static void cnn__dx_panel(const cnn__conv *v, const float *weight, in
         }
 }
 
-/* On their way to the cache: n weights of each of some outputs, which lie in a page each. (Inline, as is every
-   function that only fetches: GCC drops calls of what has no effects.) */
-CNN__INLINE void cnn__fetch_weights(const float *weight, size_t pitch, int n, int outputs) {
-    for (int o = 0; o < outputs; o++, weight += pitch)
-        for (int i = 0; i < n; i += CNN__ALIGN / (int)sizeof(float))
-            CNN__PREFETCH(weight + i);
-}
-
+/* Panels a few outputs at a time, of which the next are fetched meanwhile: each lies in a page of its own. */
 static void cnn__conv_dx_panels_task(void *context, int task, int thread) {
     const cnn__conv_call *a = (const cnn__conv_call *)context;
     const cnn__conv *v = a->v;
@@ -4926,9 +4912,10 @@ static void cnn__conv_dx_panels_task(void *context, int task, int thread) {
         mr = cnn__panel_rows(a->k->panel, c1 - c);
         for (int o = 0, end = 0; i % a->slices == slice && o < v->o; o = end) {
             end = cnn__min(o + CNN__LANES, v->o);
-            if (v->steps >= CNN__PAGE_FLOATS)
-                cnn__fetch_weights(weight + (size_t)end * (size_t)v->steps + (size_t)(c * window),
-                                   (size_t)v->steps, mr * window, cnn__min(CNN__LANES, v->o - end));
+            for (int next = end; v->steps >= CNN__PAGE_FLOATS && next < cnn__min(end + CNN__LANES, v->o);
+                 next++)
+                cnn__fetch(weight + (size_t)next * (size_t)v->steps + (size_t)(c * window),
+                           (size_t)(mr * window));
             cnn__dx_panel(v, weight, c, mr, o, end, to);
         }
     }
@@ -4963,14 +4950,17 @@ static void cnn__conv_dx_task(void *context, int task, int thread) {
     const int zeros = v->mode == CNN_PAD_ZEROS; /* of other padding all is needed, to be added up */
     const int i0 = zeros ? (h0 + v->pt) / v->sh : 0;
     const int i1 = zeros ? cnn__min(cnn__ceil_div(h1 + v->pt, v->sh), v->rows) : v->rows;
-    const float *own = a->dy + (size_t)unit * (size_t)v->o * (size_t)v->oh * (size_t)v->ow, *dy = own;
+    const float *dy = a->dy + (size_t)unit * (size_t)v->o * (size_t)v->oh * (size_t)v->ow;
+    int begin = 0; /* the row of the phases that dy, or its packed rows, begin with */
     int have = 0;
     float *room = cnn__conv_scratch(a, thread, (int64_t)unit * a->strips + strip + 1, &have);
     float *packed = v->direct ? dx + (size_t)c0 * image : room + cnn__padded((size_t)v->o * a->dy_plane);
-    if (!cnn__dy_direct(v))
-        dy = room - (ptrdiff_t)i0 * v->wq;
-    if (!cnn__dy_direct(v) && !have)
-        cnn__pad_dy(a, own, i0, i1, room);
+    if (!cnn__dy_direct(v)) {
+        if (!have)
+            cnn__pad_dy(a, dy, i0, i1, room);
+        dy = room;
+        begin = i0;
+    }
     const float *panels = a->panels + (size_t)group * (size_t)v->o * (size_t)v->steps;
     cnn__product p;
     memset(&p, 0, sizeof p);
@@ -5001,7 +4991,7 @@ static void cnn__conv_dx_task(void *context, int task, int thread) {
                 p.steps = met ? met[i][1] * line : taps * v->o;
                 p.tap = back + p.first;
                 p.n = (size_t)(end - i - 1) * (size_t)v->wq + (size_t)right;
-                p.x = dy + (size_t)i * (size_t)v->wq;
+                p.x = dy + (size_t)(i - begin) * (size_t)v->wq;
                 p.y = packed + cnn__packed_row(v, r, i) + (size_t)s * (size_t)v->rows * (size_t)v->wq;
                 cnn__product_run(a->k, &p);
             }
@@ -5202,8 +5192,7 @@ CNN__LOOPS static void cnn__dw_add(const cnn__conv *v, const cnn__kernels *k, co
         for (int i = 0; i < some; i++)
             row[i] = sum + (size_t)((e + i) / columns) * apart + (size_t)((e + i) % columns * v->c);
         for (; some == 4 && c < whole; c += 4)
-            cnn__add_transpose4(row[0] + c, row[1] + c, row[2] + c, row[3] + c,
-                                dw + (size_t)c * (size_t)window + e, (size_t)window);
+            cnn__transpose4_rows(row, (size_t)c, dw + (size_t)c * (size_t)window + e, (size_t)window, 1);
         for (; c < v->c; c++)
             for (int i = 0; i < some; i++)
                 dw[(size_t)c * (size_t)window + (size_t)(e + i)] += row[i][c];
@@ -5612,6 +5601,7 @@ typedef struct cnn__wino {
     cnn__conv v;                            /* the image, padded to whole tiles; padding may be negative */
     int rows, steps, oh, ow, tiles, across; /* output channels, input channels, tiles of an image, in a row */
     int flip;                               /* dx: kernels turned around */
+    int kept;                               /* U of all channels, from run to run */
     size_t rs, ks;                          /* weight of (row, step) at row*rs + step*ks */
     int images, pieces; /* whole images in a run, if they are small; runs of such, or images */
     int run, row;     /* tiles in a run; floats of a channel of V, on to the end of the last image's vector */
@@ -5639,14 +5629,15 @@ typedef struct cnn__wino_call {
 
 /* The more tiles in a run, the fewer times weights are transformed, unless those of all channels are kept. */
 static void cnn__wino_cut(cnn__wino *w, int n, int groups, int threads) {
-    const int lanes = cnn__k()->lanes, kept = (int64_t)36 * w->steps * w->rows <= CNN__WINO_WEIGHTS;
-    const int most = kept ? cnn__clamp(w->tiles, 32, 96) : 208;
+    const int lanes = cnn__k()->lanes;
+    w->kept = (int64_t)36 * w->steps * w->rows <= CNN__WINO_WEIGHTS;
+    const int most = w->kept ? cnn__clamp(w->tiles, 32, 96) : 208;
     const int fit = cnn__clamp(CNN__WINO_INPUT / (36 * w->steps) / 16 * 16, 16, most);
     const int several = n > 1 && 2 * w->tiles <= fit;
     int runs = several ? 1 : cnn__ceil_div(w->tiles, fit);       /* of an image, */
     int pieces = several ? cnn__ceil_div(n, fit / w->tiles) : n; /* or images in so many */
     const int few = (int64_t)pieces * groups * runs < threads && (int64_t)n * w->tiles < 32 * threads;
-    w->part = kept && !few ? w->rows : cnn__conv_part(w->rows, threads);
+    w->part = w->kept && !few ? w->rows : cnn__conv_part(w->rows, threads);
     w->parts = cnn__ceil_div(w->rows, w->part);
     w->together = cnn__ceil_div(threads, w->parts);
     if (several)
@@ -5679,8 +5670,7 @@ CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows,
     cnn__wino_cut(w, n, v->groups, threads);
     /* One vector of tiles takes little longer than its weights' transform, which then writes to memory that stays
        in the second-level cache. */
-    const int kept = (int64_t)36 * steps * rows <= CNN__WINO_WEIGHTS;
-    const int floats = kept || w->run > CNN__LANES ? CNN__WINO_WEIGHTS : CNN__WINO_CACHED;
+    const int floats = w->kept || w->run > CNN__LANES ? CNN__WINO_WEIGHTS : CNN__WINO_CACHED;
     const int fits = floats / (36 * steps) / panel * panel;
     w->group = cnn__min(w->part, cnn__max(fits, 24));
     w->depth = cnn__ceil_div(steps, (int)(((int64_t)36 * w->group * steps - 1) / floats) + 1);
@@ -5776,8 +5766,8 @@ static void cnn__wino_inputs(const cnn__wino_call *a, int unit, int c0, int c1, 
         n = n + 1 == run.images ? 0 : n + 1;
         c += n == 0;
         x = cnn__wino_plane(a, &run, c, n);
-        for (size_t i = 0; w->runs == 1 && c < c1 && i < plane; i += CNN__ALIGN / sizeof(float))
-            CNN__PREFETCH(x + i); /* a plane is a new page, where processors begin anew to fetch ahead */
+        if (w->runs == 1 && c < c1)
+            cnn__fetch(x, plane);
         cnn__repack(&w->v, now, 0, 1, 4 * first, image);
         for (int i = 0; i < 4 * lines + 2; i++)
             a->k->wino_phases(image + (size_t)i * (size_t)w->v.wq, w->across,
@@ -5800,9 +5790,8 @@ static void cnn__wino_outputs(const cnn__wino_call *a, const float *m, int t0, i
     for (int t = t0, n = 0; t < t1; t += n) {
         float *at = y + (size_t)(4 * i) * pitch + (size_t)(4 * j);
         n = cnn__min(lanes, t1 - t);
-        for (int r = 0; r < 4; r++)
-            for (int s = 0; s < 4 * n; s += CNN__ALIGN / (int)sizeof(float))
-                CNN__PREFETCH(at + next + (size_t)r * pitch + s);
+        for (int r = 0; r < 4 && 4 * i + r < w->oh; r++)
+            cnn__fetch(at + next + (size_t)r * pitch, (size_t)(4 * n));
         const int whole = n == lanes && 4 * (j + n) <= w->ow && 4 * i + 4 <= w->oh;
         a->k->wino_output(m + (t - t0), w->m_pitch, bias, whole ? at : tiles,
                           whole ? pitch : (size_t)(4 * lanes));
