@@ -5750,7 +5750,6 @@ static void cnn__wino_inputs(const cnn__wino_call *a, int unit, int c0, int c1, 
     const cnn__wino *w = a->w;
     const cnn__wino_range run = cnn__wino_range_of(w, a->n, unit);
     const int lanes = a->k->lanes, first = run.t0 / w->across, lines = (run.t1 - 1) / w->across - first + 1;
-    const size_t plane = (size_t)w->v.h * (size_t)w->v.w;
     float *image = cnn__wino_scratch(a, thread) + 36 * (w->u_pitch + w->m_pitch);
     float *phases = image + cnn__padded((size_t)w->v.plane);
     ptrdiff_t row[6], column[6];
@@ -5766,13 +5765,15 @@ static void cnn__wino_inputs(const cnn__wino_call *a, int unit, int c0, int c1, 
         n = n + 1 == run.images ? 0 : n + 1;
         c += n == 0;
         x = cnn__wino_plane(a, &run, c, n);
-        if (w->runs == 1 && c < c1)
-            cnn__fetch(x, plane);
         cnn__repack(&w->v, now, 0, 1, 4 * first, image);
-        for (int i = 0; i < 4 * lines + 2; i++)
+        for (int i = 0; i < 4 * lines + 2; i++) {
+            if (w->runs == 1 && c < c1 &&
+                i < w->v.h) /* a row at a time: all at once hold up what else is read */
+                cnn__fetch(x + (size_t)i * (size_t)w->v.w, (size_t)w->v.w);
             a->k->wino_phases(image + (size_t)i * (size_t)w->v.wq, w->across,
                               phases + (size_t)(i % 4 * 6) * (size_t)w->phase + (size_t)(i / 4 * w->across),
                               (size_t)w->phase);
+        }
         for (int t = run.t0; t < run.t1; t += lanes)
             a->k->wino_input(phases + (t - first * w->across), row, column, v + (t - run.t0), w->v_pitch);
     }
