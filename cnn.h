@@ -616,6 +616,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__GATHER_STEPS   160   /* steps of it at a time: 30 KiB of the first-level cache */
 #define CNN__GATHER_ROWS    32    /* rows from which that pays */
 #define CNN__WINO_INPUT     2000000 /* transformed inputs in a run of tiles, floats */
+#define CNN__WINO_RUN       208     /* tiles in a run at most */
 #define CNN__WINO_WEIGHTS   450000  /* transformed weights at a time, floats */
 #define CNN__KEPT_CHANNELS  1024    /* of both sides together, whose weights a network keeps transformed */
 #define CNN__WINO_CACHED    150000  /* transformed gradients of weights that stay in the cache, floats */
@@ -1265,10 +1266,10 @@ typedef struct cnn__kernels {
                        size_t pitch);
     void (*wino_weight)(const float *g, const ptrdiff_t *at, int period, ptrdiff_t next, int n, int flip,
                         float *to, size_t pitch);
-    void (*wino_output)(const float *m, size_t pitch, float bias, float *to, size_t to_pitch);
+    void (*wino_tiles)(const float *x, size_t row, const ptrdiff_t *at, int whole, float *to, size_t pitch);
+    void (*wino_output)(const float *m, size_t pitch, float bias, float *const *to, const size_t *row);
     void (*wino_cells)(const float *m, size_t pitch, float bias, int rows, int columns, float *to,
                        size_t to_pitch);
-    void (*wino_phases)(const float *row, int n, float *to, size_t phase);
     void (*wino_gradient)(const float *dy, const ptrdiff_t *row, const ptrdiff_t *column, float *to,
                           size_t pitch);
     void (*wino_kernel)(const float *m, size_t pitch, float *to);
@@ -2137,24 +2138,67 @@ CNN__INLINE void CNN__FN(cnn__wino_weight1)(CNN__VEC g0, CNN__VEC g1, CNN__VEC g
     t[5] = g2;
 }
 
-/* to[i]: element i of each of V rows of four floats, which begin at p + at[lane]. */
-CNN__INLINE void CNN__FN(cnn__wino_rows)(const float *p, const ptrdiff_t *at, CNN__VEC *to) {
-    const CNN__VEC a = CNN__QUADS(p, at), b = CNN__QUADS(p, at + 1);
-    const CNN__VEC c = CNN__QUADS(p, at + 2), d = CNN__QUADS(p, at + 3);
-    const CNN__VEC even[2] = {CNN__QUADS_LOW(a, c), CNN__QUADS_HIGH(a, c)};
-    const CNN__VEC odd[2] = {CNN__QUADS_LOW(b, d), CNN__QUADS_HIGH(b, d)};
+/* Element b of quad q of v[a] becomes element a of quad q of to[b]. */
+CNN__INLINE void CNN__FN(cnn__quads)(const CNN__VEC *v, CNN__VEC *to) {
+    const CNN__VEC even[2] = {CNN__QUADS_LOW(v[0], v[2]), CNN__QUADS_HIGH(v[0], v[2])};
+    const CNN__VEC odd[2] = {CNN__QUADS_LOW(v[1], v[3]), CNN__QUADS_HIGH(v[1], v[3])};
     to[0] = CNN__QUADS_LOW(even[0], odd[0]);
     to[1] = CNN__QUADS_HIGH(even[0], odd[0]);
     to[2] = CNN__QUADS_LOW(even[1], odd[1]);
     to[3] = CNN__QUADS_HIGH(even[1], odd[1]);
 }
 
+/* to[i]: element i of each of V rows of four floats, which begin at p + at[lane]; `whole` where those of lanes i,
+   i + 4, i + 8, ... follow one another. */
+CNN__INLINE void CNN__FN(cnn__wino_rows)(const float *p, const ptrdiff_t *at, const int whole, CNN__VEC *to) {
+    CNN__VEC v[4];
+    CNN__UNROLL
+    for (int i = 0; i < 4; i++)
+        v[i] = whole ? CNN__LOAD(p + at[i]) : CNN__QUADS(p, at + i);
+    CNN__FN(cnn__quads)(v, to);
+}
+
+/* V tiles, lane by lane, of a padded image with rows of so many floats, which begin at x + at[lane].
+   to[(a*6 + b)*pitch + lane]. */
+CNN__INLINE void CNN__FN(cnn__wino_image)(const float *x, size_t row, const ptrdiff_t *at, const int whole,
+                                          float *to, size_t pitch) {
+    CNN__VEC t[36], d[8];
+    CNN__PASS_UNROLL
+    for (int a = 0; a < 6; a++, x += row) {
+        CNN__FN(cnn__wino_rows)(x, at, whole, d);
+        CNN__FN(cnn__wino_rows)(x + 4, at, whole, d + 4);
+        CNN__FN(cnn__wino_input1)(d, 1, t + a * 6);
+    }
+    CNN__PASS_UNROLL
+    for (int b = 0; b < 6; b++) {
+        CNN__FN(cnn__wino_input1)(t + b, 6, d);
+        CNN__UNROLL
+        for (int a = 0; a < 6; a++)
+            CNN__STORE(to + (size_t)(a * 6 + b) * pitch, d[a]);
+    }
+}
+
+CNN__OUTLINE CNN__STRIDED static void CNN__FN(cnn__wino_near)(const float *x, size_t row, const ptrdiff_t *at,
+                                                              float *to, size_t pitch) {
+    CNN__FN(cnn__wino_image)(x, row, at, 1, to, pitch);
+}
+
+CNN__OUTLINE CNN__STRIDED static void CNN__FN(cnn__wino_apart)(const float *x, size_t row,
+                                                               const ptrdiff_t *at, float *to, size_t pitch) {
+    CNN__FN(cnn__wino_image)(x, row, at, 0, to, pitch);
+}
+
+static void CNN__FN(cnn__wino_tiles)(const float *x, size_t row, const ptrdiff_t *at, int whole, float *to,
+                                     size_t pitch) {
+    (whole ? CNN__FN(cnn__wino_near) : CNN__FN(cnn__wino_apart))(x, row, at, to, pitch);
+}
+
 CNN__INLINE void CNN__FN(cnn__wino_kernels)(const float *g, const ptrdiff_t *at, const int flip, float *to,
                                             size_t pitch) {
     CNN__VEC d[9], last[4], t[18];
-    CNN__FN(cnn__wino_rows)(g, at, d);
-    CNN__FN(cnn__wino_rows)(g + 4, at, d + 4);
-    CNN__FN(cnn__wino_rows)(g + 5, at, last);
+    CNN__FN(cnn__wino_rows)(g, at, 0, d);
+    CNN__FN(cnn__wino_rows)(g + 4, at, 0, d + 4);
+    CNN__FN(cnn__wino_rows)(g + 5, at, 0, last);
     d[8] = last[3];
     CNN__UNROLL
     for (int b = 0; b < 3; b++)
@@ -2245,47 +2289,24 @@ CNN__STRIDED static void CNN__FN(cnn__wino_cells)(const float *m, size_t pitch, 
     }
 }
 
-/* V tiles from m[(a*6 + b)*pitch]; their rows a side by side to to[a*to_pitch + 4*tile + b]. */
-CNN__STRIDED static void CNN__FN(cnn__wino_output)(const float *m, size_t pitch, float bias, float *to,
-                                                   size_t to_pitch) {
+/* V tiles from m[(a*6 + b)*pitch]; their rows a, of those that are lane i of their quads side by side, to
+   to[i] + a*row[i]. */
+CNN__STRIDED static void CNN__FN(cnn__wino_output)(const float *m, size_t pitch, float bias, float *const *to,
+                                                   const size_t *row) {
     CNN__VEC t[24];
     const CNN__VEC add = CNN__SET1(bias);
     CNN__FN(cnn__wino_output_columns)(m, pitch, t);
     CNN__UNROLL
-    for (int a = 0; a < 4; a++) {
-        CNN__VEC d[4];
+    for (size_t a = 0; a < 4; a++) {
+        CNN__VEC d[4], r[4];
         CNN__FN(cnn__wino_output1)(t + a, 4, d);
         CNN__UNROLL
         for (int b = 0; b < 4; b++)
             d[b] = d[b] + add;
-        const CNN__VEC even[2] = {CNN__ZIP_LOW(d[0], d[2]), CNN__ZIP_HIGH(d[0], d[2])};
-        const CNN__VEC odd[2] = {CNN__ZIP_LOW(d[1], d[3]), CNN__ZIP_HIGH(d[1], d[3])};
+        CNN__FN(cnn__quads)(d, r);
         CNN__UNROLL
-        for (int b = 0; b < 2; b++) {
-            CNN__STORE(to + 2 * b * CNN__V, CNN__ZIP_LOW(even[b], odd[b]));
-            CNN__STORE(to + (2 * b + 1) * CNN__V, CNN__ZIP_HIGH(even[b], odd[b]));
-        }
-        to += to_pitch;
-    }
-}
-
-/* The pixels of a row that tiles share, 4 each and 2 of the next tile's, to their 6 phases. Reads and writes on
-   to the end of the last vector. */
-static void CNN__FN(cnn__wino_phases)(const float *row, int n, float *to, size_t phase) {
-    for (int j = 0; j < n; j += CNN__V, row += 4 * CNN__V, to += CNN__V) {
-        CNN__UNROLL
-        for (int b = 0; b < 8; b += 4) {
-            const CNN__VEC u = CNN__LOAD(row + b), v = CNN__LOAD(row + b + CNN__V);
-            const CNN__VEC s = CNN__LOAD(row + b + 2 * CNN__V), t = CNN__LOAD(row + b + 3 * CNN__V);
-            const CNN__VEC even[2] = {CNN__EVEN(u, v), CNN__EVEN(s, t)};
-            const CNN__VEC odd[2] = {CNN__ODD(u, v), CNN__ODD(s, t)};
-            CNN__STORE(to + (size_t)b * phase, CNN__EVEN(even[0], even[1]));
-            CNN__STORE(to + (size_t)(b + 1) * phase, CNN__EVEN(odd[0], odd[1]));
-            if (b == 0) {
-                CNN__STORE(to + 2 * phase, CNN__ODD(even[0], even[1]));
-                CNN__STORE(to + 3 * phase, CNN__ODD(odd[0], odd[1]));
-            }
-        }
+        for (int i = 0; i < 4; i++)
+            CNN__STORE(to[i] + a * row[i], r[i]);
     }
 }
 
@@ -3055,9 +3076,9 @@ static const cnn__kernels CNN__FN(cnn__kernels) = {CNN__NAME,
                                                    CNN__FN(cnn__tile_sizes),
                                                    CNN__UNLESS_LEAN(cnn__wino_input),
                                                    CNN__UNLESS_LEAN(cnn__wino_weight),
+                                                   CNN__UNLESS_LEAN(cnn__wino_tiles),
                                                    CNN__UNLESS_LEAN(cnn__wino_output),
                                                    CNN__UNLESS_LEAN(cnn__wino_cells),
-                                                   CNN__UNLESS_LEAN(cnn__wino_phases),
                                                    CNN__UNLESS_LEAN(cnn__wino_gradient),
                                                    CNN__UNLESS_LEAN(cnn__wino_kernel),
                                                    CNN__OWN(cnn__tile_call),
@@ -5294,15 +5315,17 @@ CNN__COLD static cnn_status cnn__conv_too_many(const char *where, const cnn__con
 }
 
 /* Strips, so many that there is work for all threads. Images too small for that are cut by channels, `unit` of
-   which stay together. */
+   which stay together, and so are those that have fewer floats than their weights: a thread then packs and reads
+   weights of its own, and none that another core has packed. */
 static void cnn__conv_cut(cnn__conv_call *a, int threads, int unit) {
     cnn__conv *v = a->v;
     const int64_t units = (int64_t)a->n * v->groups;
     int strips = v->direct ? 1 : cnn__ceil_div(v->oh, cnn__packed_rows(v));
     a->parts = 1;
     if (units * strips < threads) {
-        const int wanted = (int)((threads + units - 1) / units);
-        if (v->oh >= wanted && v->oh / wanted * v->ow >= CNN__STRIP_COLUMNS)
+        const int wanted = (int)((threads + units - 1) / units), enough = v->o / unit / wanted > 1;
+        const int heavy = (double)v->o * v->steps > (double)v->c * v->h * v->w;
+        if (v->oh >= wanted && v->oh / wanted * v->ow >= CNN__STRIP_COLUMNS && !(heavy && enough))
             strips = cnn__max(strips, wanted);
         else
             a->parts = wanted;
@@ -5593,8 +5616,9 @@ CNN__COLD static cnn_status cnn__depthwise_run(const char *where, cnn__conv_call
    their weights transformed to panels U[element], the 36 products M[element] = U[element] V[element], and M
    transformed back. One element of V, U and M after the other passes through the second-level cache; where U
    of all channels is small, it is kept from run to run. The elements lie a cache line further apart than their
-   size, lest all fall into the same sets of the cache. A thread takes runs by itself where U is kept; elsewhere
-   threads share a run, whose inputs each transforms some of, and whose outputs they then share.
+   size, lest all fall into the same sets of the cache. Where U is not kept, or runs are few, threads share a
+   run's outputs. Each then has a V of its own: it is cheap to make beside being read from where another core
+   made it, once for each of the groups of outputs.
 
    What the transforms' factors cost in accuracy: see cnn_conv2d_forward. */
 typedef struct cnn__wino {
@@ -5604,12 +5628,11 @@ typedef struct cnn__wino {
     int kept;                               /* U of all channels, from run to run */
     size_t rs, ks;                          /* weight of (row, step) at row*rs + step*ks */
     int images, pieces; /* whole images in a run, if they are small; runs of such, or images */
-    int run, row;     /* tiles in a run; floats of a channel of V, on to the end of the last image's vector */
-    int group, depth; /* output channels at a time, and input channels of their weights */
-    int lines, phase; /* rows of tiles of an image in a run; floats of a phase */
-    int runs;         /* of an image */
-    int part, parts;  /* output channels of a thread, and threads, that share a run; */
-    int together;     /* so many runs at a time */
+    int run;            /* tiles in a run, to a multiple of vectors */
+    int group, depth;   /* output channels at a time, and input channels of their weights */
+    int whole;          /* a quarter of a vector of tiles always lies in one row of them */
+    int runs;           /* of an image */
+    int part, parts;    /* output channels of a task, and tasks of a run */
     size_t u_pitch, v_pitch, m_pitch;
 } cnn__wino;
 
@@ -5623,15 +5646,13 @@ typedef struct cnn__wino_call {
     size_t x_unit, y_unit, weight_group;
     char *scratch;
     size_t stride;
-    float *inputs; /* V of the runs at hand, from the first-th on */
-    int first;
 } cnn__wino_call;
 
 /* The more tiles in a run, the fewer times weights are transformed, unless those of all channels are kept. */
 static void cnn__wino_cut(cnn__wino *w, int n, int groups, int threads) {
     const int lanes = cnn__k()->lanes;
     w->kept = (int64_t)36 * w->steps * w->rows <= CNN__WINO_WEIGHTS;
-    const int most = w->kept ? cnn__clamp(w->tiles, 32, 96) : 208;
+    const int most = w->kept ? cnn__clamp(w->tiles, 32, 96) : CNN__WINO_RUN;
     const int fit = cnn__clamp(CNN__WINO_INPUT / (36 * w->steps) / 16 * 16, 16, most);
     const int several = n > 1 && 2 * w->tiles <= fit;
     int runs = several ? 1 : cnn__ceil_div(w->tiles, fit);       /* of an image, */
@@ -5639,20 +5660,18 @@ static void cnn__wino_cut(cnn__wino *w, int n, int groups, int threads) {
     const int few = (int64_t)pieces * groups * runs < threads && (int64_t)n * w->tiles < 32 * threads;
     w->part = w->kept && !few ? w->rows : cnn__conv_part(w->rows, threads);
     w->parts = cnn__ceil_div(w->rows, w->part);
-    w->together = cnn__ceil_div(threads, w->parts);
+    const int together = cnn__ceil_div(threads, w->parts); /* runs that threads are at */
     if (several)
-        pieces = cnn__even_pieces(cnn__clamp(cnn__ceil_div(w->together, groups), pieces, n), groups,
-                                  w->together, n);
+        pieces =
+            cnn__even_pieces(cnn__clamp(cnn__ceil_div(together, groups), pieces, n), groups, together, n);
     else {
         const int64_t units = (int64_t)n * groups;
-        const int wanted = (int)(units < w->together ? (w->together + units - 1) / units : 1);
-        runs = cnn__even_pieces(cnn__max(runs, wanted), units, w->together, w->tiles / 16);
+        const int wanted = (int)(units < together ? (together + units - 1) / units : 1);
+        runs = cnn__even_pieces(cnn__max(runs, wanted), units, together, w->tiles / 16);
     }
     w->images = cnn__ceil_div(n, pieces);
     w->pieces = cnn__ceil_div(n, w->images);
     w->run = cnn__ceil_div(cnn__ceil_div(w->tiles, runs) * w->images, lanes) * lanes;
-    const int last = cnn__ceil_div(cnn__min(w->tiles, w->run), lanes) * lanes;
-    w->row = cnn__max(w->run, (w->images - 1) * w->tiles + last);
     w->runs = cnn__ceil_div(w->tiles, w->run);
 }
 
@@ -5674,8 +5693,9 @@ CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows,
     const int fits = floats / (36 * steps) / panel * panel;
     w->group = cnn__min(w->part, cnn__max(fits, 24));
     w->depth = cnn__ceil_div(steps, (int)(((int64_t)36 * w->group * steps - 1) / floats) + 1);
-    w->v_pitch = (size_t)steps * (size_t)w->row + 16;
-    w->u_pitch = (size_t)w->group * (size_t)w->depth + 16;
+    w->depth = cnn__min(cnn__ceil_div(w->depth, CNN__LANES) * CNN__LANES, steps);
+    w->v_pitch = (size_t)steps * (size_t)w->run + 16;
+    w->u_pitch = cnn__padded((size_t)w->group * (size_t)w->depth) + 16;
     w->m_pitch = (size_t)w->group * (size_t)w->run + 16;
     cnn__conv *p = &w->v;
     p->c = p->cell = p->sh = p->sw = 1;
@@ -5686,18 +5706,15 @@ CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows,
     p->mode = v->mode;
     p->hp = p->hq = cnn__ceil_div(oh, 4) * 4 + 2;
     p->wp = w->across * 4 + 2;
-    p->wq = p->x_pitch =
-        cnn__ceil_div(w->across, lanes) * lanes * 4 + 4; /* on to the end of the last vector */
+    p->wq = p->x_pitch = p->wp + 2;             /* a tile's last two pixels are read as four */
     const int own = cnn__min(w->run, w->tiles); /* tiles of an image, in up to so many rows of them: */
-    w->lines = (own + w->across - 2) / w->across + 1;
-    p->rows = 4 * w->lines + 2;
+    p->rows = 4 * cnn__min((own + w->across - 2) / w->across + 1, w->tiles / w->across) + 2;
     p->plane = p->rows * p->wq;
-    w->phase = (w->lines + 1) * w->across + lanes - 1;
+    w->whole = w->across % (lanes / 4) == 0;
 }
 
 static size_t cnn__wino_floats(const cnn__wino *w) {
-    return cnn__padded((size_t)w->v.plane) + cnn__padded(24 * (size_t)w->phase + 16) +
-           36 * (w->u_pitch + w->m_pitch);
+    return 36 * (w->u_pitch + w->m_pitch + w->v_pitch) + (size_t)w->v.plane * (size_t)w->images;
 }
 
 /* U of output channels m0 to m1 - 1 and steps k0 to k1 - 1, as panels. */
@@ -5716,25 +5733,55 @@ static void cnn__wino_weights(const cnn__wino *w, const cnn__kernels *k, const f
     }
 }
 
-/* A run: tiles t0 to t1 - 1 of some images, of one group. */
+/* Tiles of a run that lie in a row of them, and in a quarter of a vector. */
+typedef struct cnn__wino_piece {
+    int tile;          /* the first, counted from the run's first */
+    int whole;         /* it is a quarter of a vector, and all of it lies on the image */
+    int columns, rows; /* outputs */
+    ptrdiff_t at;      /* the first of them from that of the channel */
+    ptrdiff_t from;    /* a share of the channel, of `fetch` floats, to be fetched before it is written */
+    int fetch;
+} cnn__wino_piece;
+
+/* A run: tiles t0 to t1 - 1 of some images, of one group. A vector's tiles are four stretches of reading order,
+   of which quad q of the vector holds the q-th each: what quads four wide hold of a stretch lies side by side. */
 typedef struct cnn__wino_range {
     int group, image0, images, t0, t1;
+    int first, n, pieces; /* the first row of tiles; of all images, tiles and pieces */
+    ptrdiff_t
+        lane[CNN__WINO_RUN]; /* where each lane's tile lies in the padded images; beyond the last, any */
+    cnn__wino_piece piece[CNN__WINO_RUN];
 } cnn__wino_range;
 
-static cnn__wino_range cnn__wino_range_of(const cnn__wino *w, int n, int unit) {
-    cnn__wino_range r;
-    const int piece = unit / w->runs;
-    r.group = piece / w->pieces;
-    r.image0 = piece % w->pieces * w->images;
-    r.images = cnn__min(w->images, n - r.image0);
-    r.t0 = unit % w->runs * w->run;
-    r.t1 = cnn__min(r.t0 + w->run, w->tiles);
-    return r;
-}
-
-/* A thread's: U, then M, then an image and its phases. */
-static float *cnn__wino_scratch(const cnn__wino_call *a, int thread) {
-    return (float *)(void *)(a->scratch + (size_t)thread * a->stride + CNN__ALIGN);
+static void cnn__wino_range_of(const cnn__wino_call *a, int unit, cnn__wino_range *run) {
+    const cnn__wino *w = a->w;
+    const int lanes = a->k->lanes, quads = lanes / 4, piece = unit / w->runs, all = w->oh * w->ow;
+    memset(run->lane, 0, (size_t)w->run * sizeof *run->lane);
+    run->pieces = 0;
+    run->group = piece / w->pieces;
+    run->image0 = piece % w->pieces * w->images;
+    run->images = cnn__min(w->images, a->n - run->image0);
+    run->t0 = unit % w->runs * w->run;
+    run->t1 = cnn__min(run->t0 + w->run, w->tiles);
+    run->first = run->t0 / w->across;
+    run->n = (run->images - 1) * w->tiles + run->t1 - run->t0;
+    for (int t = 0, n = 0; t < run->n; t += n) {
+        const int image = (run->t0 + t) / w->tiles, tile = (run->t0 + t) % w->tiles;
+        const int i = tile / w->across, j = tile % w->across;
+        n = cnn__min(cnn__min(quads - t % quads, w->across - j), run->n - t);
+        for (int q = 0; q < n; q++)
+            run->lane[t / lanes * lanes + (t + q) % quads * 4 + t % lanes / quads] =
+                (ptrdiff_t)image * w->v.plane + (ptrdiff_t)(i - run->first) * 4 * w->v.wq + (j + q) * 4;
+        cnn__wino_piece *p = &run->piece[run->pieces++];
+        const ptrdiff_t start = (ptrdiff_t)((size_t)(image * a->groups) * a->y_unit);
+        p->tile = t;
+        p->columns = cnn__min(4 * n, w->ow - 4 * j);
+        p->rows = cnn__min(4, w->oh - 4 * i);
+        p->whole = n == quads && p->columns == 4 * n && p->rows == 4;
+        p->at = start + (ptrdiff_t)(4 * i) * w->ow + 4 * j;
+        p->from = start + 16 * tile;
+        p->fetch = cnn__clamp(all - 16 * tile, 0, 16 * n);
+    }
 }
 
 static const float *cnn__wino_plane(const cnn__wino_call *a, const cnn__wino_range *run, int c, int n) {
@@ -5742,71 +5789,69 @@ static const float *cnn__wino_plane(const cnn__wino_call *a, const cnn__wino_ran
     return a->x + unit * a->x_unit + (size_t)c * (size_t)a->w->v.h * (size_t)a->w->v.w;
 }
 
-/* V of a unit, of channels c0 to c1 - 1. The padded rows that its tiles need are split into 4x6 phases: pixel
-   (r, s) of a tile's 6x6 lies in phase (r % 4, s), row r / 4 below the tile's own, at the tile's place in reading
-   order. So a vector holds as many tiles as it has lanes, however few there are in a row. What the last one of an
-   image holds beyond them is overwritten by the next image, or not looked at. */
-static void cnn__wino_inputs(const cnn__wino_call *a, int unit, int c0, int c1, int thread, float *to) {
-    const cnn__wino *w = a->w;
-    const cnn__wino_range run = cnn__wino_range_of(w, a->n, unit);
-    const int lanes = a->k->lanes, first = run.t0 / w->across, lines = (run.t1 - 1) / w->across - first + 1;
-    float *image = cnn__wino_scratch(a, thread) + 36 * (w->u_pitch + w->m_pitch);
-    float *phases = image + cnn__padded((size_t)w->v.plane);
-    ptrdiff_t row[6], column[6];
-    for (int i = 0; i < 6; i++) {
-        row[i] = (ptrdiff_t)(i % 4 * 6) * w->phase + i / 4 * w->across;
-        column[i] = (ptrdiff_t)i * w->phase;
-    }
-    memset(image, 0, (size_t)w->v.plane * sizeof(float)); /* the padding stays from channel to channel */
-    const float *x = cnn__wino_plane(a, &run, c0, 0);
-    for (int c = c0, n = 0; c < c1;) {
-        float *v = to + (size_t)c * (size_t)w->row + (size_t)(n * w->tiles);
-        const float *now = x;
-        n = n + 1 == run.images ? 0 : n + 1;
-        c += n == 0;
-        x = cnn__wino_plane(a, &run, c, n);
-        cnn__repack(&w->v, now, 0, 1, 4 * first, image);
-        for (int i = 0; i < 4 * lines + 2; i++) {
-            if (w->runs == 1 && c < c1 &&
-                i < w->v.h) /* a row at a time: all at once hold up what else is read */
-                cnn__fetch(x + (size_t)i * (size_t)w->v.w, (size_t)w->v.w);
-            a->k->wino_phases(image + (size_t)i * (size_t)w->v.wq, w->across,
-                              phases + (size_t)(i % 4 * 6) * (size_t)w->phase + (size_t)(i / 4 * w->across),
-                              (size_t)w->phase);
-        }
-        for (int t = run.t0; t < run.t1; t += lanes)
-            a->k->wino_input(phases + (t - first * w->across), row, column, v + (t - run.t0), w->v_pitch);
+/* Part q of n of what channel c's tiles are made of. All at once holds up what else is read. */
+static void cnn__wino_fetch(const cnn__wino_call *a, const cnn__wino_range *run, int c, int q, int n) {
+    const cnn__conv *v = &a->w->v;
+    const int top = 4 * run->first - v->pt, first = cnn__max(top, 0);
+    const int64_t plane = (int64_t)(cnn__min(top + v->rows, v->h) - first) * v->w, all = plane * run->images;
+    const int64_t end = all * (q + 1) / n;
+    for (int64_t i = all * q / n, next = 0; i < end; i = next) {
+        next = (i / plane + 1) * plane;
+        if (next > end)
+            next = end;
+        cnn__fetch(cnn__wino_plane(a, run, c, (int)(i / plane)) + (ptrdiff_t)first * v->w + i % plane,
+                   (size_t)(next - i));
     }
 }
 
-/* Output channel m of tiles t0 to t1 - 1: back from M, which is read to the end of the last vector, to y. What
-   comes next is to be written `next` floats further on: those lines are fetched. */
-static void cnn__wino_outputs(const cnn__wino_call *a, const float *m, int t0, int t1, float bias, float *y,
-                              size_t next) {
+/* V of a run, by way of a channel of its images. */
+static void cnn__wino_inputs(const cnn__wino_call *a, const cnn__wino_range *run, float *v, float *images) {
     const cnn__wino *w = a->w;
-    const int lanes = a->k->lanes;
-    const size_t pitch = (size_t)w->ow;
+    const int lanes = a->k->lanes, vectors = cnn__ceil_div(run->n, lanes);
+    const size_t plane = (size_t)w->v.plane;
+    /* The padding stays from channel to channel. */
+    memset(images, 0, plane * (size_t)run->images * sizeof(float));
+    for (int c = 0; c < w->steps; c++, v += w->run) {
+        for (int i = 0; i < run->images; i++)
+            cnn__repack(&w->v, cnn__wino_plane(a, run, c, i), 0, 1, 4 * run->first,
+                        images + (size_t)i * plane);
+        for (int t = 0; t < vectors; t++) {
+            if (c + 1 < w->steps)
+                cnn__wino_fetch(a, run, c + 1, t, vectors);
+            a->k->wino_tiles(images, (size_t)w->v.wq, run->lane + t * lanes, w->whole, v + t * lanes,
+                             w->v_pitch);
+        }
+    }
+}
+
+/* An output channel of a run: back from M, which is read to the end of the last vector, to y. The next is to be
+   written `next` floats further on. */
+static void cnn__wino_outputs(const cnn__wino_call *a, const cnn__wino_range *run, const float *m, float bias,
+                              float *y, size_t next) {
+    const int lanes = a->k->lanes, quads = lanes / 4;
+    const size_t pitch = (size_t)a->w->ow;
+    const cnn__wino_piece *const end = run->piece + run->pieces;
     float tiles[4 * 4 * CNN__LANES];
-    int i = t0 / w->across, j = t0 % w->across;
-    for (int t = t0, n = 0; t < t1; t += n) {
-        float *at = y + (size_t)(4 * i) * pitch + (size_t)(4 * j);
-        n = cnn__min(lanes, t1 - t);
-        for (int r = 0; r < 4 && 4 * i + r < w->oh; r++)
-            cnn__fetch(at + next + (size_t)r * pitch, (size_t)(4 * n));
-        const int whole = n == lanes && 4 * (j + n) <= w->ow && 4 * i + 4 <= w->oh;
-        a->k->wino_output(m + (t - t0), w->m_pitch, bias, whole ? at : tiles,
-                          whole ? pitch : (size_t)(4 * lanes));
-        for (int s = 0, some = 0; s < n; s += some) { /* tiles in a row of them */
-            some = cnn__min(n - s, w->across - j);
-            if (!whole)
-                a->k->copy(tiles + 4 * s, (size_t)(4 * lanes), y + (size_t)(4 * i) * pitch + (size_t)(4 * j),
-                           pitch, (size_t)cnn__min(4 * some, w->ow - 4 * j), cnn__min(4, w->oh - 4 * i));
-            j += some;
-            if (j == w->across) {
-                j = 0;
-                i++;
+    for (const cnn__wino_piece *p = run->piece, *first = p; p < end; first = p) {
+        const int t = p->tile;
+        float *to[4];
+        size_t row[4];
+        for (int i = 0; i < 4; i++) {
+            to[i] = tiles + i * lanes;
+            row[i] = 4 * (size_t)lanes;
+        }
+        for (; p < end && p->tile < t + lanes; p++) {
+            cnn__fetch(y + next + p->from, (size_t)p->fetch);
+            if (p->whole) {
+                to[(p->tile - t) / quads] = y + p->at;
+                row[(p->tile - t) / quads] = pitch;
             }
         }
+        a->k->wino_output(m + t, a->w->m_pitch, bias, to, row);
+        for (; first < p; first++)
+            if (!first->whole)
+                a->k->copy(tiles + 4 * (first->tile - t), 4 * (size_t)lanes, y + first->at, pitch,
+                           (size_t)first->columns, first->rows);
     }
 }
 
@@ -5822,16 +5867,25 @@ static void cnn__wino_products(const cnn__kernels *k, const cnn__product *p, siz
     }
 }
 
-/* M of a unit's tiles and output channels m0 to m1 - 1. */
+/* What a thread's scratch begins with: which weights and which run are in it. */
+typedef struct cnn__wino_cache {
+    int64_t weights;
+    int unit;
+} cnn__wino_cache;
+
+static cnn__wino_cache *cnn__wino_scratch(const cnn__wino_call *a, int thread) {
+    return (cnn__wino_cache *)(void *)(a->scratch + (size_t)thread * a->stride);
+}
+
+/* M of a run's tiles and output channels m0 to m1 - 1. U, M and V lie one after the other. */
 static void cnn__wino_multiply(const cnn__wino_call *a, const cnn__wino_range *run, int m0, int m1,
-                               const float *v, int thread) {
+                               cnn__wino_cache *have, float *u) {
     const cnn__wino *w = a->w;
-    float *u = cnn__wino_scratch(a, thread);
-    cnn__cache *cache = (cnn__cache *)(void *)(a->scratch + (size_t)thread * a->stride);
+    const float *v = u + 36 * (w->u_pitch + w->m_pitch);
     cnn__product p;
     memset(&p, 0, sizeof p);
     p.rows = m1 - m0;
-    p.n = (size_t)(run->images - 1) * (size_t)w->tiles + (size_t)(run->t1 - run->t0);
+    p.n = (size_t)(cnn__ceil_div(run->n, a->k->lanes) * a->k->lanes);
     p.tap = a->tap;
     p.ym = w->run;
     p.slack = 1;
@@ -5840,60 +5894,41 @@ static void cnn__wino_multiply(const cnn__wino_call *a, const cnn__wino_range *r
     for (int k0 = 0, k1 = 0; k0 < w->steps; k0 = k1) {
         k1 = cnn__min(k0 + w->depth, w->steps);
         const int64_t key = ((int64_t)run->group * w->rows + m0) * w->steps + k0 + 1;
-        if (cache->key != key)
+        if (have->weights != key)
             cnn__wino_weights(w, a->k, a->weight + (size_t)run->group * a->weight_group, m0, m1, k0, k1, u);
-        cache->key = key;
+        have->weights = key;
         p.start = k0 ? CNN__ACCUMULATE : CNN__ZERO;
         p.steps = k1 - k0;
         p.panel = k1 - k0;
-        p.x = v + (size_t)k0 * (size_t)w->row;
+        p.x = v + (size_t)k0 * (size_t)w->run;
         cnn__wino_products(a->k, &p, w->v_pitch, w->u_pitch, w->m_pitch);
     }
 }
 
-/* A unit's outputs, of one of the parts of the channels. */
-static void cnn__wino_part(const cnn__wino_call *a, int unit, int part, const float *v, int thread) {
-    const cnn__wino *w = a->w;
-    const cnn__wino_range run = cnn__wino_range_of(w, a->n, unit);
-    const int first = part * w->part, end = cnn__min(first + w->part, w->rows);
-    const size_t at = (size_t)run.group * (size_t)w->rows, out = (size_t)w->oh * (size_t)w->ow;
-    const float *m = cnn__wino_scratch(a, thread) + 36 * w->u_pitch;
-    for (int m0 = first; m0 < end; m0 += w->group) {
-        const int m1 = cnn__min(m0 + w->group, end);
-        cnn__wino_multiply(a, &run, m0, m1, v, thread);
-        for (int i = 0; i < run.images; i++) {
-            const float *from = m + (size_t)i * (size_t)w->tiles;
-            float *y =
-                a->y + (size_t)((run.image0 + i) * a->groups + run.group) * a->y_unit + (size_t)m0 * out;
-            for (int r = m0; r < m1; r++, from += w->run, y += out)
-                cnn__wino_outputs(a, from, run.t0, run.t1, a->bias ? a->bias[at + (size_t)r] : 0.0f, y,
-                                  r + 1 < m1 ? out : 0);
-        }
-    }
-}
-
-/* A unit by one thread, or its inputs and then its outputs by several. */
+/* A part of a run's output channels. */
 static void cnn__wino_task(void *context, int task, int thread) {
     const cnn__wino_call *a = (const cnn__wino_call *)context;
-    float *v = a->inputs + (size_t)thread * 36 * a->w->v_pitch;
-    cnn__wino_inputs(a, task, 0, a->w->steps, thread, v);
-    cnn__wino_part(a, task, 0, v, thread);
-}
-
-static void cnn__wino_inputs_task(void *context, int task, int thread) {
-    const cnn__wino_call *a = (const cnn__wino_call *)context;
-    const int unit = task / a->w->parts;
-    const int64_t part = task % a->w->parts, steps = a->w->steps;
-    cnn__wino_inputs(a, a->first + unit, (int)(steps * part / a->w->parts),
-                     (int)(steps * (part + 1) / a->w->parts), thread,
-                     a->inputs + (size_t)unit * 36 * a->w->v_pitch);
-}
-
-static void cnn__wino_part_task(void *context, int task, int thread) {
-    const cnn__wino_call *a = (const cnn__wino_call *)context;
-    const int unit = task / a->w->parts;
-    cnn__wino_part(a, a->first + unit, task % a->w->parts, a->inputs + (size_t)unit * 36 * a->w->v_pitch,
-                   thread);
+    const cnn__wino *w = a->w;
+    const int unit = task / w->parts, first = task % w->parts * w->part;
+    const int end = cnn__min(first + w->part, w->rows);
+    cnn__wino_cache *have = cnn__wino_scratch(a, thread);
+    float *u = (float *)(void *)((char *)have + CNN__ALIGN);
+    float *m = u + 36 * w->u_pitch, *v = m + 36 * w->m_pitch;
+    cnn__wino_range run;
+    cnn__wino_range_of(a, unit, &run);
+    if (have->unit != unit + 1)
+        cnn__wino_inputs(a, &run, v, v + 36 * w->v_pitch);
+    have->unit = unit + 1;
+    const size_t at = (size_t)run.group * (size_t)w->rows, out = (size_t)w->oh * (size_t)w->ow;
+    float *y = a->y + (size_t)(run.image0 * a->groups + run.group) * a->y_unit;
+    for (int m0 = first; m0 < end; m0 += w->group) {
+        const int m1 = cnn__min(m0 + w->group, end);
+        cnn__wino_multiply(a, &run, m0, m1, have, u);
+        for (int r = m0; r < m1; r++)
+            cnn__wino_outputs(a, &run, m + (size_t)(r - m0) * (size_t)w->run,
+                              a->bias ? a->bias[at + (size_t)r] : 0.0f, y + (size_t)r * out,
+                              r + 1 < m1 ? out : 0);
+    }
 }
 
 /* y, of all images and groups, or dx where x is dy. */
@@ -5913,9 +5948,8 @@ static cnn_status cnn__wino_run(const char *where, const cnn__conv_call *c, int 
         w.rs = (size_t)v->steps;
         w.ks = 9;
     }
-    if ((int64_t)v->groups * w.pieces * w.runs > INT_MAX)
+    if ((int64_t)v->groups * w.pieces * w.runs * w.parts > INT_MAX)
         return cnn__conv_too_many(where, c);
-    const int units = v->groups * w.pieces * w.runs;
     a.w = &w;
     a.k = c->k;
     a.x = backward ? c->dy : c->x;
@@ -5932,21 +5966,14 @@ static cnn_status cnn__wino_run(const char *where, const cnn__conv_call *c, int 
     int *tap = NULL;
     tap = (int *)cnn__take(&arena, (size_t)w.steps, sizeof(int));
     a.scratch = (char *)cnn__take(&arena, cnn__mul(a.stride, (size_t)threads), 1);
-    a.inputs = cnn__take_floats(&arena, cnn__mul(36 * w.v_pitch, (size_t)w.together));
     if (!cnn__conv_memory(c, &arena))
         return CNN_OK;
     for (int k = 0; k < w.steps; k++)
-        tap[k] = k * w.row;
+        tap[k] = k * w.run;
     a.tap = tap;
     for (int t = 0; t < threads; t++)
-        ((cnn__cache *)(void *)(a.scratch + (size_t)t * a.stride))->key = 0;
-    if (w.parts == 1)
-        cnn__parallel(threads, units, cnn__wino_task, &a);
-    for (; w.parts > 1 && a.first < units; a.first += w.together) {
-        const int tasks = cnn__min(w.together, units - a.first) * w.parts;
-        cnn__parallel(threads, tasks, cnn__wino_inputs_task, &a);
-        cnn__parallel(threads, tasks, cnn__wino_part_task, &a);
-    }
+        memset(cnn__wino_scratch(&a, t), 0, sizeof(cnn__wino_cache));
+    cnn__parallel(threads, v->groups * w.pieces * w.runs * w.parts, cnn__wino_task, &a);
     return CNN_OK;
 }
 
@@ -6479,8 +6506,8 @@ enum { CNN__Y, CNN__DX, CNN__DW };
    of 16 to 512 channels with AVX2 and AVX-512. */
 static int cnn__wino_pays(const cnn__conv *v, int n) {
     const int lanes = cnn__k()->lanes, tiles = cnn__ceil_div(v->oh, 4) * cnn__ceil_div(v->ow, 4);
-    const double vector = 480.0 * lanes * (1.0 / v->c + 1.0 / v->o), weights = 80 + 20.0 * lanes;
-    return n * (36.0 * tiles + vector * cnn__ceil_div(tiles, lanes)) + weights < 9.0 * n * v->oh * v->ow;
+    const double all = (double)n * tiles, vector = 520.0 * lanes * (1.0 / v->c + 1.0 / v->o);
+    return 36 * all + vector * ceil(all / lanes) + 27.0 * lanes < 9.0 * n * v->oh * v->ow;
 }
 
 static int cnn__conv_winograd(const cnn__conv *v, int what, int n) {
