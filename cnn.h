@@ -616,6 +616,7 @@ CNN_API cnn_status cnn_evaluate(const cnn_net *net, const cnn_dataset *data, int
 #define CNN__GATHER_STEPS   160   /* steps of it at a time: 30 KiB of the first-level cache */
 #define CNN__GATHER_ROWS    32    /* rows from which that pays */
 #define CNN__WINO_INPUT     2000000 /* transformed inputs in a run of tiles, floats */
+#define CNN__WINO_INPUTS    1400000 /* the same where several threads have theirs in one third-level cache */
 #define CNN__WINO_RUN       208     /* tiles in a run at most */
 #define CNN__WINO_WEIGHTS   450000  /* transformed weights at a time, floats */
 #define CNN__KEPT_CHANNELS  1024    /* of both sides together, whose weights a network keeps transformed */
@@ -5630,7 +5631,6 @@ typedef struct cnn__wino {
     int images, pieces; /* whole images in a run, if they are small; runs of such, or images */
     int run;            /* tiles in a run, to a multiple of vectors */
     int group, depth;   /* output channels at a time, and input channels of their weights */
-    int whole;          /* a quarter of a vector of tiles always lies in one row of them */
     int runs;           /* of an image */
     int part, parts;    /* output channels of a task, and tasks of a run */
     size_t u_pitch, v_pitch, m_pitch;
@@ -5653,7 +5653,8 @@ static void cnn__wino_cut(cnn__wino *w, int n, int groups, int threads) {
     const int lanes = cnn__k()->lanes;
     w->kept = (int64_t)36 * w->steps * w->rows <= CNN__WINO_WEIGHTS;
     const int most = w->kept ? cnn__clamp(w->tiles, 32, 96) : CNN__WINO_RUN;
-    const int fit = cnn__clamp(CNN__WINO_INPUT / (36 * w->steps) / 16 * 16, 16, most);
+    const int room = threads > 1 ? CNN__WINO_INPUTS : CNN__WINO_INPUT;
+    const int fit = cnn__clamp(room / (36 * w->steps) / 16 * 16, 16, most);
     const int several = n > 1 && 2 * w->tiles <= fit;
     int runs = several ? 1 : cnn__ceil_div(w->tiles, fit);       /* of an image, */
     int pieces = several ? cnn__ceil_div(n, fit / w->tiles) : n; /* or images in so many */
@@ -5685,7 +5686,7 @@ CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows,
     w->ow = ow;
     w->across = cnn__ceil_div(ow, 4);
     w->tiles = w->across * cnn__ceil_div(oh, 4);
-    const int panel = cnn__k()->panel, lanes = cnn__k()->lanes;
+    const int panel = cnn__k()->panel;
     cnn__wino_cut(w, n, v->groups, threads);
     /* One vector of tiles takes little longer than its weights' transform, which then writes to memory that stays
        in the second-level cache. */
@@ -5710,7 +5711,6 @@ CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows,
     const int own = cnn__min(w->run, w->tiles); /* tiles of an image, in up to so many rows of them: */
     p->rows = 4 * cnn__min((own + w->across - 2) / w->across + 1, w->tiles / w->across) + 2;
     p->plane = p->rows * p->wq;
-    w->whole = w->across % (lanes / 4) == 0;
 }
 
 static size_t cnn__wino_floats(const cnn__wino *w) {
@@ -5733,7 +5733,7 @@ static void cnn__wino_weights(const cnn__wino *w, const cnn__kernels *k, const f
     }
 }
 
-/* Tiles of a run that lie in a row of them, and in a quarter of a vector. */
+/* Tiles that lie side by side in a row of them, and in a quarter of a vector. */
 typedef struct cnn__wino_piece {
     int tile;          /* the first, counted from the run's first */
     int whole;         /* it is a quarter of a vector, and all of it lies on the image */
@@ -5743,19 +5743,44 @@ typedef struct cnn__wino_piece {
     int fetch;
 } cnn__wino_piece;
 
-/* A run: tiles t0 to t1 - 1 of some images, of one group. A vector's tiles are four stretches of reading order,
-   of which quad q of the vector holds the q-th each: what quads four wide hold of a stretch lies side by side. */
+/* A run: tiles t0 to t1 - 1, in reading order, of some images, of one group. Of a vector's tiles quad q has the
+   q-th of each quarter: what quads four wide hold of a quarter then lies side by side, where the quarter does. So
+   whole quarters come first, row by row, and then what is left of the rows. */
 typedef struct cnn__wino_range {
     int group, image0, images, t0, t1;
     int first, n, pieces; /* the first row of tiles; of all images, tiles and pieces */
     ptrdiff_t
         lane[CNN__WINO_RUN]; /* where each lane's tile lies in the padded images; beyond the last, any */
+    int whole;               /* vectors of whole quarters, which come first */
     cnn__wino_piece piece[CNN__WINO_RUN];
 } cnn__wino_range;
 
+/* n more tiles, the `t`-th of the run and those after it, from (i, j) of an image on. */
+static void cnn__wino_place(const cnn__wino_call *a, cnn__wino_range *run, int t, int image, int i, int j,
+                            int n) {
+    const cnn__wino *w = a->w;
+    const int lanes = a->k->lanes, quads = lanes / 4, end = t + n;
+    for (; t < end; t += n, j += n) {
+        n = cnn__min(quads - t % quads, end - t);
+        for (int q = 0; q < n; q++)
+            run->lane[t / lanes * lanes + (t + q) % quads * 4 + t % lanes / quads] =
+                (ptrdiff_t)image * w->v.plane + (ptrdiff_t)(i - run->first) * 4 * w->v.wq + (j + q) * 4;
+        cnn__wino_piece *p = &run->piece[run->pieces++];
+        const ptrdiff_t start = (ptrdiff_t)((size_t)(image * a->groups) * a->y_unit);
+        const int before = 16 * (i * w->across + j);
+        p->tile = t;
+        p->columns = cnn__min(4 * n, w->ow - 4 * j);
+        p->rows = cnn__min(4, w->oh - 4 * i);
+        p->whole = n == quads && p->columns == 4 * n && p->rows == 4;
+        p->at = start + (ptrdiff_t)(4 * i) * w->ow + 4 * j;
+        p->from = start + before;
+        p->fetch = cnn__clamp(w->oh * w->ow - before, 0, 16 * n);
+    }
+}
+
 static void cnn__wino_range_of(const cnn__wino_call *a, int unit, cnn__wino_range *run) {
     const cnn__wino *w = a->w;
-    const int lanes = a->k->lanes, quads = lanes / 4, piece = unit / w->runs, all = w->oh * w->ow;
+    const int quads = a->k->lanes / 4, piece = unit / w->runs;
     memset(run->lane, 0, (size_t)w->run * sizeof *run->lane);
     run->pieces = 0;
     run->group = piece / w->pieces;
@@ -5765,22 +5790,17 @@ static void cnn__wino_range_of(const cnn__wino_call *a, int unit, cnn__wino_rang
     run->t1 = cnn__min(run->t0 + w->run, w->tiles);
     run->first = run->t0 / w->across;
     run->n = (run->images - 1) * w->tiles + run->t1 - run->t0;
-    for (int t = 0, n = 0; t < run->n; t += n) {
-        const int image = (run->t0 + t) / w->tiles, tile = (run->t0 + t) % w->tiles;
-        const int i = tile / w->across, j = tile % w->across;
-        n = cnn__min(cnn__min(quads - t % quads, w->across - j), run->n - t);
-        for (int q = 0; q < n; q++)
-            run->lane[t / lanes * lanes + (t + q) % quads * 4 + t % lanes / quads] =
-                (ptrdiff_t)image * w->v.plane + (ptrdiff_t)(i - run->first) * 4 * w->v.wq + (j + q) * 4;
-        cnn__wino_piece *p = &run->piece[run->pieces++];
-        const ptrdiff_t start = (ptrdiff_t)((size_t)(image * a->groups) * a->y_unit);
-        p->tile = t;
-        p->columns = cnn__min(4 * n, w->ow - 4 * j);
-        p->rows = cnn__min(4, w->oh - 4 * i);
-        p->whole = n == quads && p->columns == 4 * n && p->rows == 4;
-        p->at = start + (ptrdiff_t)(4 * i) * w->ow + 4 * j;
-        p->from = start + 16 * tile;
-        p->fetch = cnn__clamp(all - 16 * tile, 0, 16 * n);
+    int placed = 0;
+    for (int rest = 0; rest < 2; rest++) {
+        for (int t = 0, n = 0; t < run->n; t += n) {
+            const int tile = (run->t0 + t) % w->tiles, j = tile % w->across;
+            n = cnn__min(w->across - j, run->n - t);
+            const int skip = rest ? n / quads * quads : 0, some = rest ? n - skip : n / quads * quads;
+            cnn__wino_place(a, run, placed, (run->t0 + t) / w->tiles, tile / w->across, j + skip, some);
+            placed += some;
+        }
+        if (!rest)
+            run->whole = (placed < run->n ? placed : placed + a->k->lanes - 1) / a->k->lanes;
     }
 }
 
@@ -5818,7 +5838,7 @@ static void cnn__wino_inputs(const cnn__wino_call *a, const cnn__wino_range *run
         for (int t = 0; t < vectors; t++) {
             if (c + 1 < w->steps)
                 cnn__wino_fetch(a, run, c + 1, t, vectors);
-            a->k->wino_tiles(images, (size_t)w->v.wq, run->lane + t * lanes, w->whole, v + t * lanes,
+            a->k->wino_tiles(images, (size_t)w->v.wq, run->lane + t * lanes, t < run->whole, v + t * lanes,
                              w->v_pitch);
         }
     }
