@@ -3572,6 +3572,10 @@ static void cnn__product_run(const cnn__kernels *k, const cnn__product *a) {
     const int columns = gather ? CNN__GATHER >> k->bits : CNN__COLUMNS, last = rest ? rest : k->lanes;
     const int unit = k->panel == 6 ? k->wide : 1; /* vectors that groups should not part */
     const int chunk = gather ? CNN__GATHER_STEPS : vectors > CNN__COLUMNS ? CNN__CHUNK * 3 / 2 : INT_MAX;
+    if (!gather && vectors <= columns) { /* for many a small product, quicker said than worked out */
+        cnn__product_part(k, a, 0, vectors, a->first, a->first + a->steps, last);
+        return;
+    }
     const int chunks = a->steps > chunk ? (a->steps - 1) / (gather ? CNN__GATHER_STEPS : CNN__CHUNK) + 1 : 1;
     const int fit = (CNN__CACHE_FLOATS >> k->bits) / cnn__max(a->rows, 1);
     const int most = chunks == 1 ? vectors : fit > columns ? fit / columns * columns : columns;
