@@ -1269,7 +1269,7 @@ typedef struct cnn__kernels {
                         float *to, size_t pitch);
     void (*wino_tiles)(const float *x, size_t row, const ptrdiff_t *at, int whole, float *to, size_t pitch);
     void (*wino_output)(const float *m, size_t pitch, float bias, float *const *to, const size_t *row);
-    void (*wino_cells)(const float *m, size_t pitch, float bias, int rows, int columns, float *to,
+    void (*wino_cells)(const float *m, size_t pitch, const float *bias, int rows, int columns, float *to,
                        size_t to_pitch);
     void (*wino_gradient)(const float *dy, const ptrdiff_t *row, const ptrdiff_t *column, float *to,
                           size_t pitch);
@@ -2273,12 +2273,12 @@ CNN__INLINE void CNN__FN(cnn__wino_output_columns)(const float *m, size_t pitch,
     }
 }
 
-/* V examples of one tile from m[(a*6 + b)*pitch]; the rows and columns of it that count, at most 4, to
-   to[a*to_pitch + b*CNN__LANES]. */
-CNN__STRIDED static void CNN__FN(cnn__wino_cells)(const float *m, size_t pitch, float bias, int rows,
+/* One tile of V examples, or of V outputs, from m[(a*6 + b)*pitch], plus bias[lane]; the rows and columns of it
+   that count, at most 4, to to[a*to_pitch + b*CNN__LANES]. */
+CNN__STRIDED static void CNN__FN(cnn__wino_cells)(const float *m, size_t pitch, const float *bias, int rows,
                                                   int columns, float *to, size_t to_pitch) {
     CNN__VEC t[24];
-    const CNN__VEC add = CNN__SET1(bias);
+    const CNN__VEC add = CNN__LOAD(bias);
     CNN__FN(cnn__wino_output_columns)(m, pitch, t);
     for (int a = 0; a < rows; a++, to += to_pitch) {
         CNN__VEC d[4];
@@ -5625,6 +5625,9 @@ CNN__COLD static cnn_status cnn__depthwise_run(const char *where, cnn__conv_call
    run's outputs. Each then has a V of its own: it is cheap to make beside being read from where another core
    made it, once for each of the groups of outputs.
 
+   One small image has too few tiles to fill vectors, and where they fill one, its products are bound by loads: 25
+   for 24 multiply-adds. There the products have outputs as lanes (10 loads), and so has what comes back from M.
+
    What the transforms' factors cost in accuracy: see cnn_conv2d_forward. */
 typedef struct cnn__wino {
     cnn__conv v;                            /* the image, padded to whole tiles; padding may be negative */
@@ -5637,6 +5640,7 @@ typedef struct cnn__wino {
     int group, depth;   /* output channels at a time, and input channels of their weights */
     int runs;           /* of an image */
     int part, parts;    /* output channels of a task, and tasks of a run */
+    int by_lanes;       /* outputs as lanes, of one image */
     size_t u_pitch, v_pitch, m_pitch;
 } cnn__wino;
 
@@ -5652,24 +5656,35 @@ typedef struct cnn__wino_call {
     size_t stride;
 } cnn__wino_call;
 
+/* Whether the products of n images have outputs as lanes: those of one image whose tiles leave a tenth of the
+   lanes empty, or fill but one vector. */
+static int cnn__wino_by_lanes(int rows, int tiles, int n) {
+    const int lanes = cnn__k()->lanes, filled = cnn__ceil_div(tiles, lanes) * lanes;
+    return n == 1 && lanes == CNN__LANES && rows % CNN__LANES == 0 && tiles <= 8 * lanes &&
+           (tiles <= lanes || 10 * tiles < 9 * filled);
+}
+
 /* The more tiles in a run, the fewer times weights are transformed, unless those of all channels are kept. */
 static void cnn__wino_cut(cnn__wino *w, int n, int groups, int threads) {
     const int lanes = cnn__k()->lanes;
+    w->by_lanes = cnn__wino_by_lanes(w->rows, w->tiles, n);
     w->kept = (int64_t)36 * w->steps * w->rows <= CNN__WINO_WEIGHTS;
     const int most = w->kept ? cnn__clamp(w->tiles, 32, 96) : CNN__WINO_RUN;
     const int room = threads > 1 ? CNN__WINO_INPUTS : CNN__WINO_INPUT;
     const int fit = cnn__clamp(room / (36 * w->steps) / 16 * 16, 16, most);
     const int several = n > 1 && 2 * w->tiles <= fit;
-    int runs = several ? 1 : cnn__ceil_div(w->tiles, fit);       /* of an image, */
-    int pieces = several ? cnn__ceil_div(n, fit / w->tiles) : n; /* or images in so many */
-    const int few = (int64_t)pieces * groups * runs < threads && (int64_t)n * w->tiles < 32 * threads;
-    w->part = w->kept && !few ? w->rows : cnn__conv_part(w->rows, threads);
+    int runs = several || w->by_lanes ? 1 : cnn__ceil_div(w->tiles, fit); /* of an image, */
+    int pieces = several ? cnn__ceil_div(n, fit / w->tiles) : n;          /* or images in so many */
+    const int few =
+        (int64_t)pieces * groups * runs < threads && (w->by_lanes || (int64_t)n * w->tiles < 32 * threads);
+    w->part =
+        w->kept && !few ? w->rows : cnn__part(w->rows, threads, w->by_lanes ? CNN__LANES : cnn__k()->panel);
     w->parts = cnn__ceil_div(w->rows, w->part);
     const int together = cnn__ceil_div(threads, w->parts); /* runs that threads are at */
     if (several)
         pieces =
             cnn__even_pieces(cnn__clamp(cnn__ceil_div(together, groups), pieces, n), groups, together, n);
-    else {
+    else if (!w->by_lanes) {
         const int64_t units = (int64_t)n * groups;
         const int wanted = (int)(units < together ? (together + units - 1) / units : 1);
         runs = cnn__even_pieces(cnn__max(runs, wanted), units, together, w->tiles / 16);
@@ -5690,18 +5705,18 @@ CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows,
     w->ow = ow;
     w->across = cnn__ceil_div(ow, 4);
     w->tiles = w->across * cnn__ceil_div(oh, 4);
-    const int panel = cnn__k()->panel;
     cnn__wino_cut(w, n, v->groups, threads);
+    const int unit = w->by_lanes ? CNN__LANES : cnn__k()->panel, least = w->by_lanes ? 4 * CNN__LANES : 24;
     /* One vector of tiles takes little longer than its weights' transform, which then writes to memory that stays
        in the second-level cache. */
     const int floats = w->kept || w->run > CNN__LANES ? CNN__WINO_WEIGHTS : CNN__WINO_CACHED;
-    const int fits = floats / (36 * steps) / panel * panel;
-    w->group = cnn__min(w->part, cnn__max(fits, 24));
+    const int fits = floats / (36 * steps) / unit * unit;
+    w->group = cnn__min(w->part, cnn__max(fits, least));
     w->depth = cnn__ceil_div(steps, (int)(((int64_t)36 * w->group * steps - 1) / floats) + 1);
     w->depth = cnn__min(cnn__ceil_div(w->depth, CNN__LANES) * CNN__LANES, steps);
     w->v_pitch = (size_t)steps * (size_t)w->run + 16;
     w->u_pitch = cnn__padded((size_t)w->group * (size_t)w->depth) + 16;
-    w->m_pitch = (size_t)w->group * (size_t)w->run + 16;
+    w->m_pitch = (size_t)w->group * (size_t)(w->by_lanes ? w->run + CNN__BEYOND : w->run) + 16;
     cnn__conv *p = &w->v;
     p->c = p->cell = p->sh = p->sw = 1;
     p->h = h;
@@ -5718,22 +5733,24 @@ CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows,
 }
 
 static size_t cnn__wino_floats(const cnn__wino *w) {
-    return 36 * (w->u_pitch + w->m_pitch + w->v_pitch) + (size_t)w->v.plane * (size_t)w->images;
+    const size_t out = w->by_lanes ? (size_t)w->oh * (size_t)w->ow * CNN__LANES : 0;
+    return 36 * (w->u_pitch + w->m_pitch + w->v_pitch) + (size_t)w->v.plane * (size_t)w->images + out;
 }
 
 /* U of output channels m0 to m1 - 1 and steps k0 to k1 - 1, as panels. */
 static void cnn__wino_weights(const cnn__wino *w, const cnn__kernels *k, const float *weight, int m0, int m1,
                               int k0, int k1, float *u) {
-    ptrdiff_t at[8 * CNN__LANES]; /* of a panel's kernels, as many steps as a vector has lanes */
+    ptrdiff_t at[8 * CNN__LANES]; /* of a panel's kernels, so many steps that they fill whole vectors */
+    const int steps = w->by_lanes ? 1 : k->lanes;
     int known = 0;
     for (int m = m0, mr = 0; m < m1; m += mr, u += mr * (k1 - k0)) {
-        mr = cnn__panel_rows(k->panel, m1 - m);
-        for (int i = 0; mr != known && i < k->lanes; i++)
+        mr = w->by_lanes ? CNN__LANES : cnn__panel_rows(k->panel, m1 - m);
+        for (int i = 0; mr != known && i < steps; i++)
             for (int r = 0; r < mr; r++)
                 at[i * mr + r] = (ptrdiff_t)((size_t)r * w->rs + (size_t)i * w->ks);
         known = mr;
-        k->wino_weight(weight + (size_t)m * w->rs + (size_t)k0 * w->ks, at, mr * k->lanes,
-                       (ptrdiff_t)w->ks * k->lanes, mr * (k1 - k0), w->flip, u, w->u_pitch);
+        k->wino_weight(weight + (size_t)m * w->rs + (size_t)k0 * w->ks, at, mr * steps,
+                       (ptrdiff_t)w->ks * steps, mr * (k1 - k0), w->flip, u, w->u_pitch);
     }
 }
 
@@ -5749,7 +5766,8 @@ typedef struct cnn__wino_piece {
 
 /* A run: tiles t0 to t1 - 1, in reading order, of some images, of one group. Of a vector's tiles quad q has the
    q-th of each quarter: what quads four wide hold of a quarter then lies side by side, where the quarter does. So
-   whole quarters come first, row by row, and then what is left of the rows. */
+   whole quarters come first, row by row, and then what is left of the rows. With outputs as lanes, pieces are
+   tiles, in the order of lanes, and those of a vector that is not full take its first lanes. */
 typedef struct cnn__wino_range {
     int group, image0, images, t0, t1;
     int first, n, pieces; /* the first row of tiles; of all images, tiles and pieces */
@@ -5765,13 +5783,16 @@ static void cnn__wino_place(const cnn__wino_call *a, cnn__wino_range *run, int t
     const cnn__wino *w = a->w;
     const int lanes = a->k->lanes, quads = lanes / 4, end = t + n;
     for (; t < end; t += n, j += n) {
-        n = cnn__min(quads - t % quads, end - t);
+        const int plain = w->by_lanes && t / lanes * lanes + lanes > run->n;
+        const int lane = plain ? t : t / lanes * lanes + t % quads * 4 + t % lanes / quads;
+        n = w->by_lanes ? 1 : cnn__min(quads - t % quads, end - t);
         for (int q = 0; q < n; q++)
-            run->lane[t / lanes * lanes + (t + q) % quads * 4 + t % lanes / quads] =
+            run->lane[lane + 4 * q] =
                 (ptrdiff_t)image * w->v.plane + (ptrdiff_t)(i - run->first) * 4 * w->v.wq + (j + q) * 4;
-        cnn__wino_piece *p = &run->piece[run->pieces++];
+        cnn__wino_piece *p = &run->piece[w->by_lanes ? lane : run->pieces];
         const ptrdiff_t start = (ptrdiff_t)((size_t)(image * a->groups) * a->y_unit);
         const int before = 16 * (i * w->across + j);
+        run->pieces++;
         p->tile = t;
         p->columns = cnn__min(4 * n, w->ow - 4 * j);
         p->rows = cnn__min(4, w->oh - 4 * i);
@@ -5804,7 +5825,7 @@ static void cnn__wino_range_of(const cnn__wino_call *a, int unit, cnn__wino_rang
             placed += some;
         }
         if (!rest)
-            run->whole = (placed < run->n ? placed : placed + a->k->lanes - 1) / a->k->lanes;
+            run->whole = (placed < run->n || w->by_lanes ? placed : placed + a->k->lanes - 1) / a->k->lanes;
     }
 }
 
@@ -5879,6 +5900,22 @@ static void cnn__wino_outputs(const cnn__wino_call *a, const cnn__wino_range *ru
     }
 }
 
+/* The same of CNN__LANES output channels, the lanes of M, by way of `pixels`. */
+static void cnn__wino_outputs_by_lanes(const cnn__wino_call *a, const cnn__wino_range *run, const float *m,
+                                       const float *bias, float *pixels, float *y) {
+    const cnn__wino *w = a->w;
+    const size_t pitch = (size_t)w->ow, out = (size_t)w->oh * pitch;
+    float add[CNN__LANES] = {0};
+    for (int i = 0; bias && i < CNN__LANES; i++)
+        add[i] = bias[i];
+    for (int t = 0; t < run->n; t++) {
+        const cnn__wino_piece *p = &run->piece[t];
+        a->k->wino_cells(m + (size_t)t * CNN__LANES, w->m_pitch, add, p->rows, p->columns,
+                         pixels + p->at * CNN__LANES, pitch * CNN__LANES);
+    }
+    cnn__rows_from_block(pixels, out, CNN__LANES, CNN__LANES, y, out);
+}
+
 /* The products of all 36 elements: p is the first's, the others lie these pitches apart. */
 static void cnn__wino_products(const cnn__kernels *k, const cnn__product *p, size_t x_pitch, size_t w_pitch,
                                size_t y_pitch) {
@@ -5888,6 +5925,32 @@ static void cnn__wino_products(const cnn__kernels *k, const cnn__product *p, siz
         element.w = p->w + e * w_pitch;
         element.y = p->y + e * y_pitch;
         cnn__product_run(k, &element);
+    }
+}
+
+/* The same with outputs as lanes: M[element][CNN__LANES outputs][tile], CNN__BEYOND tiles more. */
+static void cnn__wino_products_by_lanes(const cnn__wino_call *a, const cnn__product *p, int tiles) {
+    const cnn__wino *w = a->w;
+    const float zeros[4 * CNN__LANES] = {0};
+    cnn__pixels lanes;
+    memset(&lanes, 0, sizeof lanes);
+    lanes.lines = 1;
+    lanes.n = tiles;
+    lanes.steps = p->steps;
+    lanes.tap = p->tap;
+    lanes.bias = p->start == CNN__ZERO ? zeros : NULL;
+    lanes.wp = (ptrdiff_t)CNN__LANES * p->steps;
+    lanes.yp = (ptrdiff_t)CNN__LANES * (w->run + CNN__BEYOND);
+    for (size_t e = 0; e < 36; e++) {
+        lanes.x = p->x + e * w->v_pitch;
+        lanes.w = p->w + e * w->u_pitch;
+        lanes.y = p->y + e * w->m_pitch;
+        for (int m = 0; m < p->rows; m += lanes.panels * CNN__LANES) {
+            lanes.panels = cnn__lanes_panels(p->rows - m);
+            a->k->pixels(&lanes);
+            lanes.w += lanes.panels * lanes.wp;
+            lanes.y += lanes.panels * lanes.yp;
+        }
     }
 }
 
@@ -5925,7 +5988,10 @@ static void cnn__wino_multiply(const cnn__wino_call *a, const cnn__wino_range *r
         p.steps = k1 - k0;
         p.panel = k1 - k0;
         p.x = v + (size_t)k0 * (size_t)w->run;
-        cnn__wino_products(a->k, &p, w->v_pitch, w->u_pitch, w->m_pitch);
+        if (w->by_lanes)
+            cnn__wino_products_by_lanes(a, &p, run->n);
+        else
+            cnn__wino_products(a->k, &p, w->v_pitch, w->u_pitch, w->m_pitch);
     }
 }
 
@@ -5937,18 +6003,23 @@ static void cnn__wino_task(void *context, int task, int thread) {
     const int end = cnn__min(first + w->part, w->rows);
     cnn__wino_cache *have = cnn__wino_scratch(a, thread);
     float *u = (float *)(void *)((char *)have + CNN__ALIGN);
-    float *m = u + 36 * w->u_pitch, *v = m + 36 * w->m_pitch;
+    float *m = u + 36 * w->u_pitch, *v = m + 36 * w->m_pitch, *images = v + 36 * w->v_pitch;
+    float *pixels = images + (size_t)w->v.plane * (size_t)w->images;
     cnn__wino_range run;
     cnn__wino_range_of(a, unit, &run);
     if (have->unit != unit + 1)
-        cnn__wino_inputs(a, &run, v, v + 36 * w->v_pitch);
+        cnn__wino_inputs(a, &run, v, images);
     have->unit = unit + 1;
     const size_t at = (size_t)run.group * (size_t)w->rows, out = (size_t)w->oh * (size_t)w->ow;
     float *y = a->y + (size_t)(run.image0 * a->groups + run.group) * a->y_unit;
     for (int m0 = first; m0 < end; m0 += w->group) {
         const int m1 = cnn__min(m0 + w->group, end);
         cnn__wino_multiply(a, &run, m0, m1, have, u);
-        for (int r = m0; r < m1; r++)
+        for (int r = m0; w->by_lanes && r < m1; r += CNN__LANES)
+            cnn__wino_outputs_by_lanes(a, &run, m + (size_t)(r - m0) * (size_t)(w->run + CNN__BEYOND),
+                                       a->bias ? a->bias + at + (size_t)r : NULL, pixels,
+                                       y + (size_t)r * out);
+        for (int r = m0; !w->by_lanes && r < m1; r++)
             cnn__wino_outputs(a, &run, m + (size_t)(r - m0) * (size_t)w->run,
                               a->bias ? a->bias[at + (size_t)r] : 0.0f, y + (size_t)r * out,
                               r + 1 < m1 ? out : 0);
@@ -6262,10 +6333,13 @@ static void cnn__cells_outputs(const cnn__cells *a, const float *m, size_t m_pit
     const int rows = cnn__min(4, a->oh - 4 * i);
     for (int r = 0; r < a->rows; r++) {
         const float *from = m + (size_t)r * (size_t)a->run * CNN__LANES;
+        float bias[CNN__LANES];
+        for (int lane = 0; lane < CNN__LANES; lane++)
+            bias[lane] = a->bias ? a->bias[r] : 0.0f;
         float *to = y + ((size_t)r * (size_t)a->oh + 4 * (size_t)i) * line + 4 * (size_t)j * CNN__LANES;
         for (int t = 0; t < n; t++)
             for (int lane = 0; lane < CNN__LANES; lane += a->k->lanes)
-                a->k->wino_cells(from + t * CNN__LANES + lane, m_pitch, a->bias ? a->bias[r] : 0.0f, rows,
+                a->k->wino_cells(from + t * CNN__LANES + lane, m_pitch, bias, rows,
                                  cnn__min(4, a->ow - 4 * (j + t)), to + 4 * t * CNN__LANES + lane, line);
     }
 }
@@ -6528,10 +6602,12 @@ enum { CNN__Y, CNN__DX, CNN__DW };
 /* Whether n images take less time so, counted in multiply-adds for a pair of channels: 36 a tile, those that could
    be done while a vector of tiles is transformed there and back, and while the weights are. Fitted to 6x6 to 32x32
    of 16 to 512 channels with AVX2 and AVX-512. */
-static int cnn__wino_pays(const cnn__conv *v, int n) {
+static int cnn__wino_pays(const cnn__conv *v, int what, int n) {
     const int lanes = cnn__k()->lanes, tiles = cnn__ceil_div(v->oh, 4) * cnn__ceil_div(v->ow, 4);
     const double all = (double)n * tiles, vector = 520.0 * lanes * (1.0 / v->c + 1.0 / v->o);
-    return 36 * all + vector * ceil(all / lanes) + 27.0 * lanes < 9.0 * n * v->oh * v->ow;
+    const int by_lanes = cnn__wino_by_lanes(what == CNN__DX ? v->c : v->o, tiles, n);
+    const double vectors = by_lanes ? all / lanes : ceil(all / lanes);
+    return 36 * all + vector * vectors + 170 < 9.0 * n * v->oh * v->ow;
 }
 
 static int cnn__conv_winograd(const cnn__conv *v, int what, int n) {
@@ -6542,7 +6618,7 @@ static int cnn__conv_winograd(const cnn__conv *v, int what, int n) {
         return 0;
     if (what == CNN__DW && (v->oh < 12 || v->ow < 12) && (int64_t)n * v->oh * v->ow < 240)
         return 0;
-    if (what != CNN__DW && v->cell == 1 && !cnn__wino_pays(v, n))
+    if (what != CNN__DW && v->cell == 1 && !cnn__wino_pays(v, what, n))
         return 0;
     if (what != CNN__Y && v->mode != CNN_PAD_ZEROS)
         return 0;

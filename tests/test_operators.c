@@ -444,6 +444,10 @@ static const conv_case conv_cases[] = {
     {1, 300, 14, 14, 48, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}}, /* weights by parts of the channels */
     {3, 800, 9, 14, 16, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}},  /* fewer panels than threads */
     {1, 240, 13, 13, 224, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 2, REF_ZEROS}}, /* runs of two groups, shared */
+    {1, 32, 14, 14, 64, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}},   /* outputs as lanes, full vectors, */
+    {1, 48, 26, 27, 80, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}},   /* one not full, */
+    {1, 64, 10, 9, 96, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 2, REF_ZEROS}},    /* of two groups, */
+    {1, 272, 9, 14, 160, 3, 3, {1, 1, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}}, /* weights by parts of the channels */
     {1, 40, 19, 23, 48, 5, 5, {1, 1, 2, 2, 2, 2, 1, 1, 1, REF_ZEROS}},
     {1, 3, 50, 60, 40, 11, 11, {4, 4, 1, 1, 1, 1, 1, 1, 1, REF_ZEROS}},
     {1, 300, 7, 7, 70, 1, 1, {1, 1, 0, 0, 0, 0, 1, 1, 1, REF_ZEROS}},
