@@ -6170,12 +6170,15 @@ static void cnn__wino_dw_transform(const cnn__wino_dw *w, const cnn__conv *v, co
     }
 }
 
-/* dw[channels][9] of one output channel += M transformed. */
+/* dw[channels][9] of one output channel += M transformed. `left` of dw are to be added to in all. */
 static void cnn__wino_dw_output(const cnn__kernels *k, const float *m, size_t pitch, int channels,
-                                float *dw) {
+                                size_t left, float *dw) {
     const int lanes = k->lanes;
     float tile[9 * CNN__LANES], row[9 * CNN__LANES];
     for (int c = 0; c < channels; c += lanes) {
+        const size_t ahead = (size_t)(c + 4 * lanes);
+        if (ahead < left)
+            cnn__fetch(dw + ahead * 9, 9 * (left - ahead < (size_t)lanes ? left - ahead : (size_t)lanes));
         k->wino_kernel(m + c, pitch, tile);
         for (int s = 0; s < lanes; s += 4) {
             cnn__transpose4(tile + s, (size_t)lanes, row + 9 * s, 9);
@@ -6216,6 +6219,7 @@ static void cnn__wino_dw_outputs(const cnn__wino_dw *w, int group, int m0, int m
         cnn__wino_products(a->k, &p, w->v_pitch, w->d_pitch, w->m_pitch);
         for (int r = 0; ends && r < p.rows; r++)
             cnn__wino_dw_output(a->k, sums + (size_t)r * w->c_pitch, w->m_pitch, v->c,
+                                (size_t)(p.rows - r) * (size_t)v->c,
                                 dw + (first + (size_t)(m + r)) * (size_t)v->steps);
     }
 }
@@ -6464,7 +6468,8 @@ static void cnn__cells_dw(const cnn__kernels *k, const cnn__conv *v, const float
         }
     }
     for (int r = 0; r < v->o; r++)
-        cnn__wino_dw_output(k, m + (size_t)r * c, size.m, v->c, dw + (size_t)r * (size_t)v->steps);
+        cnn__wino_dw_output(k, m + (size_t)r * c, size.m, v->c, (size_t)(v->o - r) * (size_t)v->c,
+                            dw + (size_t)r * (size_t)v->steps);
 }
 
 /* U, every `of`-th panel from the first-th on. */
