@@ -221,8 +221,8 @@ typedef struct cnn_conv2d_options {
    or more and 16 channels or more on both sides go by Winograd's minimal filtering where that takes less work, dw
    where there are 12x12 outputs or more, or 240 in all images, unless no_winograd is set: up to three times as
    fast. The errors in 2^-23 of the sum of |weight * x|, largest and root mean square, seen with 16 to 96
-   channels: 7.9 and 0.6 where signs are random (directly 2.6 and 0.2; the tests allow 8), 19 and 1.6 where no
-   signs differ (20 and 3.4). An x that is not finite spoils its 4x4 outputs. Networks do so 16 examples at a
+   channels: 11 and 0.6 in 10^8 outputs where signs are random (directly 2.6 and 0.2; the tests allow 8, which
+   one in 10^7 exceeds), 19 and 1.6 where no signs differ (20 and 3.4). An x that is not finite spoils its 4x4 outputs. Networks do so 16 examples at a
    time, without groups, with up to 1,024 channels of both sides together, for dw 512; their workspaces then hold
    four times as much as those weights, in training eight times and four for the dw of each thread.
    The GPU does so from c*o = 30*(c + o) channels on, 60 on both sides, without groups, and not in TF32. */
