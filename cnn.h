@@ -5656,18 +5656,19 @@ typedef struct cnn__wino_call {
     size_t stride;
 } cnn__wino_call;
 
-/* Whether the products of n images have outputs as lanes: those of one image whose tiles leave a tenth of the
-   lanes empty, or fill but one vector. */
-static int cnn__wino_by_lanes(int rows, int tiles, int n) {
+/* Whether the products of n images have outputs as lanes: those of one image whose tiles fill but one vector, or
+   leave a tenth of the lanes empty, which no more than nine vectors can. */
+static int cnn__wino_by_lanes(int rows, int steps, int tiles, int n) {
     const int lanes = cnn__k()->lanes, filled = cnn__ceil_div(tiles, lanes) * lanes;
-    return n == 1 && lanes == CNN__LANES && rows % CNN__LANES == 0 && tiles <= 8 * lanes &&
-           (tiles <= lanes || 10 * tiles < 9 * filled);
+    return n == 1 && lanes == CNN__LANES && rows % CNN__LANES == 0 &&
+           (tiles <= lanes ||
+            (10 * (int64_t)tiles < 9 * (int64_t)filled && (int64_t)36 * steps * filled <= CNN__WINO_INPUT));
 }
 
 /* The more tiles in a run, the fewer times weights are transformed, unless those of all channels are kept. */
 static void cnn__wino_cut(cnn__wino *w, int n, int groups, int threads) {
     const int lanes = cnn__k()->lanes;
-    w->by_lanes = cnn__wino_by_lanes(w->rows, w->tiles, n);
+    w->by_lanes = cnn__wino_by_lanes(w->rows, w->steps, w->tiles, n);
     w->kept = (int64_t)36 * w->steps * w->rows <= CNN__WINO_WEIGHTS;
     const int most = w->kept ? cnn__clamp(w->tiles, 32, 96) : CNN__WINO_RUN;
     const int room = threads > 1 ? CNN__WINO_INPUTS : CNN__WINO_INPUT;
@@ -5770,10 +5771,9 @@ typedef struct cnn__wino_piece {
    tiles, in the order of lanes, and those of a vector that is not full take its first lanes. */
 typedef struct cnn__wino_range {
     int group, image0, images, t0, t1;
-    int first, n, pieces; /* the first row of tiles; of all images, tiles and pieces */
-    ptrdiff_t
-        lane[CNN__WINO_RUN]; /* where each lane's tile lies in the padded images; beyond the last, any */
-    int whole;               /* vectors of whole quarters, which come first */
+    int first, n, pieces, whole; /* the first row of tiles; tiles and pieces; vectors of whole quarters */
+    /* Where each lane's tile lies in the padded images; beyond the last, any. */
+    ptrdiff_t lane[CNN__WINO_RUN];
     cnn__wino_piece piece[CNN__WINO_RUN];
 } cnn__wino_range;
 
@@ -6610,7 +6610,8 @@ enum { CNN__Y, CNN__DX, CNN__DW };
 static int cnn__wino_pays(const cnn__conv *v, int what, int n) {
     const int lanes = cnn__k()->lanes, tiles = cnn__ceil_div(v->oh, 4) * cnn__ceil_div(v->ow, 4);
     const double all = (double)n * tiles, vector = 520.0 * lanes * (1.0 / v->c + 1.0 / v->o);
-    const int by_lanes = cnn__wino_by_lanes(what == CNN__DX ? v->c : v->o, tiles, n);
+    const int by_lanes =
+        what == CNN__DX ? cnn__wino_by_lanes(v->c, v->o, tiles, n) : cnn__wino_by_lanes(v->o, v->c, tiles, n);
     const double vectors = by_lanes ? all / lanes : ceil(all / lanes);
     return 36 * all + vector * vectors + 170 < 9.0 * n * v->oh * v->ow;
 }
