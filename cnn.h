@@ -217,14 +217,15 @@ typedef struct cnn_conv2d_options {
                      weight[o][c][a][b] * x[n][g*C/groups + c][i*stride_h + a*dilation_h - pad_top][...]
    x {N, C, H, W}, weight {O, C/groups, KH, KW}, bias {1, O, 1, 1} or NULL, y {N, O, OH, OW} with
      OH = (H + pad_top + pad_bottom - dilation_h*(KH-1) - 1) / stride_h + 1, rounded down; OW alike.
-   groups = C is the depthwise convolution. 3x3 kernels with stride and dilation 1, padding up to 1, 6x6 outputs
-   or more and 16 channels or more on both sides go by Winograd's minimal filtering where that takes less work, dw
-   where there are 12x12 outputs or more, or 240 in all images, unless no_winograd is set: up to three times as
-   fast. The errors in 2^-23 of the sum of |weight * x|, largest and root mean square, seen with 16 to 96
-   channels: 11 and 0.6 in 10^8 outputs where signs are random (directly 2.6 and 0.2; the tests allow 8, which
-   one in 10^7 exceeds), 19 and 1.6 where no signs differ (20 and 3.4). An x that is not finite spoils its 4x4 outputs. Networks do so 16 examples at a
-   time, without groups, with up to 1,024 channels of both sides together, for dw 512; their workspaces then hold
-   four times as much as those weights, in training eight times and four for the dw of each thread.
+   groups = C is the depthwise convolution. 3x3 kernels with stride and dilation 1, padding up to 1, 6x6
+   outputs or more and 16 channels or more on both sides go by Winograd's minimal filtering where that takes
+   less work, dw where there are 12x12 outputs or more, or 240 in all images, unless no_winograd is set: up to
+   three times as fast. The errors in 2^-23 of the sum of |weight * x|, largest and root mean square, seen
+   with 16 to 96 channels: 11 and 0.6 in 10^8 outputs where signs are random (directly 2.6 and 0.2; the tests
+   allow 8, which one in 10^7 exceeds), 19 and 1.6 where no signs differ (20 and 3.4). An x that is not finite
+   spoils its 4x4 outputs. Networks do so 16 examples at a time, without groups, with up to 1,024 channels of
+   both sides together, for dw 512; their workspaces then hold four times as much as those weights, in
+   training eight times and four for the dw of each thread.
    The GPU does so from c*o = 30*(c + o) channels on, 60 on both sides, without groups, and not in TF32. */
 CNN_API cnn_status cnn_conv2d_forward(const cnn_tensor *x, const cnn_tensor *weight, const cnn_tensor *bias,
                                       const cnn_conv2d_options *options, cnn_tensor *y);
@@ -2149,8 +2150,8 @@ CNN__INLINE void CNN__FN(cnn__quads)(const CNN__VEC *v, CNN__VEC *to) {
     to[3] = CNN__QUADS_HIGH(even[1], odd[1]);
 }
 
-/* to[i]: element i of each of V rows of four floats, which begin at p + at[lane]; `whole` where those of lanes i,
-   i + 4, i + 8, ... follow one another. */
+/* to[i]: element i of each of V rows of four floats, which begin at p + at[lane]; `whole` where those of
+   lanes i, i + 4, i + 8, ... follow one another. */
 CNN__INLINE void CNN__FN(cnn__wino_rows)(const float *p, const ptrdiff_t *at, const int whole, CNN__VEC *to) {
     CNN__VEC v[4];
     CNN__UNROLL
@@ -2159,8 +2160,8 @@ CNN__INLINE void CNN__FN(cnn__wino_rows)(const float *p, const ptrdiff_t *at, co
     CNN__FN(cnn__quads)(v, to);
 }
 
-/* V tiles, lane by lane, of a padded image with rows of so many floats, which begin at x + at[lane].
-   to[(a*6 + b)*pitch + lane]. */
+/* V tiles of 6x6 pixels of a padded image, its rows `row` floats apart, which begin at x + at[lane]:
+   to[(a*6 + b)*pitch + lane]. whole: as of cnn__wino_rows, one load in place of four. */
 CNN__INLINE void CNN__FN(cnn__wino_image)(const float *x, size_t row, const ptrdiff_t *at, const int whole,
                                           float *to, size_t pitch) {
     CNN__VEC t[36], d[8];
@@ -2273,8 +2274,8 @@ CNN__INLINE void CNN__FN(cnn__wino_output_columns)(const float *m, size_t pitch,
     }
 }
 
-/* One tile of V examples, or of V outputs, from m[(a*6 + b)*pitch], plus bias[lane]; the rows and columns of it
-   that count, at most 4, to to[a*to_pitch + b*CNN__LANES]. */
+/* One tile of V examples, or of V outputs, from m[(a*6 + b)*pitch], plus bias[lane]; the rows and columns of
+   it that count, at most 4, to to[a*to_pitch + b*CNN__LANES]. */
 CNN__STRIDED static void CNN__FN(cnn__wino_cells)(const float *m, size_t pitch, const float *bias, int rows,
                                                   int columns, float *to, size_t to_pitch) {
     CNN__VEC t[24];
@@ -3572,7 +3573,7 @@ static void cnn__product_run(const cnn__kernels *k, const cnn__product *a) {
     const int columns = gather ? CNN__GATHER >> k->bits : CNN__COLUMNS, last = rest ? rest : k->lanes;
     const int unit = k->panel == 6 ? k->wide : 1; /* vectors that groups should not part */
     const int chunk = gather ? CNN__GATHER_STEPS : vectors > CNN__COLUMNS ? CNN__CHUNK * 3 / 2 : INT_MAX;
-    if (!gather && vectors <= columns) { /* for many a small product, quicker said than worked out */
+    if (!gather && vectors <= columns) { /* one block: no divisions, which many small ones feel */
         cnn__product_part(k, a, 0, vectors, a->first, a->first + a->steps, last);
         return;
     }
@@ -4097,8 +4098,8 @@ CNN__LOOPS static void cnn__pack_row(const cnn__conv *v, const float *src, int s
     }
 }
 
-/* n floats on their way to the cache. (Inline, as is every function that only fetches: GCC drops calls of what has
-   no effects.) */
+/* n floats on their way to the cache. (Inline, as is every function that only fetches: GCC drops calls of
+   what has no effects.) */
 CNN__INLINE void cnn__fetch(const float *x, size_t n) {
     for (size_t i = 0; i < n; i += CNN__ALIGN / sizeof(float))
         CNN__PREFETCH(x + i);
@@ -4112,8 +4113,8 @@ static int cnn__phase_read(int r, int stride, int kernel, int dilation) {
     return 0;
 }
 
-/* The rows of a plane that a strip reads. The next plane is another page, where processors that fetch ahead begin
-   anew. */
+/* The rows of a plane that a strip reads. The next plane is another page, where processors that fetch ahead
+   begin anew. */
 CNN__INLINE void cnn__fetch_plane(const cnn__conv *v, const float *x, int row0) {
     for (int r = 0, first = 0, end = 0; r < v->sh; r++) {
         cnn__inside(r, v->sh, v->pt, v->h, row0 + v->rows, &first, &end);
@@ -5319,9 +5320,9 @@ CNN__COLD static cnn_status cnn__conv_too_many(const char *where, const cnn__con
                      a->v->groups);
 }
 
-/* Strips, so many that there is work for all threads. Images too small for that are cut by channels, `unit` of
-   which stay together, and so are those that have fewer floats than their weights: a thread then packs and reads
-   weights of its own, and none that another core has packed. */
+/* Strips, so many that there is work for all threads. Images too small for that are cut by channels, `unit`
+   of which stay together, and so are those that have fewer floats than their weights: a thread then packs and
+   reads weights of its own, and none that another core has packed. */
 static void cnn__conv_cut(cnn__conv_call *a, int threads, int unit) {
     cnn__conv *v = a->v;
     const int64_t units = (int64_t)a->n * v->groups;
@@ -5617,16 +5618,17 @@ CNN__COLD static cnn_status cnn__depthwise_run(const char *where, cnn__conv_call
 /* ---- Winograd ----
 
    A run of tiles (4x4 outputs each, in reading order) at a time, of one image or of several small ones: their
-   6x6 inputs of all channels transformed to V[element][channel][tile]; then for a few output channels at a time
-   their weights transformed to panels U[element], the 36 products M[element] = U[element] V[element], and M
-   transformed back. One element of V, U and M after the other passes through the second-level cache; where U
-   of all channels is small, it is kept from run to run. The elements lie a cache line further apart than their
-   size, lest all fall into the same sets of the cache. Where U is not kept, or runs are few, threads share a
-   run's outputs. Each then has a V of its own: it is cheap to make beside being read from where another core
-   made it, once for each of the groups of outputs.
+   6x6 inputs of all channels transformed to V[element][channel][tile]; then for a few output channels at a
+   time their weights transformed to panels U[element], the 36 products M[element] = U[element] V[element],
+   and M transformed back. One element of V, U and M after the other passes through the second-level cache;
+   where U of all channels is small, it is kept from run to run. The elements lie a cache line further apart
+   than their size, lest all fall into the same sets of the cache. Where U is not kept, or runs are few,
+   threads share a run's outputs. Each then has a V of its own: it is cheap to make beside being read from
+   where another core made it, once for each of the groups of outputs.
 
-   One small image has too few tiles to fill vectors, and where they fill one, its products are bound by loads: 25
-   for 24 multiply-adds. There the products have outputs as lanes (10 loads), and so has what comes back from M.
+   One small image has too few tiles to fill vectors, and where they fill one, its products are bound by
+   loads: 25 for 24 multiply-adds. There the products have outputs as lanes (10 loads), and so has what comes
+   back from M.
 
    What the transforms' factors cost in accuracy: see cnn_conv2d_forward. */
 typedef struct cnn__wino {
@@ -5656,8 +5658,8 @@ typedef struct cnn__wino_call {
     size_t stride;
 } cnn__wino_call;
 
-/* Whether the products of n images have outputs as lanes: those of one image whose tiles fill but one vector, or
-   leave a tenth of the lanes empty, which no more than nine vectors can. */
+/* Whether the products of n images have outputs as lanes: those of one image whose tiles fill but one vector,
+   or leave a tenth of the lanes empty, which no more than nine vectors can. */
 static int cnn__wino_by_lanes(int rows, int steps, int tiles, int n) {
     const int lanes = cnn__k()->lanes, filled = cnn__ceil_div(tiles, lanes) * lanes;
     return n == 1 && lanes == CNN__LANES && rows % CNN__LANES == 0 &&
@@ -5708,8 +5710,8 @@ CNN__COLD static void cnn__wino_plan(cnn__wino *w, const cnn__conv *v, int rows,
     w->tiles = w->across * cnn__ceil_div(oh, 4);
     cnn__wino_cut(w, n, v->groups, threads);
     const int unit = w->by_lanes ? CNN__LANES : cnn__k()->panel, least = w->by_lanes ? 4 * CNN__LANES : 24;
-    /* One vector of tiles takes little longer than its weights' transform, which then writes to memory that stays
-       in the second-level cache. */
+    /* One vector of tiles takes little longer than its weights' transform, which then writes to memory
+       that stays in the second-level cache. */
     const int floats = w->kept || w->run > CNN__LANES ? CNN__WINO_WEIGHTS : CNN__WINO_CACHED;
     const int fits = floats / (36 * steps) / unit * unit;
     w->group = cnn__min(w->part, cnn__max(fits, least));
@@ -5765,10 +5767,10 @@ typedef struct cnn__wino_piece {
     int fetch;
 } cnn__wino_piece;
 
-/* A run: tiles t0 to t1 - 1, in reading order, of some images, of one group. Of a vector's tiles quad q has the
-   q-th of each quarter: what quads four wide hold of a quarter then lies side by side, where the quarter does. So
-   whole quarters come first, row by row, and then what is left of the rows. With outputs as lanes, pieces are
-   tiles, in the order of lanes, and those of a vector that is not full take its first lanes. */
+/* A run: tiles t0 to t1 - 1, in reading order, of some images, of one group. Of a vector's tiles quad q has
+   the q-th of each quarter: what quads four wide hold of a quarter then lies side by side, where the quarter
+   does. So whole quarters come first, row by row, and then what is left of the rows. With outputs as lanes,
+   pieces are tiles, in the order of lanes, and those of a vector that is not full take its first lanes. */
 typedef struct cnn__wino_range {
     int group, image0, images, t0, t1;
     int first, n, pieces, whole; /* the first row of tiles; tiles and pieces; vectors of whole quarters */
@@ -5869,8 +5871,8 @@ static void cnn__wino_inputs(const cnn__wino_call *a, const cnn__wino_range *run
     }
 }
 
-/* An output channel of a run: back from M, which is read to the end of the last vector, to y. The next is to be
-   written `next` floats further on. */
+/* An output channel of a run: back from M, which is read to the end of the last vector, to y. The next is to
+   be written `next` floats further on. */
 static void cnn__wino_outputs(const cnn__wino_call *a, const cnn__wino_range *run, const float *m, float bias,
                               float *y, size_t next) {
     const int lanes = a->k->lanes, quads = lanes / 4;
@@ -6604,9 +6606,9 @@ CNN_API cnn_status cnn_conv2d_shape(const cnn_tensor *x, const cnn_tensor *weigh
    240 outputs together, as a block's have. */
 enum { CNN__Y, CNN__DX, CNN__DW };
 
-/* Whether n images take less time so, counted in multiply-adds for a pair of channels: 36 a tile, those that could
-   be done while a vector of tiles is transformed there and back, and while the weights are. Fitted to 6x6 to 32x32
-   of 16 to 512 channels with AVX2 and AVX-512. */
+/* Whether n images take less time so, counted in multiply-adds for a pair of channels: 36 a tile, those that
+   could be done while a vector of tiles is transformed there and back, and while the weights are. Fitted to
+   6x6 to 32x32 of 16 to 512 channels with AVX2 and AVX-512. */
 static int cnn__wino_pays(const cnn__conv *v, int what, int n) {
     const int lanes = cnn__k()->lanes, tiles = cnn__ceil_div(v->oh, 4) * cnn__ceil_div(v->ow, 4);
     const double all = (double)n * tiles, vector = 520.0 * lanes * (1.0 / v->c + 1.0 / v->o);
